@@ -1,0 +1,28 @@
+//! AVX2 where there is none: no `Avx2Proof` can exist, so nothing here is ever called.
+
+use std::ops::Range;
+
+use crate::attention::HeadGroup;
+use crate::compute::Avx2Proof;
+use crate::matmul::Output;
+use crate::{Activations, PackedMatrix, arch::portable};
+
+pub(crate) fn quantize(_: Avx2Proof, x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> bool {
+    portable::quantize(x, values, scales, sums)
+}
+
+pub(crate) fn rms_norm(_: Avx2Proof, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    portable::rms_norm(x, weight, epsilon, out);
+}
+
+pub(crate) fn swiglu(_: Avx2Proof, gate: &mut [f32], up: &[f32]) {
+    portable::swiglu(gate, up);
+}
+
+pub(crate) fn attention(_: Avx2Proof, head: &HeadGroup<'_>, queries: &[f32], out: &mut [f32]) {
+    portable::attention(head, queries, out);
+}
+
+pub(crate) fn matmul(_: Avx2Proof, weights: &PackedMatrix, x: Activations<'_>, panels: Range<usize>, out: &Output<'_>) {
+    portable::matmul(weights, x, panels, out);
+}

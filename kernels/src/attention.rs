@@ -1,0 +1,215 @@
+//! Grouped-query causal attention over paged keys and values.
+
+use crate::pool::Disjoint;
+use crate::{Compute, Isa, KV_BLOCK, KvLayer, arch};
+
+/// What is the same for every query of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Query heads; a multiple of the KV heads.
+    pub heads: usize,
+    /// How many positions back a query sees, itself included; `None` for all.
+    pub window: Option<usize>,
+}
+
+/// One query row: where its token stands, and the blocks in which its sequence's keys and values are.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryRow<'a> {
+    /// Absolute position, from 0. Its own key and value are in the cache.
+    pub position: usize,
+    /// Block i holds positions `i × KV_BLOCK …`.
+    pub blocks: &'a [u32],
+}
+
+/// For each row r: `out[r] = Σ softmax(q·k) v` per head; `queries` and `out` are rows × (heads × head_dim).
+///
+/// # Panics
+/// When shapes do not fit or a row's blocks do not reach its position.
+pub fn attention(
+    compute: &Compute,
+    kv: &KvLayer,
+    shape: AttentionShape,
+    rows: &[QueryRow<'_>],
+    queries: &[f32],
+    out: &mut [f32],
+) {
+    let width = shape.heads * kv.head_dim;
+    let group = shape.heads / kv.kv_heads;
+    assert!(
+        group * kv.kv_heads == shape.heads && queries.len() == rows.len() * width && out.len() == queries.len(),
+        "whole heads and rows"
+    );
+    let span = group * kv.head_dim;
+    let out = Disjoint::new(out);
+    compute.pool.run(rows.len() * kv.kv_heads, &|piece| {
+        let (row, kv_head) = (piece / kv.kv_heads, piece % kv.kv_heads);
+        let at = row * width + kv_head * span;
+        // SAFETY: a piece is one (row, KV head), and its part of the row is its own.
+        #[allow(unsafe_code)]
+        let out = unsafe { out.part(at, span) };
+        let head =
+            HeadGroup { kv, kv_head, visible: visible(rows[row].position, shape.window), blocks: rows[row].blocks };
+        match compute.isa {
+            Isa::Portable => arch::portable::attention(&head, &queries[at..at + span], out),
+            Isa::Avx2(proof) => arch::avx2::attention(proof, &head, &queries[at..at + span], out),
+        }
+    });
+}
+
+/// One KV head as one query row sees it.
+pub(crate) struct HeadGroup<'a> {
+    pub(crate) kv: &'a KvLayer,
+    pub(crate) kv_head: usize,
+    /// Positions that the query sees: start, end.
+    pub(crate) visible: (usize, usize),
+    pub(crate) blocks: &'a [u32],
+}
+
+impl HeadGroup<'_> {
+    /// Blocks with a visible slot, ascending: where the head's keys (and values) start in the layer's, and the visible slots.
+    #[inline(always)]
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + '_ {
+        let (start, end) = self.visible;
+        (start / KV_BLOCK..end.div_ceil(KV_BLOCK)).map(move |i| {
+            let at = (self.blocks[i] as usize * self.kv.kv_heads + self.kv_head) * self.kv.head_dim * KV_BLOCK;
+            let slots = start.saturating_sub(i * KV_BLOCK)..KV_BLOCK.min(end - i * KV_BLOCK);
+            (at, slots)
+        })
+    }
+}
+
+fn visible(position: usize, window: Option<usize>) -> (usize, usize) {
+    let end = position + 1;
+    (window.map_or(0, |w| end.saturating_sub(w)), end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::KvType;
+    use crate::arch::testing::{adversarial, moderate};
+
+    struct Case {
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        window: Option<usize>,
+        ty: KvType,
+    }
+
+    /// Fills a cache of `positions` through a scattered block table; unused slots hold NaN, which must never be read into a result.
+    fn cache(
+        case: &Case,
+        positions: usize,
+        rows: impl Fn(usize, u64) -> Vec<f32>,
+    ) -> (KvLayer, Vec<u32>, Vec<f32>, Vec<f32>) {
+        let used = positions.div_ceil(KV_BLOCK);
+        let table: Vec<u32> = (0..used as u32).map(|i| (i * 5 + 3) % (used as u32 * 5 + 7)).collect();
+        let blocks = used * 5 + 7;
+        let mut kv = KvLayer::new(case.ty, blocks, case.kv_heads, case.head_dim);
+        match &mut kv.data {
+            KvData::F16 { k, v } => (k.fill(0x7e00), v.fill(0x7e00)),
+            KvData::F32 { k, v } => (k.fill(f32::NAN), v.fill(f32::NAN)),
+        };
+        let width = case.kv_heads * case.head_dim;
+        let (keys, values) = (rows(positions * width, 1), rows(positions * width, 2));
+        for p in 0..positions {
+            let row = p * width..(p + 1) * width;
+            kv.write(table[p / KV_BLOCK], p % KV_BLOCK, &keys[row.clone()], &values[row]);
+        }
+        (kv, table, keys, values)
+    }
+    use crate::kv::KvData;
+
+    fn cases() -> impl Iterator<Item = Case> {
+        let shapes = [(8, 2, 16), (4, 4, 8), (6, 2, 20), (4, 1, 64), (2, 2, 128), (8, 1, 6)];
+        shapes.into_iter().flat_map(|(heads, kv_heads, head_dim)| {
+            [(None, KvType::F16), (None, KvType::F32), (Some(48), KvType::F16), (Some(1), KvType::F32)]
+                .map(|(window, ty)| Case { heads, kv_heads, head_dim, window, ty })
+        })
+    }
+
+    #[test]
+    fn paths_agree_at_every_position() {
+        for case in cases() {
+            let (kv, table, ..) = cache(&case, 100, moderate);
+            let positions: Vec<usize> = vec![0, 1, 7, 30, 31, 32, 33, 63, 64, 80, 99];
+            let rows: Vec<_> = positions.iter().map(|&position| QueryRow { position, blocks: &table }).collect();
+            let queries = moderate(rows.len() * case.heads * case.head_dim, 3);
+            let shape = AttentionShape { heads: case.heads, window: case.window };
+            let mut reference = vec![f32::NAN; queries.len()];
+            attention(&Compute::new(Isa::Portable, 1), &kv, shape, &rows, &queries, &mut reference);
+            assert!(reference.iter().all(|v| v.is_finite()));
+            for isa in Isa::available() {
+                for threads in [1, 2, 5] {
+                    let mut out = vec![f32::NAN; queries.len()];
+                    attention(&Compute::new(isa, threads), &kv, shape, &rows, &queries, &mut out);
+                    assert!(
+                        out.iter().zip(&reference).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{isa} {}",
+                        case.head_dim
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn paths_agree_on_adversarial_values() {
+        for case in cases() {
+            // Scores must stay finite, so only the values are adversarial; queries and keys are small.
+            let small = |n, seed| {
+                if seed == 2 {
+                    adversarial(n, seed).iter().map(|x| x.clamp(-6e4, 6e4)).collect()
+                } else {
+                    moderate(n, seed)
+                }
+            };
+            let (kv, table, ..) = cache(&case, 70, small);
+            let rows = [QueryRow { position: 69, blocks: &table }];
+            let queries: Vec<f32> = moderate(case.heads * case.head_dim, 8).iter().map(|q| q * 40.0).collect();
+            let shape = AttentionShape { heads: case.heads, window: case.window };
+            let outs: Vec<Vec<u32>> = Isa::available()
+                .into_iter()
+                .map(|isa| {
+                    let mut out = vec![0.0; queries.len()];
+                    attention(&Compute::new(isa, 2), &kv, shape, &rows, &queries, &mut out);
+                    out.iter().map(|v| v.to_bits()).collect()
+                })
+                .collect();
+            assert!(outs.iter().all(|o| *o == outs[0]));
+        }
+    }
+
+    #[test]
+    fn is_near_the_formula() {
+        for case in cases() {
+            let positions = 100;
+            let (kv, table, keys, values) = cache(&case, positions, moderate);
+            let (width, group) = (case.kv_heads * case.head_dim, case.heads / case.kv_heads);
+            let queries = moderate(case.heads * case.head_dim, 3);
+            let shape = AttentionShape { heads: case.heads, window: case.window };
+            let mut out = vec![0.0; queries.len()];
+            let row = QueryRow { position: positions - 1, blocks: &table };
+            attention(&Compute::new(Isa::Portable, 1), &kv, shape, &[row], &queries, &mut out);
+            let first = case.window.map_or(0, |w| positions.saturating_sub(w));
+            for head in 0..case.heads {
+                let at = head / group * case.head_dim;
+                let q = &queries[head * case.head_dim..(head + 1) * case.head_dim];
+                let part = |rows: &[f32], p: usize, d: usize| f64::from(rows[p * width + at + d]);
+                let score = |p: usize| {
+                    (0..case.head_dim).map(|d| f64::from(q[d]) * part(&keys, p, d)).sum::<f64>()
+                        / (case.head_dim as f64).sqrt()
+                };
+                let weights: Vec<f64> = (first..positions).map(|p| score(p).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..case.head_dim {
+                    let truth = weights.iter().zip(first..).map(|(w, p)| w * part(&values, p, d)).sum::<f64>() / total;
+                    let found = f64::from(out[head * case.head_dim + d]);
+                    let tolerance = if case.ty == KvType::F16 { 2e-3 } else { 1e-5 };
+                    assert!((found - truth).abs() < tolerance, "head {head} value {d}: {found} {truth}");
+                }
+            }
+        }
+    }
+}

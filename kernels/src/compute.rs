@@ -1,0 +1,68 @@
+//! What a computation runs on: an instruction set and a pool of threads, chosen once by the caller.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::Pool;
+
+/// An implementation of the numeric contract. All give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust: the first implementation of the contract.
+    Portable,
+    /// AVX2 + FMA + F16C. Only [`Isa::detect`] and [`Isa::available`] hand it out where the CPU has it.
+    Avx2(Avx2Proof),
+}
+
+/// Evidence that this CPU has AVX2, FMA and F16C; only `detect` makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx2Proof(());
+
+impl Isa {
+    /// The fastest that this CPU has.
+    pub fn detect() -> Self {
+        Self::avx2().unwrap_or(Self::Portable)
+    }
+
+    /// All that this CPU has, portable first.
+    pub fn available() -> Vec<Self> {
+        std::iter::once(Self::Portable).chain(Self::avx2()).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn avx2() -> Option<Self> {
+        let has =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        has.then_some(Self::Avx2(Avx2Proof(())))
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn avx2() -> Option<Self> {
+        None
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx2(_) => "avx2",
+        })
+    }
+}
+
+/// An instruction set and the threads to use it on. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    /// The implementation.
+    pub isa: Isa,
+    /// The threads.
+    pub pool: Arc<Pool>,
+}
+
+impl Compute {
+    /// `isa` on `threads` threads, the caller's among them.
+    pub fn new(isa: Isa, threads: usize) -> Self {
+        Self { isa, pool: Arc::new(Pool::new(threads)) }
+    }
+}

@@ -1,0 +1,147 @@
+//! Matrix products: rows of hidden states × a packed weight matrix.
+
+use crate::pool::Disjoint;
+use crate::{Compute, Isa, PackedMatrix, Q8Buf, arch};
+
+/// Panels that one call of a tile works on, where a matrix has that many left.
+pub(crate) const PANEL_GROUP: usize = 4;
+/// Pieces a thread should find in a job, so that one that comes late takes fewer.
+const PIECES_PER_THREAD: usize = 8;
+
+/// The rows a matrix is multiplied with.
+#[derive(Clone, Copy, Debug)]
+pub enum Activations<'a> {
+    /// Rows × width f32, for float weights.
+    F32(&'a [f32]),
+    /// Rows of int8 blocks, for quantised weights.
+    Q8(&'a Q8Buf),
+}
+
+/// `out[r][n] = Σ_k weights[n][k] · activations[r][k]` in the contract's order; `out` is rows × `weights.rows()`.
+///
+/// # Panics
+/// When shapes, or the kinds of weights and activations, do not fit.
+pub fn matmul(compute: &Compute, weights: &PackedMatrix, activations: Activations<'_>, out: &mut [f32]) {
+    let rows = match activations {
+        Activations::F32(x) => {
+            assert!(!weights.ty().is_quantized(), "f32 rows go with float weights");
+            assert!(x.len().is_multiple_of(weights.width()), "whole rows");
+            x.len() / weights.width()
+        }
+        Activations::Q8(x) => {
+            assert!(weights.ty().is_quantized(), "int8 rows go with quantised weights");
+            assert_eq!(x.width(), weights.width(), "width of rows and weights");
+            x.rows()
+        }
+    };
+    assert_eq!(out.len(), rows * weights.rows(), "rows × outputs");
+    if rows == 0 {
+        return;
+    }
+    let groups = weights.panels().div_ceil(PANEL_GROUP);
+    let per_piece = groups.div_ceil(compute.pool.threads() * PIECES_PER_THREAD).max(1);
+    let out = Output { data: Disjoint::new(out), stride: weights.rows() };
+    compute.pool.run(groups.div_ceil(per_piece), &|piece| {
+        let first = piece * per_piece * PANEL_GROUP;
+        let panels = first..weights.panels().min(first + per_piece * PANEL_GROUP);
+        match compute.isa {
+            Isa::Portable => arch::portable::matmul(weights, activations, panels, &out),
+            Isa::Avx2(proof) => arch::avx2::matmul(proof, weights, activations, panels, &out),
+        }
+    });
+}
+
+/// Where tiles put their results; each panel's columns are written by one piece only.
+pub(crate) struct Output<'a> {
+    data: Disjoint<'a, f32>,
+    stride: usize,
+}
+
+impl Output<'_> {
+    /// Stores the lanes of panel `panel` for row `row`, without those past the last output row.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    pub(crate) fn store(&self, row: usize, panel: usize, lanes: &[f32; crate::packed::PANEL]) {
+        let at = panel * lanes.len();
+        let len = lanes.len().min(self.stride - at);
+        // SAFETY: a panel belongs to one piece, and a piece to one thread at a time.
+        unsafe { self.data.part(row * self.stride + at, len) }.copy_from_slice(&lanes[..len]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::WeightType;
+    use crate::arch::testing::{adversarial, random_matrix};
+
+    /// The contract, straight from its text: one output at a time over stored weights.
+    fn by_definition(ty: WeightType, stored: &[u8], width: usize, x: &[f32], q: &Q8Buf, row: usize, n: usize) -> f32 {
+        let row_bytes = ty.row_bytes(width).unwrap();
+        let bytes = &stored[n * row_bytes..(n + 1) * row_bytes];
+        if !ty.is_quantized() {
+            let mut w = vec![0.0; width];
+            ty.decode_row(bytes, &mut w);
+            return w.iter().zip(&x[row * width..]).fold(0.0, |acc, (w, x)| w.mul_add(*x, acc));
+        }
+        let mut acc = 0.0f32;
+        for (b, block) in bytes.chunks_exact(ty.block_bytes()).enumerate() {
+            let d = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
+            let weight = |i: usize| match ty {
+                WeightType::Q8_0 => i32::from(block[2 + i] as i8),
+                _ if i < 16 => i32::from(block[2 + i] & 15) - 8,
+                _ => i32::from(block[2 + i - 16] >> 4) - 8,
+            };
+            let at = row * width + b * 32;
+            let dot: i32 = (0..32).map(|i| weight(i) * i32::from(q.values()[at + i])).sum();
+            acc = (dot as f32).mul_add(d * q.scales()[at / 32], acc);
+        }
+        acc
+    }
+
+    #[test]
+    fn every_path_gives_the_bits_of_the_definition() {
+        let mut seed = 0;
+        for ty in WeightType::ALL {
+            let widths: &[usize] = if ty.is_quantized() { &[32, 64, 96, 416] } else { &[1, 2, 7, 8, 31, 64, 200] };
+            for &width in widths {
+                for n in 1..=17 {
+                    for rows in [1, 2, 3, 4, 5, 7, 13, 64] {
+                        seed += 1;
+                        check(ty, n, width, rows, seed);
+                    }
+                }
+            }
+            check(ty, 200, 128, 6, 9_999);
+        }
+    }
+
+    fn check(ty: WeightType, n: usize, width: usize, rows: usize, seed: u64) {
+        let stored = random_matrix(ty, n, width, seed);
+        let packed = PackedMatrix::pack(ty, n, width, &stored).unwrap();
+        let x = adversarial(rows * width, seed);
+        let mut q = Q8Buf::default();
+        if ty.is_quantized() {
+            q.quantize(Isa::Portable, &x, width).unwrap();
+        }
+        let activations = if ty.is_quantized() { Activations::Q8(&q) } else { Activations::F32(&x) };
+        let expected: Vec<u32> =
+            (0..rows * n).map(|i| by_definition(ty, &stored, width, &x, &q, i / n, i % n).to_bits()).collect();
+        for isa in Isa::available() {
+            for threads in [1, 2, 5] {
+                let mut out = vec![f32::NAN; rows * n];
+                matmul(&computes(isa, threads), &packed, activations, &mut out);
+                let bits: Vec<u32> = out.iter().map(|v| v.to_bits()).collect();
+                assert_eq!(bits, expected, "{} {n}×{width}, {rows} rows, {isa}, {threads} threads", ty.name());
+            }
+        }
+    }
+
+    /// Pools are made once a test thread: thousands of matrices are multiplied.
+    fn computes(isa: Isa, threads: usize) -> Compute {
+        thread_local!(static POOLS: [(usize, std::sync::Arc<crate::Pool>); 3] =
+            [1, 2, 5].map(|n| (n, std::sync::Arc::new(crate::Pool::new(n)))));
+        let pool = POOLS.with(|p| p.iter().find(|(n, _)| *n == threads).map(|(_, p)| p.clone()).unwrap());
+        Compute { isa, pool }
+    }
+}
