@@ -1,0 +1,297 @@
+//! Chat templates: messages to the model's prompt, as text and as token ids.
+//!
+//! Templates are Jinja, set up as in Hugging Face `transformers` (`apply_chat_template`): blocks are trimmed, Python's string
+//! methods work, `raise_exception` refuses, undefined values are lenient, `tools` and `documents` are none. They come with a
+//! checkpoint, so their work and memory are bounded (minijinja's fuel pays for both). There is no clock here, hence no
+//! `strftime_now`; templates ask whether it is defined.
+//!
+//! # What a user writes never becomes a control token
+//!
+//! The rendered text mixes the template's control tokens with what users wrote. To tell them apart, a *guard*, a private-use
+//! character that occurs nowhere else, is put inside every control token's text in the messages (and where a message's edge
+//! could complete one) before rendering: every control token that still stands in the result is the template's own. The guards
+//! are then taken out. If encoding the text as a whole finds exactly the template's control tokens, those ids are the answer,
+//! equal to Hugging Face's. Otherwise the text between the template's control tokens is encoded as plain text, piece by piece.
+//! (Where a tokenizer prepends a space to the first piece of a text only, such a prompt has a space more after each control
+//! token; that is the price of a message that spells one.) What is not a control token of the tokenizer, such as `[INST]`
+//! in Mixtral 8x7B, is text in the template as well, and cannot be told apart.
+
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, Value};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::ChatSource;
+use crate::tokenizer::{Special, Tokenizer, TokenizerError};
+
+/// Largest template, in bytes.
+pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+/// Work that one rendering may do: an instruction costs 1, 64 bytes of any text made cost 1.
+pub const RENDER_FUEL: u64 = 4_000_000;
+/// Longest rendered prompt, in bytes.
+pub const MAX_RENDERED_BYTES: usize = 16 << 20;
+
+const NAME: &str = "chat_template";
+
+/// Who speaks. An enum, for templates may build control tokens from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions for the whole conversation.
+    System,
+    /// The one who asks.
+    User,
+    /// The model.
+    Assistant,
+    /// A tool's answer.
+    Tool,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
+/// Whether the prompt ends with the words that let the model answer, where the template has such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GenerationPrompt {
+    /// It does: the model is to answer.
+    Add,
+    /// It does not.
+    Omit,
+}
+
+/// Why a conversation does not become a prompt.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatError {
+    /// The template is over its bound. Get another checkpoint.
+    #[error("chat template: {found} bytes, at most {limit}")]
+    TemplateTooLarge {
+        /// Its size in bytes.
+        found: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The template is not valid. Get another checkpoint.
+    #[error("chat template, line {line}: {reason}")]
+    Template {
+        /// The line, from 1; 0 when unknown.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The template refuses the messages: the client's mistake.
+    #[error("{reason}")]
+    Refused {
+        /// What the template says, for the client.
+        reason: String,
+    },
+    /// The template fails on the messages.
+    #[error("chat template, line {line}: {reason}")]
+    Render {
+        /// The line, from 1; 0 when unknown.
+        line: usize,
+        /// The kind of failure, without values.
+        reason: String,
+    },
+    /// Rendering takes more than [`RENDER_FUEL`].
+    #[error("chat template: more than {limit} units of work")]
+    TooMuchWork {
+        /// The bound.
+        limit: u64,
+    },
+    /// The prompt is longer than [`MAX_RENDERED_BYTES`].
+    #[error("the prompt has {found} bytes, at most {limit}")]
+    TooLong {
+        /// Its size in bytes.
+        found: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The messages use every private-use character there is, so none is left as a guard.
+    #[error("the messages use every private-use character")]
+    NoGuard,
+    /// The prompt cannot be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+/// A compiled chat template.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    special_tokens: BTreeMap<String, String>,
+    /// Private-use characters of the template itself: not for guards.
+    private: BTreeSet<char>,
+}
+
+/// What a template sees.
+#[derive(Serialize)]
+struct Context<'a> {
+    messages: &'a [Message],
+    add_generation_prompt: bool,
+    tools: Option<()>,
+    documents: Option<()>,
+    #[serde(flatten)]
+    special_tokens: &'a BTreeMap<String, String>,
+}
+
+/// What `raise_exception` was called with, on its way through the engine's errors.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+impl ChatTemplate {
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// [`ChatError::TemplateTooLarge`], [`ChatError::Template`].
+    pub fn compile(source: &ChatSource) -> Result<Self, ChatError> {
+        let ChatSource { template, special_tokens } = source;
+        if template.len() > MAX_TEMPLATE_BYTES {
+            return Err(ChatError::TemplateTooLarge { found: template.len(), limit: MAX_TEMPLATE_BYTES });
+        }
+        let invalid = |e: minijinja::Error| ChatError::Template { line: e.line().unwrap_or(0), reason: e.to_string() };
+        let mut environment = Environment::new();
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(invalid)?);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.set_fuel(Some(RENDER_FUEL));
+        environment.add_template_owned(NAME, template.clone()).map_err(invalid)?;
+        let private = template.chars().filter(is_private_use).collect();
+        Ok(Self { environment, special_tokens: special_tokens.clone(), private })
+    }
+
+    /// The prompt as text. Where it came from cannot be seen in it: to get token ids, use [`ChatTemplate::encode`].
+    ///
+    /// # Errors
+    /// [`ChatError`].
+    pub fn render(&self, messages: &[Message], prompt: GenerationPrompt) -> Result<String, ChatError> {
+        let context = Context {
+            messages,
+            add_generation_prompt: prompt == GenerationPrompt::Add,
+            tools: None,
+            documents: None,
+            special_tokens: &self.special_tokens,
+        };
+        let template = self.environment.get_template(NAME).map_err(render_error)?;
+        let text = template.render(Value::from(Serde(context))).map_err(render_error)?;
+        if text.len() > MAX_RENDERED_BYTES {
+            return Err(ChatError::TooLong { found: text.len(), limit: MAX_RENDERED_BYTES });
+        }
+        Ok(text)
+    }
+
+    /// The prompt as token ids. Control tokens are the template's alone (see the top of this file).
+    ///
+    /// # Errors
+    /// [`ChatError`].
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        prompt: GenerationPrompt,
+    ) -> Result<Vec<u32>, ChatError> {
+        let guard = self.choose_guard(messages)?;
+        let guarded = messages.iter().map(|message| Message {
+            role: message.role,
+            content: put_guards(&message.content, tokenizer, guard).into_owned(),
+        });
+        let text = self.render(&guarded.collect::<Vec<_>>(), prompt)?;
+        let control = tokenizer.find_control(&text);
+
+        let whole = tokenizer.encode_trusted(&text.replace(guard, ""))?;
+        let found = whole.iter().copied().filter(|&id| tokenizer.is_control(id));
+        if found.eq(control.iter().map(|(_, id)| *id)) {
+            return Ok(whole);
+        }
+        let mut ids = Vec::with_capacity(whole.len());
+        let mut begin = 0;
+        for (range, id) in control {
+            ids.extend(tokenizer.encode(&text[begin..range.start].replace(guard, ""), Special::None)?);
+            ids.push(id);
+            begin = range.end;
+        }
+        ids.extend(tokenizer.encode(&text[begin..].replace(guard, ""), Special::None)?);
+        Ok(ids)
+    }
+
+    /// A private-use character that neither the messages nor the template use.
+    fn choose_guard(&self, messages: &[Message]) -> Result<char, ChatError> {
+        let mut used = self.private.clone();
+        used.extend(messages.iter().flat_map(|message| message.content.chars()).filter(is_private_use));
+        let candidates = PRIVATE_USE.into_iter().flatten();
+        candidates.into_iter().find(|c| !used.contains(c)).ok_or(ChatError::NoGuard)
+    }
+}
+
+/// Unicode's private-use characters.
+const PRIVATE_USE: [std::ops::RangeInclusive<char>; 3] =
+    ['\u{e000}'..='\u{f8ff}', '\u{f0000}'..='\u{ffffd}', '\u{100000}'..='\u{10fffd}'];
+
+fn is_private_use(c: &char) -> bool {
+    PRIVATE_USE.iter().any(|range| range.contains(c))
+}
+
+/// Puts `guard` into `text` so that no control token stands in it, nor can stand across its edges.
+fn put_guards<'a>(text: &'a str, tokenizer: &Tokenizer, guard: char) -> Cow<'a, str> {
+    let mut places = BTreeSet::new();
+    for control in tokenizer.control_texts().filter(|_| !text.is_empty()) {
+        let Some(first) = control.chars().next().map(char::len_utf8) else { continue };
+        let mut begin = 0;
+        while let Some(at) = text[begin..].find(control) {
+            begin += at + first;
+            places.insert(begin);
+        }
+        for (at, _) in control.char_indices().skip(1) {
+            let (head, tail) = control.split_at(at);
+            if text.ends_with(head) {
+                places.insert(text.len() - head.len() + first);
+            }
+            if text.starts_with(tail) || tail.starts_with(text) {
+                places.insert(0);
+            }
+        }
+    }
+    if places.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut guarded = String::with_capacity(text.len() + places.len() * guard.len_utf8());
+    let mut begin = 0;
+    for place in places {
+        guarded.push_str(&text[begin..place]);
+        guarded.push(guard);
+        begin = place;
+    }
+    guarded.push_str(&text[begin..]);
+    Cow::Owned(guarded)
+}
+
+fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
+    let error = minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception");
+    Err(error.with_source(Raised(message)))
+}
+
+fn render_error(error: minijinja::Error) -> ChatError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(this) = cause {
+        if let Some(Raised(reason)) = this.downcast_ref() {
+            return ChatError::Refused { reason: reason.clone() };
+        }
+        if this.downcast_ref::<minijinja::Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
+            return ChatError::TooMuchWork { limit: RENDER_FUEL };
+        }
+        cause = this.source();
+    }
+    // The detail may quote values: the kind has to do.
+    ChatError::Render { line: error.line().unwrap_or(0), reason: error.kind().to_string() }
+}

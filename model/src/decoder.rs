@@ -1,0 +1,224 @@
+//! The decoder's attention half: embeddings, attention over the KV cache, the gate's logits, the output head.
+//!
+//! What lies between two of its layers, the experts, is computed elsewhere; the caller adds their result to the hidden states.
+
+use std::sync::Arc;
+
+use tramontane_kernels::math::RopeTable;
+use tramontane_kernels::{
+    Activations, AttentionShape, Compute, KV_BLOCK, KvLayer, KvType, PackedMatrix, QueryRow, RopePairs, attention, matmul,
+    rms_norm, rope,
+};
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::config::ModelConfig;
+use crate::weights::{LoadError, Quantize, pack, vector};
+
+/// Why a step's tokens have no embeddings.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// The vocabulary does not have the token: the request is at fault.
+    #[error("token {token} is outside the vocabulary of {vocab}")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Tokens in the vocabulary.
+        vocab: usize,
+    },
+    /// The checkpoint is.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// Everything of a model but its experts.
+#[derive(Debug)]
+pub struct Decoder {
+    config: ModelConfig,
+    checkpoint: Arc<Checkpoint>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    lm_head: PackedMatrix,
+    rope: RopeTable,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Vec<f32>,
+    q: PackedMatrix,
+    k: PackedMatrix,
+    v: PackedMatrix,
+    o: PackedMatrix,
+    expert_norm: Vec<f32>,
+    gate: PackedMatrix,
+}
+
+/// Which rows of a layer go on after its keys and values are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Keep<'a> {
+    /// All.
+    All,
+    /// Only these, ascending: the last layer's, where the others' results are needed by nobody.
+    Rows(&'a [usize]),
+}
+
+/// Buffers of a step, kept from call to call. `sin` and `cos` are filled by [`Decoder::begin`] for the step's positions.
+#[derive(Debug, Default)]
+pub struct DecoderScratch {
+    sin: Vec<f32>,
+    cos: Vec<f32>,
+    normed: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    mixed: Vec<f32>,
+    projected: Vec<f32>,
+}
+
+impl Decoder {
+    /// Loads embeddings, attention and gates; experts' bytes are not touched.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the file and tensor.
+    pub fn load(checkpoint: Arc<Checkpoint>, config: &ModelConfig) -> Result<Self, LoadError> {
+        let matrix = |tensor| pack(&tensor, Quantize::AsStored);
+        let outer = checkpoint.outer(config)?;
+        outer.embeddings.check_finite()?;
+        let (norm, lm_head) = (vector(&outer.norm)?, matrix(outer.lm_head)?);
+        let layers = (0..config.layers)
+            .map(|i| {
+                let tensors = checkpoint.layer(config, i)?;
+                Ok(Layer {
+                    attention_norm: vector(&tensors.attention_norm)?,
+                    q: matrix(tensors.q)?,
+                    k: matrix(tensors.k)?,
+                    v: matrix(tensors.v)?,
+                    o: matrix(tensors.o)?,
+                    expert_norm: vector(&tensors.expert_norm)?,
+                    gate: matrix(tensors.gate)?,
+                })
+            })
+            .collect::<Result<_, LoadError>>()?;
+        let rope = RopeTable::new(config.head_dim, config.rope_theta);
+        Ok(Self { config: config.clone(), checkpoint, layers, norm, lm_head, rope })
+    }
+
+    /// The model's dimensions.
+    pub const fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// An empty KV cache of `blocks` blocks: a layer each.
+    pub fn kv_cache(&self, ty: KvType, blocks: usize) -> Vec<KvLayer> {
+        (0..self.config.layers).map(|_| KvLayer::new(ty, blocks, self.config.kv_heads, self.config.head_dim)).collect()
+    }
+
+    /// Starts a step: the rotations of its rows' positions go to `scratch`, the embeddings of its tokens to `hidden` (rows × hidden).
+    ///
+    /// # Errors
+    /// [`EmbedError::UnknownToken`] names the first token outside the vocabulary.
+    pub fn begin(
+        &self,
+        tokens: &[u32],
+        rows: &[QueryRow<'_>],
+        scratch: &mut DecoderScratch,
+        hidden: &mut Vec<f32>,
+    ) -> Result<(), EmbedError> {
+        let (width, vocab) = (self.config.hidden, self.config.vocab);
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(EmbedError::UnknownToken { token, vocab });
+        }
+        let half = self.rope.pairs();
+        scratch.sin.resize(rows.len() * half, 0.0);
+        scratch.cos.resize(rows.len() * half, 0.0);
+        let angles = scratch.sin.chunks_exact_mut(half).zip(scratch.cos.chunks_exact_mut(half));
+        for (row, (sin, cos)) in rows.iter().zip(angles) {
+            self.rope.fill(row.position as u32, sin, cos);
+        }
+        hidden.resize(tokens.len() * width, 0.0);
+        let embeddings = self.checkpoint.outer(&self.config)?.embeddings;
+        let row_bytes = embeddings.data.len() / vocab;
+        for (&token, hidden) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
+            let at = token as usize * row_bytes;
+            embeddings.ty.decode_row(&embeddings.data[at..at + row_bytes], hidden);
+        }
+        Ok(())
+    }
+
+    /// Layer `layer` up to its experts: stores the rows' keys and values in `kv`, and adds attention's result to `hidden`. With
+    /// [`Keep::Rows`] `hidden` shrinks to the rows kept.
+    ///
+    /// # Panics
+    /// When `hidden` is not the step's rows, or a row's blocks do not reach its position.
+    pub fn attend(
+        &self,
+        compute: &Compute,
+        layer: usize,
+        rows: &[QueryRow<'_>],
+        keep: Keep<'_>,
+        kv: &mut KvLayer,
+        scratch: &mut DecoderScratch,
+        hidden: &mut Vec<f32>,
+    ) {
+        let (config, weights) = (&self.config, &self.layers[layer]);
+        let (width, half) = (config.hidden, self.rope.pairs());
+        let kv_width = config.kv_heads * config.head_dim;
+        assert_eq!(hidden.len(), rows.len() * width, "the step's rows");
+        let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected } = scratch;
+        normed.resize(hidden.len(), 0.0);
+        rms_norm(compute.isa, hidden, &weights.attention_norm, config.rms_eps, normed);
+        project(compute, &weights.k, normed, k);
+        project(compute, &weights.v, normed, v);
+        for (i, row) in rows.iter().enumerate() {
+            let (key, value) = (&mut k[i * kv_width..(i + 1) * kv_width], &v[i * kv_width..(i + 1) * kv_width]);
+            let angle = i * half..(i + 1) * half;
+            rope(key, RopePairs::Halves, &sin[angle.clone()], &cos[angle]);
+            kv.write(row.blocks[row.position / KV_BLOCK], row.position % KV_BLOCK, key, value);
+        }
+
+        let kept: Vec<usize> = match keep {
+            Keep::All => (0..rows.len()).collect(),
+            Keep::Rows(kept) => kept.to_vec(),
+        };
+        if kept.len() < rows.len() {
+            for (to, &from) in kept.iter().enumerate() {
+                hidden.copy_within(from * width..(from + 1) * width, to * width);
+                normed.copy_within(from * width..(from + 1) * width, to * width);
+            }
+            hidden.truncate(kept.len() * width);
+            normed.truncate(kept.len() * width);
+        }
+        project(compute, &weights.q, normed, q);
+        for (q, &row) in q.chunks_exact_mut(config.heads * config.head_dim).zip(&kept) {
+            rope(q, RopePairs::Halves, &sin[row * half..(row + 1) * half], &cos[row * half..(row + 1) * half]);
+        }
+        let kept_rows: Vec<QueryRow<'_>> = kept.iter().map(|&row| rows[row]).collect();
+        mixed.resize(q.len(), 0.0);
+        let shape = AttentionShape { heads: config.heads, window: config.sliding_window };
+        attention(compute, kv, shape, &kept_rows, q, mixed);
+        project(compute, &weights.o, mixed, projected);
+        for (hidden, projected) in hidden.iter_mut().zip(projected) {
+            *hidden += *projected;
+        }
+    }
+
+    /// What layer `layer`'s gate says of each row: `normed` becomes the experts' input (rows × hidden), `logits` rows × experts.
+    pub fn gate(&self, compute: &Compute, layer: usize, hidden: &[f32], normed: &mut Vec<f32>, logits: &mut Vec<f32>) {
+        let weights = &self.layers[layer];
+        normed.resize(hidden.len(), 0.0);
+        rms_norm(compute.isa, hidden, &weights.expert_norm, self.config.rms_eps, normed);
+        project(compute, &weights.gate, normed, logits);
+    }
+
+    /// The vocabulary's logits (rows × vocab) for rows that have passed all layers.
+    pub fn logits(&self, compute: &Compute, hidden: &[f32], scratch: &mut DecoderScratch, logits: &mut Vec<f32>) {
+        scratch.normed.resize(hidden.len(), 0.0);
+        rms_norm(compute.isa, hidden, &self.norm, self.config.rms_eps, &mut scratch.normed);
+        project(compute, &self.lm_head, &scratch.normed, logits);
+    }
+}
+
+/// `out = weights · x` for rows of f32, `out` made to fit.
+fn project(compute: &Compute, weights: &PackedMatrix, x: &[f32], out: &mut Vec<f32>) {
+    out.resize(x.len() / weights.width() * weights.rows(), 0.0);
+    matmul(compute, weights, Activations::F32(x), out);
+}

@@ -1,0 +1,15 @@
+//! What a checkpoint is and what it computes: configuration, safetensors, tokenizer, chat template, hashes.
+//!
+//! *Absent from here*: networking, async, clocks, scheduling, sampling, and any trust in files: whatever comes from a
+//! checkpoint is checked against named bounds, and what is wrong with it is an error that names the file and the tensor.
+
+pub mod chat;
+pub mod checkpoint;
+pub mod config;
+pub mod decoder;
+pub mod expert;
+pub mod manifest;
+#[cfg(feature = "candle")]
+pub mod reference;
+pub mod tokenizer;
+pub mod weights;

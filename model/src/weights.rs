@@ -1,0 +1,107 @@
+//! From a tensor in a checkpoint to a matrix that kernels can multiply with.
+
+use tramontane_kernels::{PackError, PackedMatrix, Unquantizable, WeightType, quantize_row};
+
+use crate::checkpoint::{CheckpointError, Tensor};
+
+/// Why weights could not be made ready. The file is at fault: nothing that the caller does with the same file will help.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The checkpoint is damaged or not the model's.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A weight cannot be stored in the type asked for.
+    #[error("{file}: tensor {tensor}, row {row}: {source}")]
+    Quantize {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Its row.
+        row: usize,
+        /// What is wrong.
+        source: Unquantizable,
+    },
+    /// A matrix whose width or size does not go with its type.
+    #[error("{file}: tensor {tensor}: {source}")]
+    Pack {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        source: PackError,
+    },
+}
+
+/// In which type expert weights are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quantize {
+    /// As the checkpoint stores them.
+    #[default]
+    AsStored,
+    /// Converted to Q8_0 at load.
+    Q8_0,
+    /// Converted to Q4_0 at load.
+    Q4_0,
+}
+
+impl Quantize {
+    fn target(self) -> Option<WeightType> {
+        match self {
+            Self::AsStored => None,
+            Self::Q8_0 => Some(WeightType::Q8_0),
+            Self::Q4_0 => Some(WeightType::Q4_0),
+        }
+    }
+
+    /// The type in which a weight stored as `stored` is held.
+    pub fn held_as(self, stored: WeightType) -> WeightType {
+        self.target().unwrap_or(stored)
+    }
+}
+
+/// Checks a 2-dimensional tensor for NaN and infinities and packs it, converted if asked.
+///
+/// # Errors
+/// [`LoadError`] names file, tensor and element.
+pub fn pack(tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
+    tensor.check_finite()?;
+    let &[rows, width] = tensor.shape else {
+        return Err(CheckpointError::WrongShape {
+            file: tensor.file.into(),
+            tensor: tensor.name.into(),
+            expected: vec![0, 0],
+            found: tensor.shape.to_vec(),
+        }
+        .into());
+    };
+    let pack_error = |source| LoadError::Pack { file: tensor.file.into(), tensor: tensor.name.into(), source };
+    let Some(ty) = quantize.target().filter(|&ty| ty != tensor.ty) else {
+        return PackedMatrix::pack(tensor.ty, rows, width, tensor.data).map_err(pack_error);
+    };
+    let row_bytes = ty.row_bytes(width).ok_or_else(|| pack_error(PackError::Width { ty, width }))?;
+    let mut stored = Vec::with_capacity(rows * row_bytes);
+    let mut values = vec![0.0; width];
+    for (row, bytes) in tensor.data.chunks_exact(tensor.data.len() / rows).enumerate() {
+        tensor.ty.decode_row(bytes, &mut values);
+        quantize_row(ty, &values, &mut stored).map_err(|source| LoadError::Quantize {
+            file: tensor.file.into(),
+            tensor: tensor.name.into(),
+            row,
+            source,
+        })?;
+    }
+    PackedMatrix::pack(ty, rows, width, &stored).map_err(pack_error)
+}
+
+/// A 1-dimensional tensor as f32.
+///
+/// # Errors
+/// [`LoadError`] when a value is not finite.
+pub fn vector(tensor: &Tensor<'_>) -> Result<Vec<f32>, LoadError> {
+    tensor.check_finite()?;
+    let mut values = vec![0.0; tensor.shape.iter().product()];
+    tensor.ty.decode_row(tensor.data, &mut values);
+    Ok(values)
+}
