@@ -1,8 +1,11 @@
 //! From a tensor in a checkpoint to a matrix that kernels can multiply with.
 
+use std::collections::BTreeSet;
+
 use tramontane_kernels::{PackError, PackedMatrix, Unquantizable, WeightType, quantize_row};
 
-use crate::checkpoint::{CheckpointError, Tensor};
+use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
+use crate::config::ModelConfig;
 
 /// Why weights could not be made ready. The file is at fault: nothing that the caller does with the same file will help.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,9 @@ pub enum LoadError {
         /// What is wrong.
         source: PackError,
     },
+    /// Quantise the rest too (`--quantize`): a row is encoded once for all experts.
+    #[error("some experts are quantised and some are not")]
+    MixedExperts,
 }
 
 /// In which type expert weights are held.
@@ -58,6 +64,39 @@ impl Quantize {
     /// The type in which a weight stored as `stored` is held.
     pub fn held_as(self, stored: WeightType) -> WeightType {
         self.target().unwrap_or(stored)
+    }
+}
+
+/// How all experts of a model take their rows, and what a profile calls their type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpertTypes {
+    /// Whether rows go to them as int8 blocks.
+    pub quantized: bool,
+    /// The name of the type, `mixed` where there are several.
+    pub name: String,
+}
+
+impl ExpertTypes {
+    /// Reads the types of all experts from the headers; no weights are touched.
+    ///
+    /// # Errors
+    /// [`LoadError`] when a tensor is missing or wrong, or some experts are quantised and some are not: a row could not be
+    /// encoded once for all of them.
+    pub fn of(checkpoint: &Checkpoint, config: &ModelConfig, quantize: Quantize) -> Result<Self, LoadError> {
+        let mut types = BTreeSet::new();
+        for (layer, expert) in (0..config.layers).flat_map(|l| (0..config.experts).map(move |e| (l, e))) {
+            let tensors = checkpoint.expert(config, layer, expert)?;
+            types.extend([tensors.w1, tensors.w2, tensors.w3].map(|t| quantize.held_as(t.ty)));
+        }
+        let quantized = types.iter().any(|ty| ty.is_quantized());
+        if types.iter().any(|ty| ty.is_quantized() != quantized) {
+            return Err(LoadError::MixedExperts);
+        }
+        let name = match types.first() {
+            Some(ty) if types.len() == 1 => ty.name(),
+            _ => "mixed",
+        };
+        Ok(Self { quantized, name: name.to_owned() })
     }
 }
 

@@ -1,0 +1,19 @@
+//! How our processes meet: three seams, each a trait with an in-process implementation and one over gRPC.
+//!
+//! - [`exchange`]: rows to experts and back. The engine's own thread drives it; tokio only carries bytes.
+//! - [`registry`]: who is in the cluster (leases), who should hold what (placement, fenced by epoch).
+//! - [`engine`]: requests in, token events out.
+//!
+//! One conformance suite a seam (`tests/`) is run by every implementation of it.
+//!
+//! *Absent from here*: model weights, scheduling, retry and hedging policy (`router` decides, the caller acts); and, for
+//! now, TLS, the NCCL exchange, the etcd registry and the engine over gRPC.
+
+mod convert;
+pub mod engine;
+pub mod exchange;
+pub mod registry;
+mod transport;
+
+pub use convert::Malformed;
+pub use transport::ServerError;

@@ -1,0 +1,124 @@
+//! The registry: who is in the cluster and what each node holds (observed, under leases), and who should hold what
+//! (the placement, fenced by its parent's epoch). Everybody watches the two as one [`ClusterView`].
+
+mod embedded;
+pub mod served;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tramontane_router::placement::Placement;
+use tramontane_router::{ClusterView, Epoch, NodeRecord};
+
+pub use embedded::EmbeddedRegistry;
+
+/// Nodes in one cluster, at most.
+pub const MAX_NODES: usize = 1024;
+/// Bytes of a node's name, at most, and none is empty.
+pub const MAX_NAME: usize = 253;
+
+/// A cluster's registry. `join` and `propose` may go over the network, so they are async; a thread of its own calls them
+/// through its runtime handle's `block_on`. `watch` is for both worlds.
+pub trait Registry: Send + Sync {
+    /// Puts a node into the cluster, for as long as the lease is held.
+    ///
+    /// # Errors
+    /// [`RegistryError::Refused`] when the name is taken or the node does not belong here; [`RegistryError::Lost`].
+    fn join(&self, record: NodeRecord) -> BoxFuture<'_, Result<Box<dyn Lease>, RegistryError>>;
+
+    /// The view as it is, and its changes.
+    fn watch(&self) -> Watch;
+
+    /// Makes `placement` the current one, if its parent is; the first has the parent `Epoch(0)`.
+    ///
+    /// # Errors
+    /// [`RegistryError::Fenced`], [`RegistryError::Refused`] or [`RegistryError::Lost`].
+    fn propose(&self, placement: Placement) -> BoxFuture<'_, Result<Accepted, RegistryError>>;
+}
+
+/// A node's place in the cluster; it leaves when this is dropped.
+pub trait Lease: Send + Sync {
+    /// Publishes the node's record anew: what it holds, whether it drains. Returns when the registry has it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Refused`] for another name or profile than it joined with (the record before stays);
+    /// [`RegistryError::Lost`].
+    fn update(&self, record: NodeRecord) -> BoxFuture<'_, Result<(), RegistryError>>;
+
+    /// Completes when the lease is lost although it is held: the registry is gone, or gave the node up.
+    fn lost(&self) -> BoxFuture<'_, ()>;
+}
+
+/// That a proposal is the current placement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+/// Why the registry did not do what it was asked. The variant is what to do next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// Another placement was accepted first: read the view, and decide anew.
+    #[error("the placement was made from an old one: the current epoch is {current}")]
+    Fenced {
+        /// The current placement's epoch.
+        current: Epoch,
+    },
+    /// Do not try again unchanged: tell the operator.
+    #[error("{what} refused: {why}")]
+    Refused {
+        /// The node, placement or address.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The registry cannot be reached: go on with the last view (a child process ends with its parent).
+    #[error("the registry is lost: {why}")]
+    Lost {
+        /// What broke.
+        why: String,
+    },
+}
+
+/// The cluster's view as it changes. A slow watcher sees the newest view, not all between. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Watch(watch::Receiver<Arc<ClusterView>>);
+
+impl Watch {
+    /// The newest view; the last one for ever when the registry is lost.
+    pub fn current(&self) -> Arc<ClusterView> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits for a view not yet seen by this watch, and returns it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Lost`].
+    pub async fn changed(&mut self) -> Result<Arc<ClusterView>, RegistryError> {
+        self.0.changed().await.map_err(|_| Self::closed())?;
+        Ok(self.0.borrow_and_update().clone())
+    }
+
+    /// Waits until the view, as it is or will be, satisfies `condition`.
+    ///
+    /// # Errors
+    /// [`RegistryError::Lost`].
+    pub async fn until(
+        &mut self,
+        mut condition: impl FnMut(&ClusterView) -> bool,
+    ) -> Result<Arc<ClusterView>, RegistryError> {
+        let view = self.0.wait_for(|view| condition(view)).await.map_err(|_| Self::closed())?;
+        Ok(view.clone())
+    }
+
+    /// Whether the registry is lost.
+    pub fn is_lost(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
+
+    fn closed() -> RegistryError {
+        RegistryError::Lost { why: "no more views come".into() }
+    }
+}

@@ -1,0 +1,162 @@
+//! Records, placements and views to messages and back, checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tramontane_proto::v1 as pb;
+use tramontane_router::placement::Placement;
+use tramontane_router::{ClusterView, Epoch, ModelId, NodeId, NodeRecord};
+
+use crate::Malformed;
+use crate::convert::{expert_from_pb, expert_to_pb, profile_from_pb, profile_to_pb};
+use crate::registry::RegistryError;
+
+pub(super) fn record_to_pb(record: &NodeRecord) -> pb::NodeRecord {
+    pb::NodeRecord {
+        id: record.id.as_str().to_owned(),
+        addr: record.addr.clone(),
+        held: record.held.iter().copied().map(expert_to_pb).collect(),
+        profile: Some(profile_to_pb(&record.profile)),
+        capacity: record.capacity,
+        draining: record.draining,
+    }
+}
+
+pub(super) fn record_from_pb(record: pb::NodeRecord) -> Result<NodeRecord, Malformed> {
+    Ok(NodeRecord {
+        id: NodeId::from(record.id),
+        addr: record.addr,
+        held: record.held.into_iter().map(|id| expert_from_pb(Some(id))).collect::<Result<BTreeSet<_>, _>>()?,
+        profile: profile_from_pb(record.profile)?,
+        capacity: record.capacity,
+        draining: record.draining,
+    })
+}
+
+pub(super) fn placement_to_pb(placement: &Placement) -> pb::Placement {
+    let replicas = placement.replicas.iter().map(|(&expert, nodes)| pb::Replicas {
+        expert: Some(expert_to_pb(expert)),
+        nodes: nodes.iter().map(|node| node.as_str().to_owned()).collect(),
+    });
+    pb::Placement {
+        model: placement.model.as_str().to_owned(),
+        epoch: placement.epoch.0,
+        parent: placement.parent.0,
+        replicas: replicas.collect(),
+    }
+}
+
+pub(super) fn placement_from_pb(placement: pb::Placement) -> Result<Placement, Malformed> {
+    let mut replicas = BTreeMap::new();
+    for pb::Replicas { expert, nodes } in placement.replicas {
+        let expert = expert_from_pb(expert)?;
+        if !nodes.is_sorted_by(|a, b| a < b) {
+            return Err(Malformed(format!("the nodes of {expert} are not strictly ascending")));
+        }
+        if replicas.insert(expert, nodes.into_iter().map(NodeId::from).collect()).is_some() {
+            return Err(Malformed(format!("{expert} is placed twice")));
+        }
+    }
+    Ok(Placement {
+        model: ModelId::from(placement.model),
+        epoch: Epoch(placement.epoch),
+        parent: Epoch(placement.parent),
+        replicas,
+    })
+}
+
+pub(super) fn view_to_pb(view: &ClusterView) -> pb::ClusterView {
+    pb::ClusterView {
+        placement: view.placement.as_ref().map(placement_to_pb),
+        nodes: view.nodes.values().map(record_to_pb).collect(),
+    }
+}
+
+pub(super) fn view_from_pb(view: pb::ClusterView) -> Result<ClusterView, Malformed> {
+    let mut nodes = BTreeMap::new();
+    for record in view.nodes {
+        let record = record_from_pb(record)?;
+        if let Some(twice) = nodes.insert(record.id.clone(), record) {
+            return Err(Malformed(format!("node {} is there twice", twice.id)));
+        }
+    }
+    Ok(ClusterView { placement: view.placement.map(placement_from_pb).transpose()?, nodes })
+}
+
+/// `error` as a refusal; what is no refusal of one node or placement is one with its own text.
+pub(super) fn refused_to_pb(error: RegistryError) -> pb::Refused {
+    match error {
+        RegistryError::Refused { what, why } => pb::Refused { what, why },
+        error => pb::Refused { what: "request".into(), why: error.to_string() },
+    }
+}
+
+pub(super) fn refused_from_pb(refused: pb::Refused) -> RegistryError {
+    RegistryError::Refused { what: refused.what, why: refused.why }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tramontane_router::{ExpertId, NumericProfile};
+
+    use super::*;
+
+    fn experts() -> impl Strategy<Value = ExpertId> {
+        (0u32..4, 0u32..8).prop_map(|(layer, expert)| ExpertId::new(layer, expert))
+    }
+
+    fn records() -> impl Strategy<Value = NodeRecord> {
+        let held = prop::collection::btree_set(experts(), 0..6);
+        ("[a-z]{1,3}", "[a-z:0-9]{0,9}", held, any::<u32>(), any::<u64>(), any::<bool>()).prop_map(
+            |(id, addr, held, contract, capacity, draining)| NodeRecord {
+                id: NodeId::from(id),
+                addr,
+                held,
+                profile: NumericProfile { contract, weights: "ab".into(), quantization: "f32".into() },
+                capacity,
+                draining,
+            },
+        )
+    }
+
+    fn placements() -> impl Strategy<Value = Placement> {
+        let nodes = prop::collection::btree_set("[a-z]{1,3}", 0..3)
+            .prop_map(|names| names.into_iter().map(NodeId::from).collect::<Vec<_>>());
+        (prop::collection::btree_map(experts(), nodes, 0..6), any::<u64>(), any::<u64>()).prop_map(
+            |(replicas, epoch, parent)| Placement {
+                model: ModelId::from("m"),
+                epoch: Epoch(epoch),
+                parent: Epoch(parent),
+                replicas,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn views_survive_the_wire(
+            records in prop::collection::vec(records(), 0..4),
+            placement in prop::option::of(placements()),
+        ) {
+            let nodes = records.into_iter().map(|record| (record.id.clone(), record)).collect();
+            let view = ClusterView { placement, nodes };
+            prop_assert_eq!(view_from_pb(view_to_pb(&view)), Ok(view));
+        }
+    }
+
+    #[test]
+    fn messages_that_make_no_sense_are_refused() {
+        let expert = Some(pb::ExpertId { layer: 0, expert: 1 });
+        let replicas = |nodes: &[&str]| pb::Replicas { expert, nodes: nodes.iter().map(|&n| n.into()).collect() };
+        let placement = |replicas| pb::Placement { model: "m".into(), epoch: 1, parent: 0, replicas };
+        let why = |replicas| placement_from_pb(placement(replicas)).expect_err("no sense").0;
+        assert!(why(vec![replicas(&["b", "a"])]).contains("L0/E1 are not strictly ascending"));
+        assert!(why(vec![replicas(&["a", "a"])]).contains("ascending"));
+        assert!(why(vec![replicas(&["a"]), replicas(&["b"])]).contains("L0/E1 is placed twice"));
+        assert!(why(vec![pb::Replicas::default()]).contains("expert is missing"));
+        assert!(record_from_pb(pb::NodeRecord::default()).is_err_and(|e| e.0.contains("profile is missing")));
+        let record = pb::NodeRecord { profile: Some(pb::NumericProfile::default()), ..Default::default() };
+        let twice = pb::ClusterView { placement: None, nodes: vec![record.clone(), record] };
+        assert!(view_from_pb(twice).is_err_and(|e| e.0.contains("twice")));
+    }
+}

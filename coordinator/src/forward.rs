@@ -1,0 +1,148 @@
+//! One step through the whole model: attention and gates here, experts through the dispatcher.
+
+use bytes::Bytes;
+use tramontane_kernels::{Compute, KvLayer, KvType, Q8Buf, QueryRow};
+use tramontane_model::decoder::{Decoder, DecoderScratch, EmbedError, Keep};
+use tramontane_router::{GateError, GateWeights, RowFormat, Rows, gate};
+
+use crate::dispatch::{DispatchError, Dispatcher};
+
+/// The rows of a step: consecutive tokens of each sequence stand in ascending order of position.
+#[derive(Clone, Debug, Default)]
+pub struct Step<'a> {
+    /// The token of each row.
+    pub tokens: Vec<u32>,
+    /// Where each row's token stands in its sequence, and the sequence's KV blocks.
+    pub rows: Vec<QueryRow<'a>>,
+    /// The rows whose logits are wanted, ascending.
+    pub wanted: Vec<usize>,
+}
+
+/// Why a step could not be computed. Nothing but KV slots of the step's own positions has changed: it may run again.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// Fail the row's request: whoever computes it will get there.
+    #[error("layer {layer}: the hidden state of row {row} is not finite")]
+    NotFinite {
+        /// The row within the step.
+        row: usize,
+        /// Where it was found.
+        layer: usize,
+    },
+    /// Fail the row's request, or the step when the checkpoint is at fault.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
+    /// Run the step again, or fail it.
+    #[error("layer {layer}: {source}")]
+    Experts {
+        /// The layer.
+        layer: usize,
+        /// What happened.
+        source: DispatchError,
+    },
+    /// The model's configuration is at fault.
+    #[error(transparent)]
+    Gate(GateError),
+}
+
+/// The decoder, its KV cache and the way to its experts.
+pub struct Forward {
+    decoder: Decoder,
+    compute: Compute,
+    kv: Vec<KvLayer>,
+    dispatcher: Dispatcher,
+    encoding: RowFormat,
+    scratch: DecoderScratch,
+    hidden: Vec<f32>,
+    normed: Vec<f32>,
+    gate_logits: Vec<f32>,
+    blocks: Q8Buf,
+    logits: Vec<f32>,
+}
+
+impl Forward {
+    /// The model `decoder` with room for `kv_blocks` blocks of keys and values, on `compute`; `encoding` is how its experts
+    /// take their rows.
+    pub fn new(
+        decoder: Decoder,
+        compute: Compute,
+        kv_type: KvType,
+        kv_blocks: usize,
+        dispatcher: Dispatcher,
+        encoding: RowFormat,
+    ) -> Self {
+        let kv = decoder.kv_cache(kv_type, kv_blocks);
+        Self {
+            decoder,
+            compute,
+            kv,
+            dispatcher,
+            encoding,
+            scratch: DecoderScratch::default(),
+            hidden: Vec::new(),
+            normed: Vec::new(),
+            gate_logits: Vec::new(),
+            blocks: Q8Buf::default(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// The model.
+    pub const fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Computes the step: stores its rows' keys and values, and returns the logits of the wanted rows (wanted × vocab).
+    ///
+    /// # Errors
+    /// [`StepError`] names the row or layer.
+    pub fn run(&mut self, step: &Step<'_>) -> Result<&[f32], StepError> {
+        self.decoder.begin(&step.tokens, &step.rows, &mut self.scratch, &mut self.hidden)?;
+        let layers = self.decoder.config().layers;
+        for layer in 0..layers {
+            let last = layer + 1 == layers;
+            let keep = if last { Keep::Rows(&step.wanted) } else { Keep::All };
+            let kv = &mut self.kv[layer];
+            self.decoder.attend(&self.compute, layer, &step.rows, keep, kv, &mut self.scratch, &mut self.hidden);
+            if !self.hidden.is_empty() {
+                self.experts(layer).map_err(|error| match error {
+                    StepError::NotFinite { row, layer } if last => StepError::NotFinite { row: step.wanted[row], layer },
+                    error => error,
+                })?;
+            }
+        }
+        self.decoder.logits(&self.compute, &self.hidden, &mut self.scratch, &mut self.logits);
+        Ok(&self.logits)
+    }
+
+    /// The experts' half of a layer.
+    fn experts(&mut self, layer: usize) -> Result<(), StepError> {
+        self.decoder.gate(&self.compute, layer, &self.hidden, &mut self.normed, &mut self.gate_logits);
+        let config = self.decoder.config();
+        let weights = if config.renormalise { GateWeights::Renormalised } else { GateWeights::Softmax };
+        let routing = gate(&self.gate_logits, config.experts, config.experts_per_token, weights).map_err(|error| {
+            match error {
+                GateError::NotFinite { row, .. } => StepError::NotFinite { row, layer },
+                error => StepError::Gate(error),
+            }
+        })?;
+        let width = config.hidden;
+        let data = self.encode(width).map_err(|row| StepError::NotFinite { row, layer })?;
+        let rows = Rows { format: self.encoding, width, data };
+        self.dispatcher
+            .experts(layer as u32, &routing, &rows, &mut self.hidden)
+            .map_err(|source| StepError::Experts { layer, source })
+    }
+
+    /// The experts' input as it crosses the wire; `Err` with the row that cannot be encoded.
+    fn encode(&mut self, width: usize) -> Result<Bytes, usize> {
+        let mut data = Vec::with_capacity(self.normed.len() / width * self.encoding.row_bytes(width));
+        if self.encoding == RowFormat::Q8 {
+            self.blocks.quantize(self.compute.isa, &self.normed, width).map_err(|bad| bad.row)?;
+            (0..self.blocks.rows()).for_each(|row| self.blocks.write_wire(row, &mut data));
+        } else {
+            data.extend(self.normed.iter().flat_map(|v| v.to_le_bytes()));
+        }
+        Ok(Bytes::from(data))
+    }
+}

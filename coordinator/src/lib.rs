@@ -1,0 +1,22 @@
+//! The coordinator: the engine that turns requests into tokens, step by step.
+//!
+//! A step is admit → plan → forward → sample → emit. What a step *decides* is pure and lives in four places:
+//! [`Sequence`] (what is computed of a request), [`KvPool`] (who holds which KV block), [`Scheduler`] (which tokens are
+//! computed next) and [`sampler`] (which token follows).
+//!
+//! *Absent from here*: expert FFNs (`expert-node`), HTTP, tokenising and stop strings (`gateway`), arithmetic (`kernels`).
+
+mod dispatch;
+mod engine;
+mod forward;
+mod kv_pool;
+pub mod sampler;
+mod scheduler;
+mod sequence;
+
+pub use dispatch::{DispatchError, Dispatcher};
+pub use engine::{EngineLoop, EngineOptions};
+pub use forward::{Forward, Step, StepError};
+pub use kv_pool::{BlockId, KV_BLOCK, KvPool, blocks_for};
+pub use scheduler::{Chunk, Limits, LimitsError, Logits, Progress, Refused, Scheduler, Stale, StepPlan};
+pub use sequence::{Sequence, SequenceId};

@@ -1,0 +1,13 @@
+//! An expert node: holds experts, merges what several coordinators send into one batch an expert, computes, joins, leaves.
+//!
+//! It keeps no state between layers: a batch comes with everything that its answer depends on.
+//!
+//! *Absent from here*: attention, sampling, sequences, tokens; how bytes travel (crate `cluster`); what an expert is (crate
+//! `model`); moving experts away before it leaves (it comes with the cluster issue: today a node that leaves is gone).
+
+mod merge;
+mod node;
+mod store;
+
+pub use node::{Node, NodeError, NodeOptions};
+pub use store::ExpertStore;

@@ -1,0 +1,223 @@
+//! The experts a node holds, and what it computes with them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bytes::Bytes;
+use tramontane_cluster::exchange::{ExpertServer, ServeError};
+use tramontane_kernels::{Activations, Compute, Q8Buf, WeightType, bf16_from_f32};
+use tramontane_model::checkpoint::Checkpoint;
+use tramontane_model::config::ModelConfig;
+use tramontane_model::expert::{Expert, ExpertScratch};
+use tramontane_model::weights::Quantize;
+use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, RowFormat, Rows};
+
+use crate::merge::{MergedRow, merge};
+
+/// A node's experts. Shared between the threads that load, serve and report.
+pub struct ExpertStore {
+    model: ModelId,
+    checkpoint: Arc<Checkpoint>,
+    config: ModelConfig,
+    quantize: Quantize,
+    /// Bytes of experts that it may hold.
+    capacity: u64,
+    compute: Compute,
+    held: RwLock<BTreeMap<ExpertId, Arc<Expert>>>,
+    received: Mutex<BTreeMap<ExpertId, u64>>,
+    workspace: Mutex<Workspace>,
+}
+
+/// Buffers kept from batch to batch.
+#[derive(Default)]
+struct Workspace {
+    floats: Vec<f32>,
+    blocks: Q8Buf,
+    scratch: ExpertScratch,
+    out: Vec<f32>,
+}
+
+impl ExpertStore {
+    /// A store without experts.
+    pub fn new(
+        model: ModelId,
+        checkpoint: Arc<Checkpoint>,
+        config: ModelConfig,
+        quantize: Quantize,
+        capacity: u64,
+        compute: Compute,
+    ) -> Self {
+        Self {
+            model,
+            checkpoint,
+            config,
+            quantize,
+            capacity,
+            compute,
+            held: RwLock::default(),
+            received: Mutex::default(),
+            workspace: Mutex::default(),
+        }
+    }
+
+    /// Loads `expert` from the checkpoint unless it is held.
+    ///
+    /// # Errors
+    /// [`ServeError::CannotHold`] when there is no such expert, its weights are damaged, or there is no room.
+    pub fn load(&self, expert: ExpertId) -> Result<(), ServeError> {
+        if self.holds(expert) {
+            return Ok(());
+        }
+        let refused = |why: String| ServeError::CannotHold { expert, why };
+        let (layer, index) = (expert.layer as usize, expert.expert as usize);
+        if layer >= self.config.layers || index >= self.config.experts {
+            return Err(refused(format!("the model has {} layers of {} experts", self.config.layers, self.config.experts)));
+        }
+        let loaded = Expert::load(&self.checkpoint, &self.config, layer, index, self.quantize)
+            .map_err(|error| refused(error.to_string()))?;
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let bytes: usize = held.values().map(|e| e.bytes()).sum();
+        if (bytes + loaded.bytes()) as u64 > self.capacity {
+            return Err(refused(format!(
+                "it needs {} bytes; {bytes} of {} are in use",
+                loaded.bytes(),
+                self.capacity
+            )));
+        }
+        held.insert(expert, Arc::new(loaded));
+        Ok(())
+    }
+
+    /// Gives up the experts for which `keep` says no.
+    pub fn retain(&self, keep: impl Fn(ExpertId) -> bool) {
+        self.held.write().unwrap_or_else(PoisonError::into_inner).retain(|&id, _| keep(id));
+    }
+
+    /// The experts it answers for.
+    pub fn held(&self) -> std::collections::BTreeSet<ExpertId> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    fn holds(&self, expert: ExpertId) -> bool {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).contains_key(&expert)
+    }
+
+    fn expert(&self, id: ExpertId) -> Option<Arc<Expert>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// What is wrong with `batch` for this node, if anything is.
+    fn refuse(&self, batch: &ExpertBatch) -> Option<ServeError> {
+        if batch.model != self.model {
+            return Some(ServeError::WrongModel { why: format!("model {} is asked for, {} is served", batch.model, self.model) });
+        }
+        if batch.rows.width != self.config.hidden {
+            let why = format!("rows of {} values, the model's have {}", batch.rows.width, self.config.hidden);
+            return Some(ServeError::Corrupt { why });
+        }
+        batch.work.iter().find_map(|work| {
+            let id = ExpertId::new(batch.layer, work.expert);
+            let Some(expert) = self.expert(id) else { return Some(ServeError::NotHeld { expert: id }) };
+            let expected = if expert.is_quantized() { RowFormat::Q8 } else { RowFormat::F32 };
+            (batch.rows.format != expected).then(|| ServeError::Corrupt {
+                why: format!("{id} takes {expected:?} rows, these are {:?}", batch.rows.format),
+            })
+        })
+    }
+
+    /// Computes one expert's merged rows into the batches' answers.
+    ///
+    /// # Errors
+    /// The first of `rows` whose result is not finite.
+    fn compute(
+        &self,
+        expert: &Expert,
+        batches: &[ExpertBatch],
+        rows: &[MergedRow],
+        workspace: &mut Workspace,
+        answers: &mut [Vec<u8>],
+    ) -> Result<(), usize> {
+        let Workspace { floats, blocks, scratch, out } = workspace;
+        let stored = rows.iter().map(|r| batches[r.batch].rows.row(r.row));
+        let activations = if expert.is_quantized() {
+            blocks.clear(self.config.hidden);
+            stored.for_each(|row| blocks.push_wire(row));
+            Activations::Q8(blocks)
+        } else {
+            floats.clear();
+            stored.for_each(|row| floats.extend(row.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b))));
+            Activations::F32(floats)
+        };
+        expert.forward(&self.compute, activations, scratch, out).map_err(|bad| bad.row)?;
+        let format = answer_format(if expert.is_quantized() { RowFormat::Q8 } else { RowFormat::F32 });
+        let row_bytes = format.row_bytes(self.config.hidden);
+        for (row, values) in rows.iter().zip(out.chunks_exact(self.config.hidden)) {
+            let answer = &mut answers[row.batch][row.answer * row_bytes..(row.answer + 1) * row_bytes];
+            match format {
+                RowFormat::Bf16 => put(answer, values, |v| bf16_from_f32(v).to_le_bytes()),
+                _ => put(answer, values, f32::to_le_bytes),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, batches: &[ExpertBatch], results: &mut [Result<(), ServeError>]) -> Vec<Vec<u8>> {
+        let mut workspace = lock(&self.workspace);
+        let bytes = |b: &ExpertBatch| b.answers() * answer_format(b.rows.format).row_bytes(self.config.hidden);
+        let mut answers: Vec<Vec<u8>> = batches.iter().map(|b| vec![0; bytes(b)]).collect();
+        for ((layer, expert), mut rows) in merge(batches, |i| results[i].is_ok()) {
+            let id = ExpertId::new(layer, expert);
+            let Some(expert) = self.expert(id) else {
+                // Given up since `refuse` looked.
+                rows.iter().for_each(|r| results[r.batch] = Err(ServeError::NotHeld { expert: id }));
+                continue;
+            };
+            // A row that overflows costs its own batch the answer, no other's.
+            while let Err(bad) = self.compute(&expert, batches, &rows, &mut workspace, &mut answers) {
+                let batch = rows[bad].batch;
+                results[batch] = Err(ServeError::Corrupt { why: format!("{id}: a row's inner activation is not finite") });
+                rows.retain(|r| r.batch != batch);
+            }
+            *lock(&self.received).entry(id).or_default() += rows.len() as u64;
+        }
+        answers
+    }
+}
+
+impl ExpertServer for ExpertStore {
+    fn serve(&self, batches: &[ExpertBatch]) -> Vec<Result<ExpertRows, ServeError>> {
+        let mut results: Vec<Result<(), ServeError>> = batches.iter().map(|b| self.refuse(b).map_or(Ok(()), Err)).collect();
+        let answers = self.answer(batches, &mut results);
+        let rows = |batch: &ExpertBatch, data| {
+            let format = answer_format(batch.rows.format);
+            ExpertRows { rows: Rows { format, width: self.config.hidden, data: Bytes::from(data) } }
+        };
+        results.into_iter().zip(batches.iter().zip(answers)).map(|(ok, (batch, data))| ok.map(|()| rows(batch, data))).collect()
+    }
+
+    fn ensure_held(&self, model: &ModelId, experts: &[ExpertId]) -> Result<(), ServeError> {
+        if *model != self.model {
+            return Err(ServeError::WrongModel { why: format!("model {model} is asked for, {} is served", self.model) });
+        }
+        experts.iter().try_for_each(|&expert| self.load(expert))
+    }
+
+    fn received(&self) -> BTreeMap<ExpertId, u64> {
+        lock(&self.received).clone()
+    }
+}
+
+/// In what form answers go (numeric contract): f32 from float experts, bf16 from quantised ones.
+fn answer_format(rows: RowFormat) -> RowFormat {
+    if rows == RowFormat::Q8 { RowFormat::Bf16 } else { RowFormat::F32 }
+}
+
+fn put<const N: usize>(to: &mut [u8], values: &[f32], bytes: impl Fn(f32) -> [u8; N]) {
+    for (to, &value) in to.as_chunks_mut::<N>().0.iter_mut().zip(values) {
+        *to = bytes(value);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,231 @@
+//! The solver's working state: nodes with their replicas and room, and the moves that balance them.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{NodeRoom, Problem};
+use crate::{ExpertId, NodeId};
+
+/// Where a replica on the board comes from: moving a new one costs nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The previous placement has it on this node.
+    Kept,
+    /// It was put here just now.
+    New,
+}
+
+/// One node.
+struct Seat<'p> {
+    id: &'p NodeId,
+    /// Bytes left.
+    free: u64,
+    replicas: BTreeMap<ExpertId, Origin>,
+}
+
+impl Seat<'_> {
+    /// Replicas of one layer.
+    fn of_layer(&self, layer: u32) -> usize {
+        self.replicas.range(ExpertId::new(layer, 0)..=ExpertId::new(layer, u32::MAX)).count()
+    }
+}
+
+/// `expert` goes from one seat to another.
+struct Move {
+    expert: ExpertId,
+    from: usize,
+    to: usize,
+}
+
+/// How a search came to a seat.
+#[derive(Clone, Copy)]
+struct Step {
+    /// The seat it came from; `None` where the search began.
+    from: Option<usize>,
+    /// The replica that would arrive.
+    arrives: Option<ExpertId>,
+}
+
+/// All nodes that may hold experts, ascending by id; a seat is an index into them.
+pub(super) struct Board<'p> {
+    seats: Vec<Seat<'p>>,
+    bytes: BTreeMap<ExpertId, u64>,
+}
+
+impl<'p> Board<'p> {
+    /// An empty board of the problem's nodes that are not draining.
+    pub(super) fn new(problem: &'p Problem) -> Self {
+        let seat = |node: &'p NodeRoom| Seat { id: &node.id, free: node.capacity, replicas: BTreeMap::new() };
+        let mut seats: Vec<_> = problem.nodes.iter().filter(|n| !n.draining).map(seat).collect();
+        seats.sort_by_key(|seat| seat.id);
+        seats.dedup_by_key(|seat| seat.id);
+        Self { seats, bytes: problem.experts.iter().map(|e| (e.id, e.bytes)).collect() }
+    }
+
+    /// How many nodes there are.
+    pub(super) fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// The experts to place, ascending.
+    pub(super) fn experts(&self) -> Vec<ExpertId> {
+        self.bytes.keys().copied().collect()
+    }
+
+    /// The nodes that hold `expert`, ascending.
+    pub(super) fn holders(&self, expert: ExpertId) -> Vec<NodeId> {
+        self.seats.iter().filter(|s| s.replicas.contains_key(&expert)).map(|s| s.id.clone()).collect()
+    }
+
+    /// How many nodes hold `expert`.
+    pub(super) fn copies(&self, expert: ExpertId) -> usize {
+        self.seats.iter().filter(|s| s.replicas.contains_key(&expert)).count()
+    }
+
+    /// Keeps a replica of the previous placement, if its expert and node are still there and it still fits.
+    pub(super) fn keep(&mut self, expert: ExpertId, node: &NodeId) {
+        if let Ok(seat) = self.seats.binary_search_by_key(&node, |s| s.id)
+            && self.may_take(seat, expert)
+        {
+            self.put(seat, expert, Origin::Kept);
+        }
+    }
+
+    /// Takes `expert` from the fullest of its holders (ties: the highest id).
+    pub(super) fn drop_one(&mut self, expert: ExpertId) {
+        let holders = (0..self.len()).filter(|&s| self.seats[s].replicas.contains_key(&expert));
+        if let Some(seat) = holders.max_by_key(|&s| self.seats[s].replicas.len()) {
+            self.take(seat, expert);
+        }
+    }
+
+    /// Puts a new replica of `expert` on the node with the fewest replicas of its layer, then the fewest in all, then the
+    /// next at or after `preferred`. Where no node has room, others' replicas are moved to make some.
+    /// Says whether it found a place.
+    #[must_use]
+    pub(super) fn place(&mut self, expert: ExpertId, preferred: usize) -> bool {
+        let n = self.len();
+        let candidates = (0..n).filter(|&seat| self.may_take(seat, expert));
+        let best = candidates.min_by_key(|&seat| {
+            let s = &self.seats[seat];
+            (s.of_layer(expert.layer), s.replicas.len(), (seat + n - preferred % n) % n)
+        });
+        let Some(seat) = best.or_else(|| self.make_room(expert)) else { return false };
+        self.put(seat, expert, Origin::New);
+        true
+    }
+
+    /// Moves replicas until no node has two more than another, or no move is possible.
+    pub(super) fn balance(&mut self) {
+        // Ends, because every move lowers the sum of the squares of the nodes' loads.
+        while self.balance_once() {}
+    }
+
+    /// Shortens the longest node it can, at the cost of new replicas if that will do, else of a kept one.
+    fn balance_once(&mut self) -> bool {
+        let load = |seat: usize| self.seats[seat].replicas.len();
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_by_key(|&seat| (Reverse(load(seat)), seat));
+        for &from in &order {
+            let start = [(from, Step { from: None, arrives: None })];
+            if let Some((_, moves)) = self.chain(&start, Some(Origin::New), |to| load(to) + 2 <= load(from)) {
+                self.apply(moves);
+                return true;
+            }
+        }
+        let pairs = order.iter().flat_map(|&from| order.iter().rev().map(move |&to| (from, to)));
+        let mut uneven = pairs.filter(|&(from, to)| load(to) + 2 <= load(from));
+        let Some(found) = uneven.find_map(|(from, to)| self.best_move(from, to)) else { return false };
+        self.apply(vec![found]);
+        true
+    }
+
+    /// The move between two nodes that spreads its layer best.
+    fn best_move(&self, from: usize, to: usize) -> Option<Move> {
+        let expert = self.best(from, to, self.seats[from].replicas.keys())?;
+        Some(Move { expert, from, to })
+    }
+
+    /// The one of `experts` whose move from one node to another spreads its layer best, of those that `to` can take.
+    fn best<'e>(&self, from: usize, to: usize, experts: impl Iterator<Item = &'e ExpertId>) -> Option<ExpertId> {
+        let of_layer = |seat: usize, layer| self.seats[seat].of_layer(layer) as i64;
+        let fits = experts.filter(|&&expert| self.may_take(to, expert));
+        fits.copied().min_by_key(|e| (of_layer(to, e.layer) - of_layer(from, e.layer), *e))
+    }
+
+    /// Makes room for `expert` on some node that lacks it, and names the node.
+    fn make_room(&mut self, expert: ExpertId) -> Option<usize> {
+        let step = Step { from: None, arrives: Some(expert) };
+        let lacking = (0..self.len()).filter(|&seat| !self.seats[seat].replicas.contains_key(&expert));
+        let starts: Vec<_> = lacking.map(|seat| (seat, step)).collect();
+        let (seat, moves) = self.chain(&starts, None, |_| true)?;
+        self.apply(moves);
+        Some(seat)
+    }
+
+    /// Finds a shortest chain of moves (breadth first) out of one of `starts` that ends on a node which `ends` accepts and
+    /// which has room; each node on the way passes one replica on and takes one. `only`: which replicas may move.
+    /// Returns where the chain begins, and its moves, last first.
+    fn chain(
+        &self,
+        starts: &[(usize, Step)],
+        only: Option<Origin>,
+        ends: impl Fn(usize) -> bool,
+    ) -> Option<(usize, Vec<Move>)> {
+        let mut reached: BTreeMap<usize, Step> = starts.iter().copied().collect();
+        let mut queue: VecDeque<usize> = reached.keys().copied().collect();
+        while let Some(from) = queue.pop_front() {
+            let seat = &self.seats[from];
+            let arriving = reached[&from].arrives.map_or(0, |expert| self.bytes[&expert]);
+            let movable = seat.replicas.iter().filter(|&(_, &origin)| only.is_none_or(|o| o == origin));
+            let makes_room = |e: &ExpertId| seat.free.saturating_add(self.bytes[e]) >= arriving;
+            let leaving: Vec<ExpertId> = movable.map(|(&expert, _)| expert).filter(makes_room).collect();
+            for to in 0..self.len() {
+                if reached.contains_key(&to) {
+                    continue;
+                }
+                let lacks = |expert: &&ExpertId| !self.seats[to].replicas.contains_key(expert);
+                let last = if ends(to) { self.best(from, to, leaving.iter()) } else { None };
+                let Some(arrives) = last.or_else(|| leaving.iter().find(lacks).copied()) else { continue };
+                reached.insert(to, Step { from: Some(from), arrives: Some(arrives) });
+                if last.is_some() {
+                    return Some(trace(&reached, to));
+                }
+                queue.push_back(to);
+            }
+        }
+        None
+    }
+
+    fn apply(&mut self, moves: Vec<Move>) {
+        for Move { expert, from, to } in moves {
+            self.take(from, expert);
+            self.put(to, expert, Origin::New);
+        }
+    }
+
+    fn may_take(&self, seat: usize, expert: ExpertId) -> bool {
+        let seat = &self.seats[seat];
+        !seat.replicas.contains_key(&expert) && self.bytes.get(&expert).is_some_and(|&bytes| bytes <= seat.free)
+    }
+
+    fn put(&mut self, seat: usize, expert: ExpertId, origin: Origin) {
+        self.seats[seat].free -= self.bytes[&expert];
+        self.seats[seat].replicas.insert(expert, origin);
+    }
+
+    fn take(&mut self, seat: usize, expert: ExpertId) {
+        self.seats[seat].free += self.bytes[&expert];
+        self.seats[seat].replicas.remove(&expert);
+    }
+}
+
+/// Walks back from `end` to where the search began.
+fn trace(reached: &BTreeMap<usize, Step>, end: usize) -> (usize, Vec<Move>) {
+    let (mut at, mut moves) = (end, Vec::new());
+    while let Step { from: Some(from), arrives: Some(expert) } = reached[&at] {
+        moves.push(Move { expert, from, to: at });
+        at = from;
+    }
+    (at, moves)
+}

@@ -1,0 +1,144 @@
+//! The solver: from experts, nodes and the previous placement to the next one. Balanced, within capacity, moving little.
+
+use super::Placement;
+use super::board::Board;
+use crate::{Epoch, ExpertId, ModelId, NodeId};
+
+/// An expert to place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpertSize {
+    /// The expert.
+    pub id: ExpertId,
+    /// Bytes that one replica takes.
+    pub bytes: u64,
+}
+
+/// A node to place experts on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRoom {
+    /// The node.
+    pub id: NodeId,
+    /// Bytes of experts it may hold.
+    pub capacity: u64,
+    /// Whether it is leaving: it keeps no experts.
+    pub draining: bool,
+}
+
+/// What is to be placed, and where it may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The model.
+    pub model: ModelId,
+    /// Its experts, each once, in any order.
+    pub experts: Vec<ExpertSize>,
+    /// The live nodes, each once, in any order.
+    pub nodes: Vec<NodeRoom>,
+    /// Nodes that should hold each expert, at least 1; fewer nodes than that all hold every expert.
+    pub replicas: usize,
+}
+
+/// Why there is no placement.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SolveError {
+    /// Ask for at least one replica.
+    #[error("no replicas asked for")]
+    NoReplicas,
+    /// Wait for nodes.
+    #[error("no node that is not draining")]
+    NoNodes,
+    /// Give the placement of the problem's own model as the previous one.
+    #[error("the previous placement is of model {previous}, not {model}")]
+    OtherModel {
+        /// The previous placement's model.
+        previous: ModelId,
+        /// The problem's.
+        model: ModelId,
+    },
+    /// Add nodes or capacity, or ask for fewer replicas.
+    #[error("no node has room for replica {copy} of {replicas} of {expert} ({bytes} bytes)")]
+    NoRoom {
+        /// The expert.
+        expert: ExpertId,
+        /// Its size.
+        bytes: u64,
+        /// Which of its replicas, from 1.
+        copy: usize,
+        /// How many each expert should have.
+        replicas: usize,
+    },
+}
+
+/// Places every expert on `min(replicas, nodes)` distinct nodes that are not draining, within their capacities, so that no
+/// node has two replicas more than another if capacities permit.
+///
+/// - Without a previous placement the i-th expert goes to the i-th node, round and round: each layer is spread evenly, and
+///   8 experts on 8 nodes give each node one column. Second replicas are shifted by 1, 2, … from layer to layer, so that
+///   what one lost node held has its second replicas on all the others.
+/// - With one, what is placed stays, but for what balance needs: a node that joins n others takes at most
+///   ⌈replicas in all ÷ (n + 1)⌉, and nothing else moves; when one leaves, its replicas alone find new nodes, unless distinct
+///   nodes for the replicas of an expert leave no other way to balance.
+/// - Idempotent: where nothing would change, the previous placement is returned as it is, with its epoch. Else the epoch is
+///   one after the previous one, which is the parent; the first placement is epoch 1 with parent 0.
+///
+/// # Errors
+/// [`SolveError`]. `NoRoom` may also come where sizes differ and a cleverer packing would fit.
+pub fn solve(problem: &Problem, previous: Option<&Placement>) -> Result<Placement, SolveError> {
+    if problem.replicas == 0 {
+        return Err(SolveError::NoReplicas);
+    }
+    if let Some(other) = previous.filter(|p| p.model != problem.model) {
+        return Err(SolveError::OtherModel { previous: other.model.clone(), model: problem.model.clone() });
+    }
+    let mut board = Board::new(problem);
+    if board.len() == 0 {
+        return Err(SolveError::NoNodes);
+    }
+    let replicas = problem.replicas.min(board.len());
+    if let Some(previous) = previous {
+        keep(&mut board, previous, replicas);
+    }
+    fill(&mut board, problem, replicas)?;
+    board.balance();
+
+    let replicas = board.experts().into_iter().map(|expert| (expert, board.holders(expert))).collect();
+    let parent = previous.map_or(Epoch::default(), |p| p.epoch);
+    Ok(match previous {
+        Some(previous) if previous.replicas == replicas => previous.clone(),
+        _ => Placement { model: problem.model.clone(), epoch: parent.next(), parent, replicas },
+    })
+}
+
+/// Puts what is placed already on the board, and takes away what is over `replicas`.
+fn keep(board: &mut Board<'_>, previous: &Placement, replicas: usize) {
+    for (&expert, nodes) in &previous.replicas {
+        nodes.iter().for_each(|node| board.keep(expert, node));
+    }
+    for expert in board.experts() {
+        for _ in replicas..board.copies(expert) {
+            board.drop_one(expert);
+        }
+    }
+}
+
+/// Places what is missing, layer by layer; in a layer first replicas first, so that second ones go beside a finished round.
+fn fill(board: &mut Board<'_>, problem: &Problem, replicas: usize) -> Result<(), SolveError> {
+    let nodes = board.len();
+    let places: Vec<(usize, ExpertId)> = board.experts().into_iter().enumerate().collect();
+    for layer in places.chunk_by(|(_, a), (_, b)| a.layer == b.layer) {
+        for (copy, &(i, expert)) in (0..replicas).flat_map(|copy| layer.iter().map(move |place| (copy, place))) {
+            if board.copies(expert) > copy {
+                continue;
+            }
+            // Different copies of an expert have different shifts, all below the number of nodes.
+            let shift = if copy == 0 { 0 } else { 1 + (expert.layer as usize + copy - 1) % (nodes - 1) };
+            if !board.place(expert, i + shift) {
+                let bytes = problem.experts.iter().find(|e| e.id == expert).map_or(0, |e| e.bytes);
+                return Err(SolveError::NoRoom { expert, bytes, copy: copy + 1, replicas });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,41 @@
+//! What a coordinator sees of its cluster: intent (placement) beside observation (node records).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ExpertId, NodeId, NumericProfile, placement::Placement};
+
+/// What an expert node says of itself; lives under the node's lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// The node's name.
+    pub id: NodeId,
+    /// Where its `Experts` service listens (`host:port`); empty for a node in the same process.
+    pub addr: String,
+    /// The experts it has in memory and answers for.
+    pub held: BTreeSet<ExpertId>,
+    /// What decides the bits of its answers.
+    pub profile: NumericProfile,
+    /// How many bytes of experts it may hold.
+    pub capacity: u64,
+    /// Whether it is leaving: it still answers, but gets no new experts.
+    pub draining: bool,
+}
+
+/// Placement (who should hold an expert) and records (who does, and is alive).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterView {
+    /// The newest accepted placement; `None` before the first.
+    pub placement: Option<Placement>,
+    /// The nodes whose leases live.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+}
+
+impl ClusterView {
+    /// The live nodes that are placed to hold `expert` *and* hold it, in placement order.
+    pub fn holders(&self, expert: ExpertId) -> impl Iterator<Item = &NodeId> {
+        let placed = self.placement.as_ref().and_then(|p| p.replicas.get(&expert));
+        placed.into_iter().flatten().filter(move |id| self.nodes.get(*id).is_some_and(|n| n.held.contains(&expert)))
+    }
+}
