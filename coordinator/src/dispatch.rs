@@ -121,9 +121,7 @@ impl Dispatcher {
                 None
             }
             // Loading on demand comes with the cluster issue; until then nobody can be asked to hold what is not held.
-            Action::Rescue { id, load, .. } => {
-                load.first().map(|&expert| (id, Failure::NotHeld { expert }))
-            }
+            Action::Rescue { id, load, .. } => load.first().map(|&expert| (id, Failure::NotHeld { expert })),
             Action::Suspect { node, why } => {
                 tracing::warn!(%node, ?why, layer = layer.number, "expert node suspected");
                 self.suspects.insert(node);

@@ -106,7 +106,9 @@ impl Forward {
             self.decoder.attend(&self.compute, layer, &step.rows, keep, kv, &mut self.scratch, &mut self.hidden);
             if !self.hidden.is_empty() {
                 self.experts(layer).map_err(|error| match error {
-                    StepError::NotFinite { row, layer } if last => StepError::NotFinite { row: step.wanted[row], layer },
+                    StepError::NotFinite { row, layer } if last => {
+                        StepError::NotFinite { row: step.wanted[row], layer }
+                    }
                     error => error,
                 })?;
             }
@@ -120,12 +122,13 @@ impl Forward {
         self.decoder.gate(&self.compute, layer, &self.hidden, &mut self.normed, &mut self.gate_logits);
         let config = self.decoder.config();
         let weights = if config.renormalise { GateWeights::Renormalised } else { GateWeights::Softmax };
-        let routing = gate(&self.gate_logits, config.experts, config.experts_per_token, weights).map_err(|error| {
-            match error {
-                GateError::NotFinite { row, .. } => StepError::NotFinite { row, layer },
-                error => StepError::Gate(error),
-            }
-        })?;
+        let routing =
+            gate(&self.gate_logits, config.experts, config.experts_per_token, weights).map_err(
+                |error| match error {
+                    GateError::NotFinite { row, .. } => StepError::NotFinite { row, layer },
+                    error => StepError::Gate(error),
+                },
+            )?;
         let width = config.hidden;
         let data = self.encode(width).map_err(|row| StepError::NotFinite { row, layer })?;
         let rows = Rows { format: self.encoding, width, data };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tramontane_cluster::exchange::{ExpertServer, ServeError};
-use tramontane_kernels::{Activations, Compute, Q8Buf, WeightType, bf16_from_f32};
+use tramontane_kernels::{Activations, Compute, Q8Buf, bf16_from_f32};
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
 use tramontane_model::expert::{Expert, ExpertScratch};
@@ -71,18 +71,17 @@ impl ExpertStore {
         let refused = |why: String| ServeError::CannotHold { expert, why };
         let (layer, index) = (expert.layer as usize, expert.expert as usize);
         if layer >= self.config.layers || index >= self.config.experts {
-            return Err(refused(format!("the model has {} layers of {} experts", self.config.layers, self.config.experts)));
+            return Err(refused(format!(
+                "the model has {} layers of {} experts",
+                self.config.layers, self.config.experts
+            )));
         }
         let loaded = Expert::load(&self.checkpoint, &self.config, layer, index, self.quantize)
             .map_err(|error| refused(error.to_string()))?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let bytes: usize = held.values().map(|e| e.bytes()).sum();
         if (bytes + loaded.bytes()) as u64 > self.capacity {
-            return Err(refused(format!(
-                "it needs {} bytes; {bytes} of {} are in use",
-                loaded.bytes(),
-                self.capacity
-            )));
+            return Err(refused(format!("it needs {} bytes; {bytes} of {} are in use", loaded.bytes(), self.capacity)));
         }
         held.insert(expert, Arc::new(loaded));
         Ok(())
@@ -109,7 +108,9 @@ impl ExpertStore {
     /// What is wrong with `batch` for this node, if anything is.
     fn refuse(&self, batch: &ExpertBatch) -> Option<ServeError> {
         if batch.model != self.model {
-            return Some(ServeError::WrongModel { why: format!("model {} is asked for, {} is served", batch.model, self.model) });
+            return Some(ServeError::WrongModel {
+                why: format!("model {} is asked for, {} is served", batch.model, self.model),
+            });
         }
         if batch.rows.width != self.config.hidden {
             let why = format!("rows of {} values, the model's have {}", batch.rows.width, self.config.hidden);
@@ -175,7 +176,8 @@ impl ExpertStore {
             // A row that overflows costs its own batch the answer, no other's.
             while let Err(bad) = self.compute(&expert, batches, &rows, &mut workspace, &mut answers) {
                 let batch = rows[bad].batch;
-                results[batch] = Err(ServeError::Corrupt { why: format!("{id}: a row's inner activation is not finite") });
+                results[batch] =
+                    Err(ServeError::Corrupt { why: format!("{id}: a row's inner activation is not finite") });
                 rows.retain(|r| r.batch != batch);
             }
             *lock(&self.received).entry(id).or_default() += rows.len() as u64;
@@ -186,18 +188,25 @@ impl ExpertStore {
 
 impl ExpertServer for ExpertStore {
     fn serve(&self, batches: &[ExpertBatch]) -> Vec<Result<ExpertRows, ServeError>> {
-        let mut results: Vec<Result<(), ServeError>> = batches.iter().map(|b| self.refuse(b).map_or(Ok(()), Err)).collect();
+        let mut results: Vec<Result<(), ServeError>> =
+            batches.iter().map(|b| self.refuse(b).map_or(Ok(()), Err)).collect();
         let answers = self.answer(batches, &mut results);
         let rows = |batch: &ExpertBatch, data| {
             let format = answer_format(batch.rows.format);
             ExpertRows { rows: Rows { format, width: self.config.hidden, data: Bytes::from(data) } }
         };
-        results.into_iter().zip(batches.iter().zip(answers)).map(|(ok, (batch, data))| ok.map(|()| rows(batch, data))).collect()
+        results
+            .into_iter()
+            .zip(batches.iter().zip(answers))
+            .map(|(ok, (batch, data))| ok.map(|()| rows(batch, data)))
+            .collect()
     }
 
     fn ensure_held(&self, model: &ModelId, experts: &[ExpertId]) -> Result<(), ServeError> {
         if *model != self.model {
-            return Err(ServeError::WrongModel { why: format!("model {model} is asked for, {} is served", self.model) });
+            return Err(ServeError::WrongModel {
+                why: format!("model {model} is asked for, {} is served", self.model),
+            });
         }
         experts.iter().try_for_each(|&expert| self.load(expert))
     }

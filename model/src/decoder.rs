@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
 use tramontane_kernels::{
-    Activations, AttentionShape, Compute, KV_BLOCK, KvLayer, KvType, PackedMatrix, QueryRow, RopePairs, attention, matmul,
-    rms_norm, rope,
+    Activations, AttentionShape, Compute, KV_BLOCK, KvLayer, KvType, PackedMatrix, QueryRow, RopePairs, attention,
+    matmul, rms_norm, rope,
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError};

@@ -1,0 +1,263 @@
+//! The command line: what can be asked, and what stands when nothing is said.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tramontane_kernels::KvType;
+use tramontane_model::weights::Quantize;
+
+/// Threads that carry bytes; the computing ones are the pool's.
+pub(crate) const RUNTIME_THREADS: usize = 2;
+/// Expert nodes of an embedded cluster, at most.
+pub(crate) const MAX_EXPERT_NODES: usize = 256;
+
+const EXAMPLES: &str = "\
+Examples:
+  # Complete a text with the demo model, in one process
+  tramontane up --prompt \"The capital of France is\"
+
+  # The same, each of 8 expert nodes a process of its own
+  tramontane up --expert-nodes 8 --processes --prompt \"The capital of France is\"
+
+  # Ask a Mixtral checkpoint of your own, experts quantised at load
+  tramontane up --model ./Mixtral-8x7B-Instruct-v0.1 --quantize q8_0 --chat --prompt \"Why does the wind blow?\"";
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  tramontane up --prompt \"The capital of France is\"
+  tramontane up --chat --prompt \"What is the capital of Peru?\" --json --logprobs 3
+  tramontane up --expert-nodes 8 --processes --prompt \"The capital of France is\" --expert-stats
+  tramontane up --model ./Mixtral-8x7B-v0.1 --quantize q4_0 --prompt \"Once upon a time\" --temperature 0.8 --seed 7";
+
+const NODE_EXAMPLES: &str = "\
+Examples:
+  tramontane expert-node --registry tramontane://127.0.0.1:7070 --cluster local --listen 127.0.0.1:0
+  tramontane expert-node --registry tramontane://10.0.0.1:7070 --cluster prod --model ./Mixtral-8x7B-v0.1 --listen 127.0.0.1:7071 --id node-3";
+
+/// Serves open Mixture-of-Experts models on a cluster of your own.
+#[derive(Debug, Parser)]
+#[command(name = "tramontane", version, before_help = EXAMPLES, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster on this machine: coordinator, registry and expert nodes
+    Up(UpArgs),
+    /// Run one expert node of a cluster
+    ExpertNode(NodeArgs),
+}
+
+/// Runs a whole cluster on this machine and completes a prompt.
+#[derive(Debug, Args)]
+#[command(before_help = UP_EXAMPLES)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+
+    /// Expert nodes [default: one for each expert of a layer, at most 8]
+    #[arg(long, env = "TRAMONTANE_EXPERT_NODES", value_name = "N", help_heading = "Cluster", value_parser = nodes)]
+    pub(crate) expert_nodes: Option<usize>,
+    /// Make every expert node a process of its own, joined over gRPC on loopback
+    #[arg(long, env = "TRAMONTANE_PROCESSES", help_heading = "Cluster")]
+    pub(crate) processes: bool,
+    /// Threads that compute, in each process [default: all cores; with --processes the cores shared out]
+    #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", help_heading = "Cluster", value_parser = threads)]
+    pub(crate) threads: Option<usize>,
+    /// Type in which keys and values are cached
+    #[arg(long, env = "TRAMONTANE_KV_TYPE", value_name = "TYPE", default_value = "f16", help_heading = "Cluster")]
+    pub(crate) kv_type: KvArg,
+    /// Bytes of memory for keys and values
+    #[arg(long, env = "TRAMONTANE_KV_MEMORY", value_name = "BYTES", default_value_t = 2 << 30, help_heading = "Cluster")]
+    pub(crate) kv_memory: u64,
+}
+
+/// Which model, and how it is held.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// Folder of a checkpoint in Hugging Face's layout [default: the demo model, which is in this binary]
+    #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
+    pub(crate) model: Option<PathBuf>,
+    /// Convert expert weights at load
+    #[arg(long, env = "TRAMONTANE_QUANTIZE", value_name = "TYPE", help_heading = "Model")]
+    pub(crate) quantize: Option<QuantizeArg>,
+}
+
+/// What to complete, and how.
+#[derive(Debug, Args)]
+pub(crate) struct PromptArgs {
+    /// Text to complete; its completion goes to stdout
+    #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
+    pub(crate) prompt: String,
+    /// Take the prompt as a user's message, in the model's chat template
+    #[arg(long, help_heading = "Prompt")]
+    pub(crate) chat: bool,
+    /// Tokens to generate, at most
+    #[arg(long, value_name = "N", default_value_t = 128, help_heading = "Prompt", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: u32,
+    /// Go on after the end-of-sequence token
+    #[arg(long, help_heading = "Prompt")]
+    pub(crate) ignore_eos: bool,
+
+    /// Randomness; 0 always takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.0, help_heading = "Sampling", value_parser = temperature)]
+    pub(crate) temperature: f32,
+    /// Choose among the K most likely tokens only; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Sampling")]
+    pub(crate) top_k: u32,
+    /// Choose among the most likely tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, help_heading = "Sampling", value_parser = top_p)]
+    pub(crate) top_p: f32,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Sampling")]
+    pub(crate) seed: u64,
+
+    /// Print one JSON object: token ids, text, usage
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+    /// With --json: log-probabilities of each token and of the K most likely ones
+    #[arg(long, value_name = "K", requires = "json", help_heading = "Output", value_parser = clap::value_parser!(u32).range(0..=20))]
+    pub(crate) logprobs: Option<u32>,
+    /// Say how many rows each expert received (on stderr; with --json in the object)
+    #[arg(long, help_heading = "Output")]
+    pub(crate) expert_stats: bool,
+}
+
+/// Runs one expert node: it joins, loads the experts that the placement gives it, and computes them.
+#[derive(Debug, Args)]
+#[command(before_help = NODE_EXAMPLES)]
+pub(crate) struct NodeArgs {
+    /// The cluster's registry (today: tramontane://host:port, as `up --processes` serves it)
+    #[arg(long, env = "TRAMONTANE_REGISTRY", value_name = "URL")]
+    pub(crate) registry: String,
+    /// The cluster's name
+    #[arg(long, env = "TRAMONTANE_CLUSTER", value_name = "NAME", default_value = "local")]
+    pub(crate) cluster: String,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, env = "TRAMONTANE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+    /// This node's name [default: the address it listens on]
+    #[arg(long, env = "TRAMONTANE_ID", value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// Bytes of experts it may hold [default: no bound]
+    #[arg(long, env = "TRAMONTANE_CAPACITY", value_name = "BYTES")]
+    pub(crate) capacity: Option<u64>,
+    /// Threads that compute [default: all cores]
+    #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", value_parser = threads)]
+    pub(crate) threads: Option<usize>,
+}
+
+/// Types that expert weights can be converted to.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum QuantizeArg {
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl QuantizeArg {
+    /// As the flag wants it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+        }
+    }
+}
+
+impl ModelArgs {
+    pub(crate) fn quantize(&self) -> Quantize {
+        match self.quantize {
+            None => Quantize::AsStored,
+            Some(QuantizeArg::Q8_0) => Quantize::Q8_0,
+            Some(QuantizeArg::Q4_0) => Quantize::Q4_0,
+        }
+    }
+}
+
+/// Types that keys and values can be cached in.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum KvArg {
+    F16,
+    F32,
+}
+
+impl From<KvArg> for KvType {
+    fn from(arg: KvArg) -> Self {
+        match arg {
+            KvArg::F16 => Self::F16,
+            KvArg::F32 => Self::F32,
+        }
+    }
+}
+
+fn nodes(text: &str) -> Result<usize, String> {
+    within(text, 1..=MAX_EXPERT_NODES)
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    within(text, 1..=512)
+}
+
+fn within(text: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, String> {
+    let (low, high) = (range.start(), range.end());
+    text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| format!("a number from {low} to {high} is wanted"))
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |t| (0.0..=2.0).contains(&t), "a number from 0 to 2")
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    number(text, |p| p > 0.0 && p <= 1.0, "a number above 0, at most 1")
+}
+
+fn number(text: &str, valid: impl Fn(f32) -> bool, wanted: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|&x| valid(x)).ok_or_else(|| format!("{wanted} is wanted"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["tramontane", "up", "--prompt", "x"], args].concat());
+        assert!(parse(&[]).is_ok());
+        for bad in [
+            ["--temperature", "-1"],
+            ["--temperature", "NaN"],
+            ["--temperature", "1e400"],
+            ["--top-p", "0"],
+            ["--top-p", "1.1"],
+            ["--max-tokens", "0"],
+            ["--expert-nodes", "0"],
+            ["--expert-nodes", "257"],
+            ["--threads", "0"],
+            ["--logprobs", "3"],
+            ["--quantize", "q3_k"],
+            ["--kv-type", "bf16"],
+        ] {
+            let error = parse(&bad).expect_err(bad[1]);
+            assert_eq!(error.exit_code(), 2, "{bad:?}");
+        }
+        assert!(parse(&["--json", "--logprobs", "20"]).is_ok());
+        assert!(parse(&["--json", "--logprobs", "21"]).is_err());
+    }
+}

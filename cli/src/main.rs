@@ -1,0 +1,71 @@
+//! The binary `tramontane`: the embedded cluster, the roles, and (with later issues) the admin commands.
+//!
+//! *Absent from here*: logic that a library crate should hold; HTTP and gRPC front doors, etcd, `--config` files and the
+//! admin commands, which come with later issues.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes: 0, 1 failure, 2 usage, 3 unreachable.
+
+mod args;
+mod demo;
+mod expert_node;
+mod model;
+mod progress;
+mod up;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command};
+
+/// The registry or another machine cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unreachable(anyhow::Error);
+
+const EXIT_FAILURE: u8 = 1;
+const EXIT_UNREACHABLE: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(args::RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(async {
+                match cli.command {
+                    Command::Up(args) => up::run(args).await,
+                    Command::ExpertNode(args) => expert_node::run(args).await,
+                }
+            });
+            // A blocked reader or a loading thread must not keep the process.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tramontane: {}", with_causes(&error));
+            ExitCode::from(if error.is::<Unreachable>() { EXIT_UNREACHABLE } else { EXIT_FAILURE })
+        }
+    }
+}
+
+/// The error and its causes in one line, without those whose text stands there already.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if !text.contains(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+        }
+    }
+    text
+}

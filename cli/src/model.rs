@@ -1,0 +1,69 @@
+//! Opens the model that the command line names, far enough to know what it is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tramontane_kernels::{CONTRACT_VERSION, WeightType};
+use tramontane_model::checkpoint::Checkpoint;
+use tramontane_model::config::ModelConfig;
+use tramontane_model::manifest::Manifest;
+use tramontane_model::weights::{ExpertTypes, Quantize};
+use tramontane_router::{ExpertId, ModelId, NumericProfile};
+
+use crate::args::ModelArgs;
+use crate::demo;
+
+/// A checkpoint that is known to be whole, and what follows from its headers.
+pub(crate) struct Model {
+    pub(crate) id: ModelId,
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    pub(crate) config: ModelConfig,
+    pub(crate) quantize: Quantize,
+    pub(crate) experts: ExpertTypes,
+    pub(crate) profile: NumericProfile,
+}
+
+impl Model {
+    /// Opens and validates the checkpoint, and finds its hash: from its manifest where it has one, else by reading it all.
+    pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<Self> {
+        let (name, checkpoint, manifest) = match &args.model {
+            None => (demo::NAME.to_owned(), Checkpoint::from_files(&demo::FILES)?, None),
+            Some(path) => {
+                let failed = || format!("cannot open the model {}", path.display());
+                let checkpoint = Checkpoint::open(path).with_context(failed)?;
+                let manifest = Manifest::load(path, &checkpoint).with_context(failed)?;
+                (name_of(path), checkpoint, manifest)
+            }
+        };
+        let config = checkpoint.config()?;
+        checkpoint.validate(&config)?;
+        let quantize = args.quantize();
+        let experts = ExpertTypes::of(&checkpoint, &config, quantize)?;
+        let manifest = manifest.unwrap_or_else(|| Manifest::compute(&checkpoint));
+        let profile = NumericProfile {
+            contract: CONTRACT_VERSION,
+            weights: manifest.root().to_owned(),
+            quantization: experts.name.clone(),
+        };
+        Ok(Self { id: ModelId::from(name), checkpoint: Arc::new(checkpoint), config, quantize, experts, profile })
+    }
+
+    /// Bytes of one expert as it is held, to within the padding of its panels.
+    pub(crate) fn expert_bytes(&self) -> u64 {
+        let per_value = |ty: WeightType| ty.block_bytes() as f64 / ty.block_values() as f64;
+        let widest = WeightType::ALL.into_iter().find(|ty| ty.name() == self.experts.name).map_or(4.0, per_value);
+        (3.0 * self.config.hidden as f64 * self.config.inner as f64 * widest) as u64
+    }
+
+    /// All its experts.
+    pub(crate) fn expert_ids(&self) -> impl Iterator<Item = ExpertId> {
+        let experts = self.config.experts as u32;
+        (0..self.config.layers as u32).flat_map(move |l| (0..experts).map(move |e| ExpertId::new(l, e)))
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,129 @@
+//! A node's life: it joins, loads what the placement gives it, publishes what it holds, until its lease ends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::task::JoinError;
+use tramontane_cluster::exchange::ServeError;
+use tramontane_cluster::registry::{Lease, Registry, RegistryError, Watch};
+use tramontane_router::{ClusterView, ExpertId, NodeId, NodeRecord, NumericProfile};
+
+use crate::ExpertStore;
+
+/// Why a node ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The registry refused it, or is gone.
+    #[error("expert node {node} is not in the cluster")]
+    Registry {
+        /// The node.
+        node: NodeId,
+        /// What the registry said.
+        source: RegistryError,
+    },
+    /// It cannot hold what the placement gives it: mend its disk or give it room.
+    #[error("expert node {node} cannot load what it is given")]
+    Load {
+        /// The node.
+        node: NodeId,
+        /// Which expert, and why.
+        source: ServeError,
+    },
+    /// A defect: the loading thread panicked.
+    #[error("expert node {node}: loading ended abnormally")]
+    Panicked {
+        /// The node.
+        node: NodeId,
+        /// How.
+        source: JoinError,
+    },
+}
+
+/// What a node says of itself when it joins.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Its name.
+    pub id: NodeId,
+    /// Where its `Experts` service listens; empty in the coordinator's process.
+    pub addr: String,
+    /// Bytes of experts it may hold.
+    pub capacity: u64,
+    /// What decides its bits.
+    pub profile: NumericProfile,
+}
+
+/// A node that has joined.
+pub struct Node {
+    options: NodeOptions,
+    store: Arc<ExpertStore>,
+    lease: Box<dyn Lease>,
+    watch: Watch,
+}
+
+impl Node {
+    /// Joins the cluster of `registry`, holding nothing yet.
+    ///
+    /// # Errors
+    /// [`NodeError::Registry`] when it is refused.
+    pub async fn join(
+        options: NodeOptions,
+        store: Arc<ExpertStore>,
+        registry: &dyn Registry,
+    ) -> Result<Self, NodeError> {
+        let record = record(&options, store.held());
+        let watch = registry.watch();
+        let lease =
+            registry.join(record).await.map_err(|source| NodeError::Registry { node: options.id.clone(), source })?;
+        Ok(Self { options, store, lease, watch })
+    }
+
+    /// Follows the placement until the lease is lost: loads what it gives, publishes it, then gives up what it takes.
+    ///
+    /// # Errors
+    /// Always, in the end: [`NodeError`] says why it is over.
+    pub async fn follow(mut self) -> Result<(), NodeError> {
+        let mut view = self.watch.current();
+        loop {
+            self.obey(&view).await?;
+            view = tokio::select! {
+                changed = self.watch.changed() => changed.map_err(|source| self.registry_error(source))?,
+                () = self.lease.lost() => {
+                    return Err(self.registry_error(RegistryError::Lost { why: "the lease ended".to_owned() }));
+                }
+            };
+        }
+    }
+
+    async fn obey(&self, view: &ClusterView) -> Result<(), NodeError> {
+        let (held, assigned) = (self.store.held(), assigned(view, &self.options.id));
+        let Some(assigned) = assigned.filter(|assigned| *assigned != held) else { return Ok(()) };
+        let store = Arc::clone(&self.store);
+        let missing: Vec<ExpertId> = assigned.difference(&held).copied().collect();
+        let node = || self.options.id.clone();
+        tokio::task::spawn_blocking(move || missing.into_iter().try_for_each(|expert| store.load(expert)))
+            .await
+            .map_err(|source| NodeError::Panicked { node: node(), source })?
+            .map_err(|source| NodeError::Load { node: node(), source })?;
+        // What is given up is taken from the record first, so that nobody asks for it any more.
+        let update = self.lease.update(record(&self.options, assigned.clone()));
+        update.await.map_err(|source| self.registry_error(source))?;
+        self.store.retain(|expert| assigned.contains(&expert));
+        Ok(())
+    }
+
+    fn registry_error(&self, source: RegistryError) -> NodeError {
+        NodeError::Registry { node: self.options.id.clone(), source }
+    }
+}
+
+fn record(options: &NodeOptions, held: BTreeSet<ExpertId>) -> NodeRecord {
+    let NodeOptions { id, addr, capacity, profile } = options.clone();
+    NodeRecord { id, addr, held, profile, capacity, draining: false }
+}
+
+/// What the placement gives to `node`; `None` before there is one.
+fn assigned(view: &ClusterView, node: &NodeId) -> Option<BTreeSet<ExpertId>> {
+    let placement = view.placement.as_ref()?;
+    let given = placement.replicas.iter().filter(|(_, nodes)| nodes.contains(node));
+    Some(given.map(|(&expert, _)| expert).collect())
+}
