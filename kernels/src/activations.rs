@@ -17,8 +17,8 @@ pub struct Q8Buf {
     width: usize,
     pub(crate) values: Vec<i8>,
     pub(crate) scales: Vec<f32>,
-    /// Per block, the sum of its values: Q4_0's offset of 8 is taken out with it.
-    pub(crate) sums: Vec<i32>,
+    /// Per block, the sums of its first and its second 16 values: offsets and minima of weights meet these.
+    pub(crate) sums: Vec<[i32; 2]>,
 }
 
 impl Q8Buf {
@@ -85,7 +85,8 @@ impl Q8Buf {
         self.values.extend(values.iter().map(|&v| v as i8));
         self.scales.extend(scales.as_chunks::<4>().0.iter().map(|&s| f32::from_le_bytes(s)));
         let blocks = values.as_chunks::<QUANT_BLOCK>().0;
-        self.sums.extend(blocks.iter().map(|b| b.iter().map(|&v| i32::from(v as i8)).sum::<i32>()));
+        let half = |values: &[u8]| values.iter().map(|&v| i32::from(v as i8)).sum();
+        self.sums.extend(blocks.iter().map(|b| [half(&b[..QUANT_BLOCK / 2]), half(&b[QUANT_BLOCK / 2..])]));
         self.rows += 1;
     }
 
@@ -103,7 +104,7 @@ impl Q8Buf {
         (self.rows, self.width) = (rows, width);
         self.values.resize(rows * width, 0);
         self.scales.resize(rows * width / QUANT_BLOCK, 0.0);
-        self.sums.resize(rows * width / QUANT_BLOCK, 0);
+        self.sums.resize(rows * width / QUANT_BLOCK, [0; 2]);
     }
 }
 

@@ -20,9 +20,17 @@
 //! to f32 first. Values are in −127…127; −128 is never made and is refused from outside. A block whose `inverse` is not finite
 //! (all zeros, or `amax` below 127 ÷ `f32::MAX`) is a zero block: scale +0, all `q` 0.
 //!
-//! **Quantised matmul** (Q8_0, Q4_0; their 32-value blocks hold an f16 scale `d`): `acc_{b+1} = fma(f32(dot_b), d_w × d_a, acc_b)` for
-//! blocks ascending from `acc_0 = +0`. `dot_b = Σ w_i·q_i` is an exact integer (in any order); the product of scales is rounded once.
-//! A Q4_0 weight is `nibble − 8`; element i of a block is the low nibble of byte i for i < 16, the high one of byte i − 16 above.
+//! **Quantised matmul**: weights stand in blocks of 32 (those of K types in super-blocks of eight), and blocks are added in ascending
+//! order from `acc = +0`. `dot = Σ q_i·a_i` and `sum = Σ a_i` are exact integers, in any order; `d`, `m`, `dmin` are f16, widened; `d_a`
+//! is the activation's scale; every product of scales is rounded, from left to right as written.
+//! - Q8_0, Q4_0, Q5_0 (q is int8; nibble − 8; 5 bits − 16): `acc = fma(f32(dot), d × d_a, acc)`.
+//! - Q4_1, Q5_1 (q unsigned): `acc = fma(f32(dot), d × d_a, acc)`, then `acc = fma(f32(sum), m × d_a, acc)`.
+//! - Q4_K, Q5_K (q unsigned; 6-bit scale `sc` and minimum `mn` of the block): `acc = fma(f32(dot), (d × f32(sc)) × d_a, acc)`,
+//!   then `acc = fma(f32(−sum), (dmin × f32(mn)) × d_a, acc)`.
+//! - Q6_K (q is 6 bits − 32; int8 scales `sc_0`, `sc_1` of the block's halves): `acc = fma(f32(sc_0·dot_0 + sc_1·dot_1), d × d_a, acc)`, where
+//!   the integer is exact in f32 (below 2^24).
+//!
+//! How q stands in a stored block is ggml's layout, read by `blocks.rs`.
 //!
 //! **RMSNorm**: `s_j = fma(x_i, x_i, s_j)` for i ascending with `j = i mod 16`, from +0; then `s_j += s_{j+8}` for j < 8, `+4`, `+2`,
 //! `+1`. `inverse = 1 ÷ √(s_0 ÷ n + ε)`; `y_i = (x_i × inverse) × w_i`.
@@ -51,6 +59,7 @@
 mod activations;
 mod arch;
 mod attention;
+mod blocks;
 mod compute;
 mod kv;
 pub mod math;
@@ -85,3 +94,6 @@ pub const CONTRACT_VERSION: u32 = 1;
 
 /// Values in a quantisation block.
 pub const QUANT_BLOCK: usize = 32;
+
+/// Values in a super-block of the K types.
+pub const SUPER_BLOCK: usize = 256;

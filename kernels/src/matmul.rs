@@ -74,6 +74,7 @@ mod tests {
     use super::*;
     use crate::WeightType;
     use crate::arch::testing::{adversarial, random_matrix};
+    use crate::blocks::{Scale, SubBlock};
 
     /// The contract, straight from its text: one output at a time over stored weights.
     fn by_definition(ty: WeightType, stored: &[u8], width: usize, x: &[f32], q: &Q8Buf, row: usize, n: usize) -> f32 {
@@ -85,16 +86,31 @@ mod tests {
             return w.iter().zip(&x[row * width..]).fold(0.0, |acc, (w, x)| w.mul_add(*x, acc));
         }
         let mut acc = 0.0f32;
-        for (b, block) in bytes.chunks_exact(ty.block_bytes()).enumerate() {
-            let d = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
-            let weight = |i: usize| match ty {
-                WeightType::Q8_0 => i32::from(block[2 + i] as i8),
-                _ if i < 16 => i32::from(block[2 + i] & 15) - 8,
-                _ => i32::from(block[2 + i - 16] >> 4) - 8,
-            };
+        let subs = ty.block_values() / 32;
+        for (b, block) in
+            bytes.chunks_exact(ty.block_bytes()).flat_map(|block| (0..subs).map(move |_| block)).enumerate()
+        {
+            let stored = SubBlock::read(ty, block, b % subs);
             let at = row * width + b * 32;
-            let dot: i32 = (0..32).map(|i| weight(i) * i32::from(q.values()[at + i])).sum();
-            acc = (dot as f32).mul_add(d * q.scales()[at / 32], acc);
+            let (x, d_a) = (&q.values()[at..at + 32], q.scales()[at / 32]);
+            let dot = |part: std::ops::Range<usize>| -> i32 {
+                part.map(|i| i32::from(stored.values[i]) * i32::from(x[i])).sum()
+            };
+            let sum: i32 = x.iter().map(|&x| i32::from(x)).sum();
+            acc = match stored.scale {
+                Scale::Plain { d } => (dot(0..32) as f32).mul_add(d.to_f32() * d_a, acc),
+                Scale::Offset { d, m } => {
+                    (sum as f32).mul_add(m.to_f32() * d_a, (dot(0..32) as f32).mul_add(d.to_f32() * d_a, acc))
+                }
+                Scale::Minimum { d, dmin, sc, mn } => {
+                    let acc = (dot(0..32) as f32).mul_add(d.to_f32() * f32::from(sc) * d_a, acc);
+                    (-sum as f32).mul_add(dmin.to_f32() * f32::from(mn) * d_a, acc)
+                }
+                Scale::Halves { d, sc } => {
+                    let total = i32::from(sc[0]) * dot(0..16) + i32::from(sc[1]) * dot(16..32);
+                    (total as f32).mul_add(d.to_f32() * d_a, acc)
+                }
+            };
         }
         acc
     }
@@ -103,7 +119,11 @@ mod tests {
     fn every_path_gives_the_bits_of_the_definition() {
         let mut seed = 0;
         for ty in WeightType::ALL {
-            let widths: &[usize] = if ty.is_quantized() { &[32, 64, 96, 416] } else { &[1, 2, 7, 8, 31, 64, 200] };
+            let widths: &[usize] = match ty.block_values() {
+                1 => &[1, 2, 7, 8, 31, 64, 200],
+                32 => &[32, 64, 96, 416],
+                _ => &[256, 512],
+            };
             for &width in widths {
                 for n in 1..=17 {
                     for rows in [1, 2, 3, 4, 5, 7, 13, 64] {
@@ -112,7 +132,7 @@ mod tests {
                     }
                 }
             }
-            check(ty, 200, 128, 6, 9_999);
+            check(ty, 200, 256, 6, 9_999);
         }
     }
 

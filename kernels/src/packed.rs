@@ -3,15 +3,122 @@
 
 use std::fmt;
 
+use half::f16;
+
+use crate::blocks::{Scale, SubBlock};
 use crate::{QUANT_BLOCK, WeightType};
 
 /// Output rows in a panel.
 pub(crate) const PANEL: usize = 8;
-/// Bytes of a panel's Q8_0 block: 8 f16 scales, then 8 groups of 8 rows × 4 values.
-pub(crate) const Q8_PANEL_BLOCK: usize = 16 + 256;
-/// Bytes of a panel's Q4_0 block: 8 f16 scales, then 4 groups of 8 rows × 4 bytes; a byte of group g holds values 4g+j (low
-/// nibble) and 16+4g+j (high nibble).
-pub(crate) const Q4_PANEL_BLOCK: usize = 16 + 128;
+/// A panel's part of one (super-)block: the fields of 8 rows side by side, in this order. A field that a type lacks has no bytes.
+///
+/// | field | bytes | contents |
+/// | --- | --- | --- |
+/// | scales | 16 | 8 × f16 `d` |
+/// | offsets | 16 | 8 × f16 `m` or `dmin` |
+/// | sub-scales | 8 a sub-block, or 16 | 8 × `sc`; for Q6_K 8 × `sc_0`, 8 × `sc_1` |
+/// | minima | 8 a sub-block | 8 × `mn` |
+/// | sub-blocks | each: | |
+/// | – high bits | 32, or 64 | byte 4r + j: for 5 bits, bit g is of value 4g + j and bit 4 + g of 16 + 4g + j of row r; for 6 bits, bits 2g of the first 32 bytes are of 4g + j, of the second of 16 + 4g + j |
+/// | – groups | 128 | byte 32g + 4r + j: value 4g + j of row r (low nibble) and 16 + 4g + j (high nibble), g < 4 |
+/// | – or, Q8_0 | 256 | byte 32g + 4r + j: value 4g + j of row r, g < 8 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PanelBlock {
+    /// Sub-blocks of 32 values.
+    pub(crate) subs: usize,
+    /// Where the offsets start.
+    pub(crate) offsets: usize,
+    /// Where the sub-scales start, and their bytes a sub-block.
+    pub(crate) sub_scales: (usize, usize),
+    /// Where the minima start.
+    pub(crate) minima: usize,
+    /// Where the first sub-block starts.
+    pub(crate) first: usize,
+    /// Bytes of high bits in a sub-block.
+    pub(crate) high: usize,
+    /// Bytes of a sub-block.
+    pub(crate) sub_bytes: usize,
+}
+
+impl PanelBlock {
+    /// The layout of `ty`, a quantised type.
+    pub(crate) const fn of(ty: WeightType) -> Self {
+        let (offsets, sub_scales, minima, high, groups) = match ty {
+            WeightType::Q4_0 => (0, 0, 0, 0, 128),
+            WeightType::Q4_1 => (16, 0, 0, 0, 128),
+            WeightType::Q5_0 => (0, 0, 0, 32, 128),
+            WeightType::Q5_1 => (16, 0, 0, 32, 128),
+            WeightType::Q4K => (16, 8, 8, 0, 128),
+            WeightType::Q5K => (16, 8, 8, 32, 128),
+            WeightType::Q6K => (0, 16, 0, 64, 128),
+            _ => (0, 0, 0, 0, 256),
+        };
+        let subs = ty.block_values() / QUANT_BLOCK;
+        let sub_scales_at = 16 + offsets;
+        let minima_at = sub_scales_at + subs * sub_scales;
+        let first = minima_at + subs * minima;
+        Self {
+            subs,
+            offsets: 16,
+            sub_scales: (sub_scales_at, sub_scales),
+            minima: minima_at,
+            first,
+            high,
+            sub_bytes: high + groups,
+        }
+    }
+
+    /// Bytes of the whole.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.first + self.subs * self.sub_bytes
+    }
+
+    /// Puts row `lane`'s sub-block into `block`.
+    fn put(&self, block: &mut [u8], sub: usize, lane: usize, contents: &SubBlock) {
+        let mut half =
+            |at: usize, value: f16| block[at + 2 * lane..at + 2 * lane + 2].copy_from_slice(&value.to_le_bytes());
+        match contents.scale {
+            Scale::Plain { d } | Scale::Halves { d, .. } => half(0, d),
+            Scale::Offset { d, m } => (half(0, d), half(self.offsets, m)).0,
+            Scale::Minimum { d, dmin, .. } => (half(0, d), half(self.offsets, dmin)).0,
+        }
+        let sub_scales = self.sub_scales.0 + sub * self.sub_scales.1;
+        match contents.scale {
+            Scale::Plain { .. } | Scale::Offset { .. } => {}
+            Scale::Minimum { sc, mn, .. } => {
+                block[sub_scales + lane] = sc;
+                block[self.minima + sub * PANEL + lane] = mn;
+            }
+            Scale::Halves { sc, .. } => {
+                block[sub_scales + lane] = sc[0] as u8;
+                block[sub_scales + PANEL + lane] = sc[1] as u8;
+            }
+        }
+        let at = self.first + sub * self.sub_bytes;
+        let (high, groups) = block[at..at + self.sub_bytes].split_at_mut(self.high);
+        let offset = match (contents.scale, self.high) {
+            (Scale::Halves { .. }, _) => 32,
+            (Scale::Plain { .. }, 32) => 16,
+            (Scale::Plain { .. }, _) => 8,
+            _ => 0,
+        };
+        for (i, &value) in contents.values.iter().enumerate() {
+            let (g, byte) = (i / 4, lane * 4 + i % 4);
+            if groups.len() == 4 * QUANT_BLOCK * 2 {
+                groups[32 * g + byte] = value as u8;
+                continue;
+            }
+            let bits = (value + offset) as u8;
+            let (half, g) = (g / 4, g % 4);
+            groups[32 * g + byte] |= (bits & 15) << (4 * half);
+            match self.high {
+                32 => high[byte] |= (bits >> 4) << (4 * half + g),
+                64 => high[32 * half + byte] |= (bits >> 4) << (2 * g),
+                _ => {}
+            }
+        }
+    }
+}
 
 /// Why a matrix could not be packed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -65,17 +172,16 @@ impl PackedMatrix {
             return Err(PackError::Length { ty, rows, width, expected, found: stored.len() });
         }
         let panels = rows.div_ceil(PANEL);
-        // `stored` exists, so this is at most 8 × its length.
-        let lines = vec![Line([0; 64]); (panels * PANEL * row_bytes).div_ceil(64)];
-        let mut packed = Self { ty, rows, width, lines };
+        // `stored` exists, and this is at most 8 × its length (Q4_K: and 3 %).
+        let mut packed = Self { ty, rows, width, lines: Vec::new() };
+        packed.lines = vec![Line([0; 64]); (panels * packed.panel_bytes()).div_ceil(64)];
         for row in 0..rows {
             let source = &stored[row * row_bytes..(row + 1) * row_bytes];
             let panel = packed.panel_mut(row / PANEL);
             match ty {
                 WeightType::F32 => interleave::<4>(source, panel, row % PANEL),
                 WeightType::Bf16 | WeightType::F16 => interleave::<2>(source, panel, row % PANEL),
-                WeightType::Q8_0 => pack_q8_0(source, panel, row % PANEL),
-                WeightType::Q4_0 => pack_q4_0(source, panel, row % PANEL),
+                _ => pack_blocks(ty, source, panel, row % PANEL),
             }
         }
         Ok(packed)
@@ -106,7 +212,11 @@ impl PackedMatrix {
     }
 
     pub(crate) const fn panel_bytes(&self) -> usize {
-        self.width / self.ty.block_values() * self.ty.block_bytes() * PANEL
+        let blocks = self.width / self.ty.block_values();
+        if self.ty.is_quantized() {
+            return blocks * PanelBlock::of(self.ty).bytes();
+        }
+        blocks * self.ty.block_bytes() * PANEL
     }
 
     pub(crate) fn panel(&self, i: usize) -> &[u8] {
@@ -136,21 +246,11 @@ fn interleave<const N: usize>(source: &[u8], panel: &mut [u8], lane: usize) {
     }
 }
 
-fn pack_q8_0(source: &[u8], panel: &mut [u8], lane: usize) {
-    for (block, to) in source.chunks_exact(34).zip(panel.chunks_exact_mut(Q8_PANEL_BLOCK)) {
-        to[lane * 2..lane * 2 + 2].copy_from_slice(&block[..2]);
-        for (four, group) in block[2..].as_chunks::<4>().0.iter().zip(to[16..].chunks_exact_mut(4 * PANEL)) {
-            group[lane * 4..lane * 4 + 4].copy_from_slice(four);
-        }
-    }
-}
-
-fn pack_q4_0(source: &[u8], panel: &mut [u8], lane: usize) {
-    // A stored byte i holds values i and 16 + i: four bytes are one group's, as they are.
-    for (block, to) in source.chunks_exact(18).zip(panel.chunks_exact_mut(Q4_PANEL_BLOCK)) {
-        to[lane * 2..lane * 2 + 2].copy_from_slice(&block[..2]);
-        for (four, group) in block[2..].as_chunks::<4>().0.iter().zip(to[16..].chunks_exact_mut(4 * PANEL)) {
-            group[lane * 4..lane * 4 + 4].copy_from_slice(four);
+fn pack_blocks(ty: WeightType, source: &[u8], panel: &mut [u8], lane: usize) {
+    let layout = PanelBlock::of(ty);
+    for (block, to) in source.chunks_exact(ty.block_bytes()).zip(panel.chunks_exact_mut(layout.bytes())) {
+        for sub in 0..layout.subs {
+            layout.put(to, sub, lane, &SubBlock::read(ty, block, sub));
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use half::{bf16, f16};
 
-use crate::QUANT_BLOCK;
+use crate::blocks::SubBlock;
+use crate::{QUANT_BLOCK, SUPER_BLOCK};
 
 /// The storage type of a weight matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,17 +18,43 @@ pub enum WeightType {
     Q8_0,
     /// Blocks of 32: an f16 scale, 16 bytes of nibbles (18 bytes). Format: ggml `block_q4_0`.
     Q4_0,
+    /// Blocks of 32: f16 scale and offset, 16 bytes of nibbles (20 bytes). Format: ggml `block_q4_1`.
+    Q4_1,
+    /// Blocks of 32: an f16 scale, 32 high bits, 16 bytes of nibbles (22 bytes). Format: ggml `block_q5_0`.
+    Q5_0,
+    /// Blocks of 32: f16 scale and offset, 32 high bits, 16 bytes of nibbles (24 bytes). Format: ggml `block_q5_1`.
+    Q5_1,
+    /// Super-blocks of 8 × 32: f16 scales of scales and minima, 8 + 8 of those in 6 bits each, nibbles (144 bytes). Format:
+    /// ggml `block_q4_K`.
+    Q4K,
+    /// As Q4_K, with 256 high bits (176 bytes). Format: ggml `block_q5_K`.
+    Q5K,
+    /// Super-blocks of 16 × 16: 6-bit values, int8 scales, an f16 scale of scales (210 bytes). Format: ggml `block_q6_K`.
+    Q6K,
 }
 
 impl WeightType {
     /// All types, for tests and tables.
-    pub const ALL: [Self; 5] = [Self::F32, Self::Bf16, Self::F16, Self::Q8_0, Self::Q4_0];
+    pub const ALL: [Self; 11] = [
+        Self::F32,
+        Self::Bf16,
+        Self::F16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
 
     /// Values that are stored together: 1, or the block of a quantised type. A row's width must be a multiple.
     pub const fn block_values(self) -> usize {
         match self {
             Self::F32 | Self::Bf16 | Self::F16 => 1,
-            Self::Q8_0 | Self::Q4_0 => QUANT_BLOCK,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => QUANT_BLOCK,
+            Self::Q4K | Self::Q5K | Self::Q6K => SUPER_BLOCK,
         }
     }
 
@@ -38,6 +65,12 @@ impl WeightType {
             Self::Bf16 | Self::F16 => 2,
             Self::Q8_0 => 34,
             Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
         }
     }
 
@@ -51,7 +84,7 @@ impl WeightType {
 
     /// Whether rows for this type are quantised to int8 blocks before they are multiplied.
     pub const fn is_quantized(self) -> bool {
-        matches!(self, Self::Q8_0 | Self::Q4_0)
+        !matches!(self, Self::F32 | Self::Bf16 | Self::F16)
     }
 
     /// The name used in files, flags and profiles.
@@ -62,10 +95,16 @@ impl WeightType {
             Self::F16 => "f16",
             Self::Q8_0 => "q8_0",
             Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
+            Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
         }
     }
 
-    /// Decodes one stored row to f32, exactly.
+    /// Decodes one stored row to f32: exactly for float types, else as ggml does, every product and sum rounded.
     ///
     /// # Panics
     /// When `stored` is not the bytes of `out.len()` values.
@@ -75,20 +114,11 @@ impl WeightType {
             Self::F32 => decode(stored, out, f32::from_le_bytes),
             Self::Bf16 => decode(stored, out, |b| bf16::from_le_bytes(b).to_f32()),
             Self::F16 => decode(stored, out, |b| f16::from_le_bytes(b).to_f32()),
-            Self::Q8_0 => {
-                for (block, values) in stored.chunks_exact(34).zip(out.chunks_exact_mut(QUANT_BLOCK)) {
-                    let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
-                    for (value, &q) in values.iter_mut().zip(&block[2..]) {
-                        *value = scale * f32::from(q as i8);
-                    }
-                }
-            }
-            Self::Q4_0 => {
-                for (block, values) in stored.chunks_exact(18).zip(out.chunks_exact_mut(QUANT_BLOCK)) {
-                    let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
-                    for (i, &q) in block[2..].iter().enumerate() {
-                        values[i] = scale * f32::from((q & 15) as i8 - 8);
-                        values[i + 16] = scale * f32::from((q >> 4) as i8 - 8);
+            _ => {
+                let blocks = stored.chunks_exact(self.block_bytes()).zip(out.chunks_exact_mut(self.block_values()));
+                for (block, values) in blocks {
+                    for (sub, values) in values.as_chunks_mut::<QUANT_BLOCK>().0.iter_mut().enumerate() {
+                        SubBlock::read(self, block, sub).decode(values);
                     }
                 }
             }

@@ -7,7 +7,7 @@ use crate::compute::Avx2Proof;
 use crate::matmul::Output;
 use crate::{Activations, PackedMatrix, arch::portable};
 
-pub(crate) fn quantize(_: Avx2Proof, x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> bool {
+pub(crate) fn quantize(_: Avx2Proof, x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) -> bool {
     portable::quantize(x, values, scales, sums)
 }
 

@@ -60,15 +60,23 @@ pub(crate) fn random_matrix(ty: WeightType, rows: usize, width: usize, seed: u64
                 let subnormal = random.next().is_multiple_of(7);
                 out.extend(f16::from_f32(if subnormal { value * 1e-6 } else { value }).to_le_bytes());
             }
-            WeightType::Q8_0 | WeightType::Q4_0 => {
-                let scale = if random.next().is_multiple_of(7) { value * 1e-6 } else { value };
-                out.extend(f16::from_f32(scale).to_le_bytes());
+            _ => {
+                let start = out.len();
                 let lowest = random.next().is_multiple_of(4);
-                out.extend((2..ty.block_bytes()).map(|_| match (lowest, ty) {
+                out.extend((0..ty.block_bytes()).map(|_| match (lowest, ty) {
                     (true, WeightType::Q8_0) => 0x80,
                     (true, _) => 0x00,
                     _ => random.next() as u8,
                 }));
+                let f16_fields: &[usize] = match ty {
+                    WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q5_0 => &[0],
+                    WeightType::Q6K => &[208],
+                    _ => &[0, 2],
+                };
+                for field in f16_fields {
+                    let scale = if random.next().is_multiple_of(7) { value * 1e-6 } else { random.unit() };
+                    out[start + field..start + field + 2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+                }
             }
         }
     }

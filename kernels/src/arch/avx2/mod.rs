@@ -29,7 +29,7 @@ macro_rules! with_features {
     };
 }
 
-with_features!(quantize(x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> bool = portable::quantize);
+with_features!(quantize(x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) -> bool = portable::quantize);
 with_features!(rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) = portable::rms_norm);
 with_features!(swiglu(gate: &mut [f32], up: &[f32]) = portable::swiglu);
 with_features!(attention(head: &HeadGroup<'_>, queries: &[f32], out: &mut [f32]) = attention::attention);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::matmul::Output;
-use crate::packed::{PANEL, Q4_PANEL_BLOCK, Q8_PANEL_BLOCK};
+use crate::packed::{PANEL, PanelBlock};
 use crate::{Activations, PackedMatrix, Q8Buf, QUANT_BLOCK, WeightType};
 
 pub(crate) fn matmul(weights: &PackedMatrix, activations: Activations<'_>, panels: Range<usize>, out: &Output<'_>) {
@@ -44,42 +44,85 @@ fn fma_row<const N: usize>(panel: &[u8], x: &[f32], value: impl Fn([u8; N]) -> f
     acc
 }
 
-fn quantized_row(ty: WeightType, panel: &[u8], x: &Q8Buf, row: usize) -> [f32; PANEL] {
-    if ty == WeightType::Q4_0 {
-        fma_blocks(panel.chunks_exact(Q4_PANEL_BLOCK), x, row, dot_q4_0)
-    } else {
-        fma_blocks(panel.chunks_exact(Q8_PANEL_BLOCK), x, row, dot_q8_0)
-    }
+/// 32 values of one activation row.
+struct Block<'a> {
+    values: &'a [i8; QUANT_BLOCK],
+    scale: f32,
+    /// Of the first and the second 16 values.
+    sums: [i32; 2],
 }
 
-fn fma_blocks<'a>(
-    blocks: impl Iterator<Item = &'a [u8]>,
-    x: &Q8Buf,
-    row: usize,
-    dot: impl Fn(&[u8], &[i8], usize) -> i32,
-) -> [f32; PANEL] {
-    let values = x.values()[row * x.width()..].as_chunks::<QUANT_BLOCK>().0;
-    let scales = &x.scales()[row * x.width() / QUANT_BLOCK..];
+fn quantized_row(ty: WeightType, panel: &[u8], x: &Q8Buf, row: usize) -> [f32; PANEL] {
+    let layout = PanelBlock::of(ty);
+    let first = row * x.width() / QUANT_BLOCK;
     let mut acc = [0.0f32; PANEL];
-    for ((block, values), scale) in blocks.zip(values).zip(scales) {
-        for (lane, acc) in acc.iter_mut().enumerate() {
-            let d = f16::from_le_bytes([block[2 * lane], block[2 * lane + 1]]).to_f32();
-            *acc = (dot(&block[16..], values, lane) as f32).mul_add(d * scale, *acc);
+    for (b, block) in panel.chunks_exact(layout.bytes()).enumerate() {
+        for sub in 0..layout.subs {
+            let at = first + b * layout.subs + sub;
+            let x = Block { values: &x.values.as_chunks().0[at], scale: x.scales[at], sums: x.sums[at] };
+            for (lane, acc) in acc.iter_mut().enumerate() {
+                *acc = add_sub_block(ty, &layout, block, sub, lane, &x, *acc);
+            }
         }
     }
     acc
 }
 
-fn dot_q8_0(groups: &[u8], x: &[i8], lane: usize) -> i32 {
-    let weights = groups.chunks_exact(4 * PANEL).flat_map(|group| &group[lane * 4..lane * 4 + 4]);
-    weights.zip(x).map(|(&w, &x)| i32::from(w as i8) * i32::from(x)).sum()
+/// One sub-block of one output row: the contract's step from acc to acc.
+fn add_sub_block(
+    ty: WeightType,
+    layout: &PanelBlock,
+    block: &[u8],
+    sub: usize,
+    lane: usize,
+    x: &Block<'_>,
+    acc: f32,
+) -> f32 {
+    let at = layout.first + sub * layout.sub_bytes;
+    let (high, groups) = block[at..at + layout.sub_bytes].split_at(layout.high);
+    let dots = dots(high, groups, x.values, lane);
+    let half = |at: usize| f16::from_le_bytes([block[at + 2 * lane], block[at + 2 * lane + 1]]).to_f32();
+    let [sum_0, sum_1] = x.sums;
+    let (dot, sum) = (dots[0] + dots[1], sum_0 + sum_1);
+    let d = half(0);
+    match ty {
+        WeightType::Q4_0 => ((dot - 8 * sum) as f32).mul_add(d * x.scale, acc),
+        WeightType::Q5_0 => ((dot - 16 * sum) as f32).mul_add(d * x.scale, acc),
+        WeightType::Q4_1 | WeightType::Q5_1 => {
+            let acc = (dot as f32).mul_add(d * x.scale, acc);
+            (sum as f32).mul_add(half(layout.offsets) * x.scale, acc)
+        }
+        WeightType::Q4K | WeightType::Q5K => {
+            let sc = f32::from(block[layout.sub_scales.0 + sub * PANEL + lane]);
+            let mn = f32::from(block[layout.minima + sub * PANEL + lane]);
+            let acc = (dot as f32).mul_add((d * sc) * x.scale, acc);
+            ((-sum) as f32).mul_add((half(layout.offsets) * mn) * x.scale, acc)
+        }
+        WeightType::Q6K => {
+            let sc = |h: usize| i32::from(block[layout.sub_scales.0 + (2 * sub + h) * PANEL + lane] as i8);
+            let total = sc(0) * (dots[0] - 32 * sum_0) + sc(1) * (dots[1] - 32 * sum_1);
+            (total as f32).mul_add(d * x.scale, acc)
+        }
+        _ => (dot as f32).mul_add(d * x.scale, acc),
+    }
 }
 
-fn dot_q4_0(groups: &[u8], x: &[i8], lane: usize) -> i32 {
-    let (low, high) = x.split_at(QUANT_BLOCK / 2);
-    let bytes = groups.chunks_exact(4 * PANEL).flat_map(|group| &group[lane * 4..lane * 4 + 4]);
-    let products = bytes.zip(low.iter().zip(high)).map(|(&w, (&low, &high))| {
-        (i32::from(w & 15) - 8) * i32::from(low) + (i32::from(w >> 4) - 8) * i32::from(high)
-    });
-    products.sum()
+/// Dots of the first and the second 16 values; nibbles and their high bits count as unsigned.
+fn dots(high: &[u8], groups: &[u8], x: &[i8; QUANT_BLOCK], lane: usize) -> [i32; 2] {
+    let mut dots = [0; 2];
+    for (i, &x) in x.iter().enumerate() {
+        let (byte, half, g) = (lane * 4 + i % 4, i / 16, i / 4 % 4);
+        let weight = if groups.len() == 8 * QUANT_BLOCK {
+            i32::from(groups[32 * (i / 4) + byte] as i8)
+        } else {
+            let top = match high.len() {
+                32 => high[byte] >> (4 * half + g) & 1,
+                64 => high[32 * half + byte] >> (2 * g) & 3,
+                _ => 0,
+            };
+            i32::from(groups[32 * g + byte] >> (4 * half) & 15 | top << 4)
+        };
+        dots[half] += weight * i32::from(x);
+    }
+    dots
 }

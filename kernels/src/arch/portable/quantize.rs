@@ -7,7 +7,7 @@ const ROUND: f32 = 12_582_912.0;
 
 /// Quantises whole blocks; false when a value is not finite (what is written then means nothing).
 #[inline(always)]
-pub(crate) fn quantize(x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> bool {
+pub(crate) fn quantize(x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) -> bool {
     let mut finite = true;
     let blocks = x.as_chunks::<QUANT_BLOCK>().0.iter().zip(values.as_chunks_mut::<QUANT_BLOCK>().0);
     for ((x, values), (scale, sum)) in blocks.zip(scales.iter_mut().zip(sums)) {
@@ -22,7 +22,9 @@ pub(crate) fn quantize(x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &
         for (x, value) in x.iter().zip(values.iter_mut()) {
             *value = (x * inverse + ROUND).to_bits() as i8;
         }
-        *sum = values.iter().map(|&v| i32::from(v)).sum();
+        for (sum, half) in sum.iter_mut().zip(values.chunks_exact(QUANT_BLOCK / 2)) {
+            *sum = half.iter().map(|&v| i32::from(v)).sum();
+        }
     }
     finite
 }
