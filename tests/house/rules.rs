@@ -28,11 +28,11 @@ const IMPURE: &[&str] = &["HashMap", "HashSet", "Instant", "SystemTime", "thread
 const WIRES: &[&str] = &["etcd_client", "nccl", "cudarc"];
 
 /// A number a file or crate may have until it is brought down: a ratchet, which turns one way.
-pub type Allowance<'a> = (&'a str, usize);
+pub(crate) type Allowance<'a> = (&'a str, usize);
 
 /// `metadata` (of `cargo metadata`): dependencies of every kind go only along [`ARROWS`]. The `tests/` hang on `cli`,
 /// which may use everything, so that no other crate needs a forbidden dev-dependency.
-pub fn arrows(metadata: &Value) -> Vec<String> {
+pub(crate) fn arrows(metadata: &Value) -> Vec<String> {
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut wrong = Vec::new();
     for package in packages {
@@ -60,7 +60,7 @@ fn short(package: &str) -> &str {
 }
 
 /// A file starts by saying what it is; a crate's root also says what is absent from the crate.
-pub fn module_doc(path: &str, text: &str) -> Vec<String> {
+pub(crate) fn module_doc(path: &str, text: &str) -> Vec<String> {
     let doc: Vec<&str> = text.lines().take_while(|line| line.starts_with("//!")).collect();
     let root = path.ends_with("src/lib.rs") || path.ends_with("src/main.rs");
     if !is_rust(path) || path.contains("/gen/") {
@@ -75,7 +75,7 @@ pub fn module_doc(path: &str, text: &str) -> Vec<String> {
 }
 
 /// A file has at most [`MAX_LINES`] lines, or exactly as many as its exception says.
-pub fn length(path: &str, text: &str, exceptions: &[Allowance]) -> Vec<String> {
+pub(crate) fn length(path: &str, text: &str, exceptions: &[Allowance]) -> Vec<String> {
     let lines = text.lines().count();
     if !is_rust(path) || path.contains("/gen/") {
         return Vec::new();
@@ -91,7 +91,7 @@ pub fn length(path: &str, text: &str, exceptions: &[Allowance]) -> Vec<String> {
 }
 
 /// `router/` decides and does nothing else.
-pub fn pure_router(path: &str, text: &str) -> Vec<String> {
+pub(crate) fn pure_router(path: &str, text: &str) -> Vec<String> {
     if !path.starts_with("router/src/") {
         return Vec::new();
     }
@@ -100,7 +100,7 @@ pub fn pure_router(path: &str, text: &str) -> Vec<String> {
 }
 
 /// Only `cluster/` names the wires. The workspace's Cargo.toml holds their versions.
-pub fn wires_in_cluster(path: &str, text: &str) -> Vec<String> {
+pub(crate) fn wires_in_cluster(path: &str, text: &str) -> Vec<String> {
     if path.starts_with("cluster/") || path == "Cargo.toml" {
         return Vec::new();
     }
@@ -110,8 +110,11 @@ pub fn wires_in_cluster(path: &str, text: &str) -> Vec<String> {
 }
 
 /// `unsafe` lives in kernels, in files that map memory, and in the `foreign` ones; each says why it is sound.
-pub fn unsafe_code(path: &str, text: &str, foreign: &[&str]) -> Vec<String> {
-    let found = is_rust(path).then(|| forbidden(path, &code(text), |word| word == "unsafe", "")).unwrap_or_default();
+pub(crate) fn unsafe_code(path: &str, text: &str, foreign: &[&str]) -> Vec<String> {
+    if !is_rust(path) {
+        return Vec::new();
+    }
+    let found = forbidden(path, &code(text), |word| word == "unsafe", "");
     let home = path.starts_with("kernels/") || path.ends_with("/map.rs") || foreign.contains(&path);
     if found.is_empty() && foreign.contains(&path) {
         vec![format!("{path}: no `unsafe` any more; take it off the list of foreign calls")]
@@ -125,7 +128,7 @@ pub fn unsafe_code(path: &str, text: &str, foreign: &[&str]) -> Vec<String> {
 }
 
 /// Nothing is left for later.
-pub fn no_stubs(path: &str, text: &str) -> Vec<String> {
+pub(crate) fn no_stubs(path: &str, text: &str) -> Vec<String> {
     let text = if is_rust(path) { code(text) } else { String::new() };
     let stubs = ["todo!(", "unimplemented!(", "#[ignore"];
     let lines = text.lines().enumerate().flat_map(|(index, line)| {
@@ -136,7 +139,7 @@ pub fn no_stubs(path: &str, text: &str) -> Vec<String> {
 }
 
 /// The `.unwrap()` and `.expect(` of a file outside its tests.
-pub fn panics(path: &str, text: &str) -> usize {
+pub(crate) fn panics(path: &str, text: &str) -> usize {
     let test = ["/tests.rs", "/testing.rs"].iter().any(|name| path.ends_with(name));
     if !is_rust(path) || test || path.starts_with("tests/") || path.contains("/tests/") {
         return 0;
@@ -146,8 +149,8 @@ pub fn panics(path: &str, text: &str) -> usize {
 }
 
 /// `counts` of [`panics`] a crate (by folder) are what `ceilings` say, 0 where they say nothing.
-pub fn panic_ceilings(counts: &BTreeMap<String, usize>, ceilings: &[Allowance]) -> Vec<String> {
-    let ceiling = |name: &str| ceilings.iter().find(|(crate_, _)| *crate_ == name).map_or(0, |(_, bound)| *bound);
+pub(crate) fn panic_ceilings(counts: &BTreeMap<String, usize>, ceilings: &[Allowance]) -> Vec<String> {
+    let ceiling = |name: &str| ceilings.iter().find(|(folder, _)| *folder == name).map_or(0, |(_, bound)| *bound);
     let unseen = ceilings.iter().map(|(name, _)| (*name, 0)).filter(|(name, _)| !counts.contains_key(*name));
     let seen = counts.iter().map(|(name, count)| (name.as_str(), *count));
     let judged = seen.chain(unseen).filter_map(|(name, count)| match ceiling(name) {

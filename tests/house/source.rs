@@ -8,13 +8,13 @@ use std::path::Path;
 const SKIPPED: &[&str] = &["target", "node_modules"];
 
 /// One file: its path relative to the repository's root, with `/`, and its text.
-pub struct Source {
-    pub path: String,
-    pub text: String,
+pub(crate) struct Source {
+    pub(crate) path: String,
+    pub(crate) text: String,
 }
 
 /// Every `.rs` file and every `Cargo.toml` under `root`, in order of path.
-pub fn read(root: &Path) -> Vec<Source> {
+pub(crate) fn read(root: &Path) -> Vec<Source> {
     let mut sources = Vec::new();
     let mut directories = vec![root.to_path_buf()];
     while let Some(directory) = directories.pop() {
@@ -37,7 +37,7 @@ pub fn read(root: &Path) -> Vec<Source> {
 }
 
 /// `text` with every comment and literal replaced by one space, and line ends kept: what the compiler is told to do.
-pub fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(next) = rest.chars().next() {
@@ -55,7 +55,7 @@ pub fn code(text: &str) -> String {
 }
 
 /// `code` (from [`code`]) without the items under `#[cfg(test)]`.
-pub fn without_test_items(code: &str) -> String {
+pub(crate) fn without_test_items(code: &str) -> String {
     const MARK: &str = "#[cfg(test)]";
     let (mut out, mut rest) = (String::new(), code);
     while let Some(start) = rest.find(MARK) {
@@ -67,7 +67,7 @@ pub fn without_test_items(code: &str) -> String {
 }
 
 /// The identifiers and keywords of each line of `code`, with the line's number from 1.
-pub fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(crate) fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     code.lines().enumerate().flat_map(|(index, line)| {
         line.split(|c| !is_name(c)).filter(|word| !word.is_empty()).map(move |word| (index + 1, word))
     })

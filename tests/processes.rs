@@ -1,0 +1,17 @@
+//! Starts the binary `tramontane` as its users do, and holds it to what they see: stdout, stderr, exit codes, and which
+//! processes are left. Every wait ends with a condition or with the watchdog. Linux only: it reads `/proc`.
+
+#[path = "processes/answers.rs"]
+mod answers;
+#[path = "processes/checkpoint.rs"]
+mod checkpoint;
+#[path = "processes/faults.rs"]
+mod faults;
+#[path = "processes/procfs.rs"]
+mod procfs;
+#[path = "processes/refusals.rs"]
+mod refusals;
+#[path = "processes/run.rs"]
+mod run;
+#[path = "processes/sameness.rs"]
+mod sameness;

@@ -1,0 +1,182 @@
+//! Runs the binary under a watchdog: to its end, or step by step.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long a process may take before the test fails; many times what any should.
+const WATCHDOG: Duration = Duration::from_secs(120);
+/// How often a condition outside our processes' pipes is looked at.
+const POLL: Duration = Duration::from_millis(5);
+/// Bytes taken from a pipe at a time.
+const PIECE: usize = 4096;
+
+/// What a process left.
+pub(crate) struct Outcome {
+    /// Its exit code; `None` when a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    /// Its own and its children's.
+    pub(crate) stderr: String,
+}
+
+/// A process that runs; it is killed when this is dropped.
+pub(crate) struct Running {
+    what: String,
+    child: Child,
+    stdout: Pipe,
+    stderr: Pipe,
+    deadline: Instant,
+}
+
+/// Runs `tramontane` with `args` to its end.
+pub(crate) fn run(args: &[&str]) -> Outcome {
+    Running::start(args).outcome()
+}
+
+/// Runs `tramontane up --json` with `args`, which must go well and quietly, and returns its stdout.
+pub(crate) fn json_text(args: &[&str]) -> String {
+    let Outcome { code, stdout, stderr } = run(&[&["up", "--json"], args].concat());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{args:?}: {stdout}");
+    stdout
+}
+
+/// The object that [`json_text`] has.
+pub(crate) fn json(args: &[&str]) -> Value {
+    let text = json_text(args);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WATCHDOG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "after {WATCHDOG:?} still not: {what}");
+        thread::sleep(POLL);
+    }
+}
+
+impl Running {
+    /// Starts `tramontane` with `args`, and without settings of the environment.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tramontane"));
+        let settings = std::env::vars_os().map(|(name, _)| name);
+        settings
+            .filter(|name| name.to_string_lossy().starts_with("TRAMONTANE_") || name == "RUST_LOG")
+            .for_each(|name| _ = command.env_remove(name));
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let stdout = Pipe::read(child.stdout.take().expect("stdout is piped"));
+        let stderr = Pipe::read(child.stderr.take().expect("stderr is piped"));
+        let what = format!("tramontane {args:?}");
+        Self { what, child, stdout, stderr, deadline: Instant::now() + WATCHDOG }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_none()
+    }
+
+    /// Waits until stdout has more bytes than were seen before.
+    pub(crate) fn until_it_says_more(&mut self) {
+        if self.stdout.next(self.deadline) != Next::Piece {
+            let stderr = String::from_utf8_lossy(&self.stderr.seen);
+            panic!("{}: nothing more came on stdout; stderr: {stderr}", self.what);
+        }
+    }
+
+    /// Closes the reading end of its stdout.
+    pub(crate) fn stop_reading(&mut self) {
+        self.stdout.close();
+    }
+
+    /// Sends SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("our child can be killed");
+    }
+
+    /// Waits for its end, and for that of every process that shares its pipes.
+    pub(crate) fn outcome(mut self) -> Outcome {
+        let ended = self.stdout.drain(self.deadline) && self.stderr.drain(self.deadline);
+        let text = |pipe: &Pipe| String::from_utf8_lossy(&pipe.seen).into_owned();
+        let (stdout, stderr) = (text(&self.stdout), text(&self.stderr));
+        assert!(ended, "{} has not ended within {WATCHDOG:?}; stdout: {stdout}; stderr: {stderr}", self.what);
+        until(&format!("{} has ended", self.what), || !self.is_running());
+        let status = self.child.wait().expect("an ended child can be waited for");
+        Outcome { code: status.code(), stdout, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// The reading end of a pipe, which a thread empties, so that its writer never waits for the test.
+struct Pipe {
+    pieces: Option<Receiver<Vec<u8>>>,
+    seen: Vec<u8>,
+}
+
+/// What came of waiting on a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Piece,
+    End,
+    Late,
+}
+
+impl Pipe {
+    fn read(mut from: impl Read + Send + 'static) -> Self {
+        // Bounded by what one run prints: its tokens fit the model's context.
+        let (pieces, received) = channel();
+        thread::spawn(move || {
+            let mut piece = [0; PIECE];
+            while let Ok(length @ 1..) = from.read(&mut piece) {
+                if pieces.send(piece[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { pieces: Some(received), seen: Vec::new() }
+    }
+
+    fn next(&mut self, deadline: Instant) -> Next {
+        let Some(pieces) = &self.pieces else { return Next::End };
+        match pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(piece) => {
+                self.seen.extend(piece);
+                Next::Piece
+            }
+            Err(RecvTimeoutError::Disconnected) => Next::End,
+            Err(RecvTimeoutError::Timeout) => Next::Late,
+        }
+    }
+
+    /// Reads to the end; whether it came before `deadline`.
+    fn drain(&mut self, deadline: Instant) -> bool {
+        loop {
+            match self.next(deadline) {
+                Next::Piece => {}
+                Next::End => return true,
+                Next::Late => return false,
+            }
+        }
+    }
+
+    /// The thread closes the pipe when it finds that nobody takes its next piece.
+    fn close(&mut self) {
+        self.pieces = None;
+    }
+}
