@@ -49,6 +49,12 @@ impl Tensor<'_> {
             WeightType::F16 => first_not_finite(self.data, finite_f16),
             WeightType::Q8_0 => first_not_finite(self.data, |b: [u8; 34]| finite_f16([b[0], b[1]])),
             WeightType::Q4_0 => first_not_finite(self.data, |b: [u8; 18]| finite_f16([b[0], b[1]])),
+            WeightType::Q5_0 => first_not_finite(self.data, |b: [u8; 22]| finite_f16([b[0], b[1]])),
+            WeightType::Q4_1 => first_not_finite(self.data, |b: [u8; 20]| finite_two(b)),
+            WeightType::Q5_1 => first_not_finite(self.data, |b: [u8; 24]| finite_two(b)),
+            WeightType::Q4K => first_not_finite(self.data, |b: [u8; 144]| finite_two(b)),
+            WeightType::Q5K => first_not_finite(self.data, |b: [u8; 176]| finite_two(b)),
+            WeightType::Q6K => first_not_finite(self.data, |b: [u8; 210]| finite_f16([b[208], b[209]])),
         };
         match bad {
             None => Ok(()),
@@ -69,6 +75,11 @@ fn finite_bf16(value: [u8; 2]) -> bool {
 /// The same of binary16 (5 exponent bits below the sign).
 fn finite_f16(value: [u8; 2]) -> bool {
     u16::from_le_bytes(value) & 0x7c00 != 0x7c00
+}
+
+/// A block that starts with a scale and an offset.
+fn finite_two<const N: usize>(b: [u8; N]) -> bool {
+    finite_f16([b[0], b[1]]) & finite_f16([b[2], b[3]])
 }
 
 /// Index of the first `N`-byte block of `data` that is not `finite`.
