@@ -9,7 +9,7 @@ use tramontane_kernels::QueryRow;
 use tramontane_model::decoder::EmbedError;
 
 use crate::forward::{Forward, Step, StepError};
-use crate::sampler::{Sampling, logprobs, sample};
+use crate::sampler::{logprobs, sample};
 use crate::{Chunk, KvPool, Limits, LimitsError, Logits, Progress, Refused, Scheduler, Sequence, SequenceId, StepPlan};
 
 /// Sizes of an engine.
@@ -34,7 +34,6 @@ pub struct EngineLoop {
 /// A request on its way.
 struct Live {
     request: ValidRequest,
-    sampling: Sampling,
     events: EventSender,
     completion_tokens: usize,
 }
@@ -88,13 +87,7 @@ impl EngineLoop {
                 refused => EngineError::InvalidRequest { why: refused.to_string() },
             });
         }
-        let sampling = Sampling {
-            temperature: request.sampling.temperature,
-            top_k: request.sampling.top_k.unwrap_or(0),
-            top_p: request.sampling.top_p,
-            seed: request.sampling.seed,
-        };
-        self.live.insert(id, Live { request, sampling, events, completion_tokens: 0 });
+        self.live.insert(id, Live { request, events, completion_tokens: 0 });
     }
 
     /// One step over everything that is running.
@@ -145,7 +138,7 @@ impl EngineLoop {
         let Some(live) = self.live.get_mut(&id) else { return };
         let mut token = None;
         if let Some(logits) = logits {
-            match sample(logits, &live.sampling, (chunk.start + chunk.len) as u64) {
+            match sample(logits, &live.request.sampling, (chunk.start + chunk.len) as u64) {
                 Ok(sampled) => token = Some(sampled.token),
                 Err(error) => return self.end_badly(id, EngineError::Numeric { why: error.to_string() }),
             }

@@ -42,11 +42,11 @@ pub struct ValidRequest {
 }
 
 /// How a token is chosen from the logits.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// Logits are divided by it; 0 chooses the most likely token.
     pub temperature: f32,
-    /// Only this many most likely tokens are candidates; `None` for all.
+    /// Only this many most likely tokens (at least 1) are candidates; `None` for all.
     pub top_k: Option<u32>,
     /// Only the most likely tokens that together reach this probability are candidates; 1 for all.
     pub top_p: f32,

@@ -4,7 +4,7 @@
 //! What is computed, exactly:
 //!
 //! 1. Candidates stand in descending order of their logits, equal ones in ascending order of their ids.
-//! 2. Temperature 0: the first candidate. Otherwise `top_k` keeps the first k.
+//! 2. Temperature 0 (or anything that is not above): the first candidate. Otherwise `top_k` keeps the first k.
 //! 3. Weights: w = exp(f32((l − m) / T)), where m is the largest logit, and difference and quotient are f64.
 //! 4. Cumulative weights c₀, c₁, …: w added in candidate order, in f64.
 //! 5. `top_p` keeps the shortest prefix whose last cᵢ ≥ top_p · c_last, at least one candidate (the nucleus of
@@ -17,24 +17,11 @@ mod rank;
 #[cfg(test)]
 mod tests;
 
+use tramontane_cluster::engine::Sampling;
 use tramontane_kernels::math::exp;
 
 pub use logprobs::{TokenLogprobs, logprobs};
 pub use philox::uniform;
-
-/// How a token is chosen. The front door checks the ranges; values beyond them mean what is said here.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits. 0 (and anything that is not above 0) is greedy.
-    pub temperature: f32,
-    /// Keep the k likeliest tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Keep the likeliest tokens that together have this probability, at least one; 1 (and anything that is not below)
-    /// keeps all.
-    pub top_p: f32,
-    /// Chooses the sequence of random numbers.
-    pub seed: u64,
-}
 
 /// A chosen token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +48,10 @@ pub enum SampleError {
 pub fn sample(logits: &[f32], sampling: &Sampling, position: u64) -> Result<Sampled, SampleError> {
     let best = greedy(logits)?;
     let cold = sampling.temperature <= 0.0 || sampling.temperature.is_nan();
-    if cold || sampling.top_k == 1 {
+    if cold || sampling.top_k == Some(1) {
         return Ok(Sampled { token: best });
     }
-    let count = if sampling.top_k == 0 { logits.len() } else { sampling.top_k as usize };
+    let count = sampling.top_k.map_or(logits.len(), |k| k as usize);
     let candidates = rank::best(logits, count);
     let cumulative = cumulative_weights(logits, &candidates, logits[best as usize], sampling.temperature);
     let kept = nucleus(&cumulative, sampling.top_p);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 const LOGITS: [f32; 6] = [1.0, 2.5, -0.5, 2.0, 0.0, 2.5];
-const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 7 };
+const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: None, top_p: 1.0, seed: 7 };
 
 fn token(logits: &[f32], sampling: Sampling, position: u64) -> u32 {
     sample(logits, &sampling, position).unwrap().token
@@ -30,7 +30,8 @@ fn greedy_is_the_largest_logit_the_lower_id_of_equal_ones() {
 
 #[test]
 fn cuts_to_one_candidate_are_greedy() {
-    let narrow = [Sampling { top_k: 1, ..PLAIN }, Sampling { top_p: 1e-9, ..PLAIN }, Sampling { top_p: 0.0, ..PLAIN }];
+    let narrow =
+        [Sampling { top_k: Some(1), ..PLAIN }, Sampling { top_p: 1e-9, ..PLAIN }, Sampling { top_p: 0.0, ..PLAIN }];
     for sampling in narrow {
         assert!((0..200).all(|position| token(&LOGITS, sampling, position) == 1), "{sampling:?}");
     }
@@ -67,13 +68,13 @@ fn draws_follow_the_softmax() {
 
 #[test]
 fn top_k_keeps_the_k_first_candidates() {
-    let counts = counts(&LOGITS, Sampling { top_k: 2, ..PLAIN }, 2_000);
+    let counts = counts(&LOGITS, Sampling { top_k: Some(2), ..PLAIN }, 2_000);
     assert!(counts[1] > 900 && counts[5] > 900 && counts[1] + counts[5] == 2_000, "{counts:?}");
 }
 
 #[test]
 fn top_k_cuts_equal_logits_by_id() {
-    let counts = counts(&[1.0; 4], Sampling { top_k: 3, ..PLAIN }, 2_000);
+    let counts = counts(&[1.0; 4], Sampling { top_k: Some(3), ..PLAIN }, 2_000);
     assert!(counts[..3].iter().all(|n| *n > 500) && counts[3] == 0, "{counts:?}");
 }
 
@@ -88,7 +89,7 @@ fn top_p_keeps_the_shortest_prefix_that_reaches_it() {
 
 #[test]
 fn top_p_is_a_share_of_what_top_k_keeps() {
-    let sampling = Sampling { top_k: 2, top_p: 0.5, ..PLAIN };
+    let sampling = Sampling { top_k: Some(2), top_p: 0.5, ..PLAIN };
     assert_eq!(counts(&[0.0; 4], sampling, 500), [500, 0, 0, 0]);
 }
 
@@ -116,8 +117,8 @@ fn plainly(logits: &[f32], sampling: Sampling, position: u64) -> u32 {
     let mut ids: Vec<usize> = (0..logits.len()).collect();
     ids.sort_by(|a, b| logits[*b].partial_cmp(&logits[*a]).unwrap().then(a.cmp(b)));
     let max = f64::from(logits[ids[0]]);
-    if sampling.top_k > 0 {
-        ids.truncate(sampling.top_k as usize);
+    if let Some(k) = sampling.top_k {
+        ids.truncate(k as usize);
     }
     let mut sums = vec![];
     let mut sum = 0.0_f64;
@@ -140,7 +141,7 @@ proptest! {
         seed: u64,
         position: u64,
     ) {
-        let sampling = Sampling { temperature, top_k, top_p, seed };
+        let sampling = Sampling { temperature, top_k: (top_k > 0).then_some(top_k), top_p, seed };
         prop_assert_eq!(token(&logits, sampling, position), plainly(&logits, sampling, position));
     }
 }
