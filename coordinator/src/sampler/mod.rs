@@ -17,7 +17,7 @@ mod rank;
 #[cfg(test)]
 mod tests;
 
-use tramontane_cluster::engine::Sampling;
+pub use tramontane_cluster::engine::Sampling;
 use tramontane_kernels::math::exp;
 
 pub use logprobs::{TokenLogprobs, logprobs};
