@@ -52,7 +52,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tramontane: {}", with_causes(&error));
+            // One write, for a cluster's processes share their stderr.
+            let line = format!("tramontane: {}\n", with_causes(&error));
+            eprint!("{line}");
             ExitCode::from(if error.is::<Unreachable>() { EXIT_UNREACHABLE } else { EXIT_FAILURE })
         }
     }

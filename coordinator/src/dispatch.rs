@@ -85,7 +85,10 @@ impl Dispatcher {
             for action in actions.drain(..) {
                 match action {
                     Action::Done { answers } => match layer.combine(&answers, routing, hidden) {
-                        Ok(()) => return Ok(self.forget(layer)),
+                        Ok(()) => {
+                            self.forget(layer);
+                            return Ok(());
+                        }
                         Err((Some(damaged), _)) => failed.push((damaged, Failure::Corrupt)),
                         Err((None, error)) => {
                             self.forget(layer);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tramontane_kernels::{Compute, KvLayer, KvType, Q8Buf, QueryRow};
-use tramontane_model::decoder::{Decoder, DecoderScratch, EmbedError, Keep};
+use tramontane_model::decoder::{Decoder, DecoderScratch, EmbedError, Keep, LayerRows};
 use tramontane_router::{GateError, GateWeights, RowFormat, Rows, gate};
 
 use crate::dispatch::{DispatchError, Dispatcher};
@@ -102,8 +102,8 @@ impl Forward {
         for layer in 0..layers {
             let last = layer + 1 == layers;
             let keep = if last { Keep::Rows(&step.wanted) } else { Keep::All };
-            let kv = &mut self.kv[layer];
-            self.decoder.attend(&self.compute, layer, &step.rows, keep, kv, &mut self.scratch, &mut self.hidden);
+            let what = LayerRows { layer, rows: &step.rows, keep };
+            self.decoder.attend(&self.compute, what, &mut self.kv[layer], &mut self.scratch, &mut self.hidden);
             if !self.hidden.is_empty() {
                 self.experts(layer).map_err(|error| match error {
                     StepError::NotFinite { row, layer } if last => {

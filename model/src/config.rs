@@ -1,13 +1,19 @@
-//! What `config.json` says of a model: its sizes and constants, checked before anything is allocated or read by them.
+//! What a checkpoint says of its model: sizes and constants, checked before anything is allocated or read by them.
 //!
-//! Source of the field names: Hugging Face `transformers`, `MixtralConfig`, in the spelling of versions 4 (`rope_theta` at
-//! the top, `torch_dtype`) and 5 (`rope_parameters`, `dtype`). The stored type of a weight is read from its tensor, never here.
+//! Source of the field names: Hugging Face `transformers`, `MixtralConfig` and `Qwen3MoeConfig`, in the spelling of versions 4
+//! (`rope_theta` at the top, `torch_dtype`) and 5 (`rope_parameters`, `dtype`). The stored type of a weight is read from its
+//! tensor, never here. GGUF metadata are translated in `checkpoint::gguf`.
 
 mod raw;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use raw::Raw;
+use tramontane_kernels::RopePairs;
+
+use crate::checkpoint::naming::Naming;
 
 /// Most decoder layers a model may have.
 pub const MAX_LAYERS: usize = 1024;
@@ -31,13 +37,23 @@ pub const MAX_EOS: usize = 64;
 /// Where the output projection (`lm_head`) comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputHead {
-    /// It is a tensor of its own, `lm_head.weight`.
+    /// It is a tensor of its own.
     Own,
     /// It is the embedding matrix.
     TiedToEmbeddings,
 }
 
-/// The sizes and constants of a Mixtral-type decoder. Made by [`ModelConfig::from_json`], which checks them.
+/// Whether query and key heads are normed before the rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// They are not.
+    Absent,
+    /// Each head by an RMS norm with ε = `rms_eps`, whose weights (head_dim) all heads of a layer share.
+    PerHead,
+}
+
+/// The sizes and constants of a decoder with experts in every layer. Made by [`ModelConfig::from_json`] or
+/// [`Checkpoint::config`](crate::checkpoint::Checkpoint::config), which check them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Width of a hidden state.
@@ -62,18 +78,24 @@ pub struct ModelConfig {
     pub context: usize,
     /// Base of the rotary embedding.
     pub rope_theta: f64,
+    /// Which values of a head the rotary embedding turns together, as query and key rows are stored.
+    pub rope_pairs: RopePairs,
     /// ε of the RMS norms.
     pub rms_eps: f32,
+    /// Whether query and key heads are normed.
+    pub qk_norm: QkNorm,
     /// How many positions, itself included, a token attends to; `None`: all.
     pub sliding_window: Option<usize>,
     /// Where the output projection comes from.
     pub tied_embeddings: OutputHead,
-    /// Whether the weights of a token's k experts are scaled to add up to 1 (always so in Mixtral).
+    /// Whether the weights of a token's k experts are scaled to add up to 1 (always so but in some Qwen3-MoE).
     pub renormalise: bool,
     /// Token that begins a sequence.
     pub bos: Option<u32>,
     /// Tokens that end a sequence, ascending, each once.
     pub eos: Vec<u32>,
+    /// How the checkpoint names the tensors.
+    pub naming: Naming,
 }
 
 /// Why a configuration cannot be used. All of them ask for another checkpoint, or another version of this program.
@@ -92,20 +114,28 @@ pub enum ConfigError {
     Unsupported {
         /// The file.
         file: String,
-        /// The field.
-        field: &'static str,
+        /// The field, or GGUF key.
+        field: Cow<'static, str>,
         /// What it holds.
         found: String,
         /// What it may hold.
         supported: &'static str,
+    },
+    /// A model without experts.
+    #[error("{file}: a {architecture} model without experts: `tramontane models split` makes one with experts of it")]
+    Dense {
+        /// The file.
+        file: String,
+        /// The architecture.
+        architecture: &'static str,
     },
     /// A value that no model can have.
     #[error("{file}: {field}: {reason}")]
     Invalid {
         /// The file.
         file: String,
-        /// The field.
-        field: &'static str,
+        /// The field, or GGUF key.
+        field: Cow<'static, str>,
         /// What is wrong with it, with the value.
         reason: String,
     },
@@ -137,8 +167,11 @@ impl ModelConfig {
         self.check_tokens(file)
     }
 
-    fn check(&self, file: &str) -> Result<(), ConfigError> {
-        let invalid = |field, reason| Err(ConfigError::Invalid { file: file.to_owned(), field, reason });
+    /// Checks every field by itself and all together. `file` names the file they come from.
+    pub(crate) fn check(&self, file: &str) -> Result<(), ConfigError> {
+        let invalid = |field: &'static str, reason| {
+            Err(ConfigError::Invalid { file: file.to_owned(), field: field.into(), reason })
+        };
         for (field, value, most) in [
             ("hidden_size", self.hidden, MAX_WIDTH),
             ("num_hidden_layers", self.layers, MAX_LAYERS),
@@ -175,7 +208,9 @@ impl ModelConfig {
     }
 
     fn check_tokens(&self, file: &str) -> Result<(), ConfigError> {
-        let invalid = |field, reason| Err(ConfigError::Invalid { file: file.to_owned(), field, reason });
+        let invalid = |field: &'static str, reason| {
+            Err(ConfigError::Invalid { file: file.to_owned(), field: field.into(), reason })
+        };
         let outside = |id: &&u32| **id as usize >= self.vocab;
         if let Some(id) = self.bos.iter().find(outside) {
             return invalid("bos_token_id", format!("{id} is outside the vocabulary of {}", self.vocab));

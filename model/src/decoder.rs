@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
 use tramontane_kernels::{
-    Activations, AttentionShape, Compute, KV_BLOCK, KvLayer, KvType, PackedMatrix, QueryRow, RopePairs, attention,
-    matmul, rms_norm, rope,
+    Activations, AttentionShape, Compute, KV_BLOCK, KvLayer, KvType, PackedMatrix, QueryRow, attention, matmul,
+    rms_norm, rope,
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -47,9 +47,22 @@ struct Layer {
     q: PackedMatrix,
     k: PackedMatrix,
     v: PackedMatrix,
+    q_norm: Option<Vec<f32>>,
+    k_norm: Option<Vec<f32>>,
     o: PackedMatrix,
     expert_norm: Vec<f32>,
     gate: PackedMatrix,
+}
+
+/// What a layer is to compute.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerRows<'a> {
+    /// The layer.
+    pub layer: usize,
+    /// The step's rows.
+    pub rows: &'a [QueryRow<'a>],
+    /// Which of them go on.
+    pub keep: Keep<'a>,
 }
 
 /// Which rows of a layer go on after its keys and values are stored.
@@ -72,6 +85,7 @@ pub struct DecoderScratch {
     v: Vec<f32>,
     mixed: Vec<f32>,
     projected: Vec<f32>,
+    head_normed: Vec<f32>,
 }
 
 impl Decoder {
@@ -92,6 +106,8 @@ impl Decoder {
                     q: matrix(tensors.q)?,
                     k: matrix(tensors.k)?,
                     v: matrix(tensors.v)?,
+                    q_norm: tensors.q_norm.as_ref().map(vector).transpose()?,
+                    k_norm: tensors.k_norm.as_ref().map(vector).transpose()?,
                     o: matrix(tensors.o)?,
                     expert_norm: vector(&tensors.expert_norm)?,
                     gate: matrix(tensors.gate)?,
@@ -144,7 +160,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Layer `layer` up to its experts: stores the rows' keys and values in `kv`, and adds attention's result to `hidden`. With
+    /// A layer up to its experts: stores the rows' keys and values in `kv`, and adds attention's result to `hidden`. With
     /// [`Keep::Rows`] `hidden` shrinks to the rows kept.
     ///
     /// # Panics
@@ -152,26 +168,26 @@ impl Decoder {
     pub fn attend(
         &self,
         compute: &Compute,
-        layer: usize,
-        rows: &[QueryRow<'_>],
-        keep: Keep<'_>,
+        what: LayerRows<'_>,
         kv: &mut KvLayer,
         scratch: &mut DecoderScratch,
         hidden: &mut Vec<f32>,
     ) {
+        let LayerRows { layer, rows, keep } = what;
         let (config, weights) = (&self.config, &self.layers[layer]);
         let (width, half) = (config.hidden, self.rope.pairs());
         let kv_width = config.kv_heads * config.head_dim;
         assert_eq!(hidden.len(), rows.len() * width, "the step's rows");
-        let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected } = scratch;
+        let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected, head_normed } = scratch;
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &weights.attention_norm, config.rms_eps, normed);
         project(compute, &weights.k, normed, k);
         project(compute, &weights.v, normed, v);
+        self.norm_heads(compute, weights.k_norm.as_deref(), k, head_normed);
         for (i, row) in rows.iter().enumerate() {
             let (key, value) = (&mut k[i * kv_width..(i + 1) * kv_width], &v[i * kv_width..(i + 1) * kv_width]);
             let angle = i * half..(i + 1) * half;
-            rope(key, RopePairs::Halves, &sin[angle.clone()], &cos[angle]);
+            rope(key, config.rope_pairs, &sin[angle.clone()], &cos[angle]);
             kv.write(row.blocks[row.position / KV_BLOCK], row.position % KV_BLOCK, key, value);
         }
 
@@ -188,8 +204,9 @@ impl Decoder {
             normed.truncate(kept.len() * width);
         }
         project(compute, &weights.q, normed, q);
+        self.norm_heads(compute, weights.q_norm.as_deref(), q, head_normed);
         for (q, &row) in q.chunks_exact_mut(config.heads * config.head_dim).zip(&kept) {
-            rope(q, RopePairs::Halves, &sin[row * half..(row + 1) * half], &cos[row * half..(row + 1) * half]);
+            rope(q, config.rope_pairs, &sin[row * half..(row + 1) * half], &cos[row * half..(row + 1) * half]);
         }
         let kept_rows: Vec<QueryRow<'_>> = kept.iter().map(|&row| rows[row]).collect();
         mixed.resize(q.len(), 0.0);
@@ -198,6 +215,15 @@ impl Decoder {
         project(compute, &weights.o, mixed, projected);
         for (hidden, projected) in hidden.iter_mut().zip(projected) {
             *hidden += *projected;
+        }
+    }
+
+    /// Norms every head of `x` where the model does (Qwen3).
+    fn norm_heads(&self, compute: &Compute, weight: Option<&[f32]>, x: &mut Vec<f32>, normed: &mut Vec<f32>) {
+        if let Some(weight) = weight {
+            normed.resize(x.len(), 0.0);
+            rms_norm(compute.isa, x, weight, self.config.rms_eps, normed);
+            std::mem::swap(x, normed);
         }
     }
 

@@ -1,7 +1,6 @@
-//! The demo model in a folder of its own, with one file changed. The others are links, as in Hugging Face's cache.
+//! The demo model in a folder of its own, with one file changed.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -22,7 +21,7 @@ fn with(name: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for entry in fs::read_dir(demo()).expect("the demo model can be listed").flatten() {
         if entry.file_name() != name {
-            symlink(entry.path(), folder.path().join(entry.file_name())).expect("a link in our folder");
+            fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a copy in our folder");
         }
     }
     let changed = change(fs::read(demo().join(name)).expect("the demo model can be read"));

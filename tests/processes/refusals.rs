@@ -78,7 +78,7 @@ fn usage_errors() {
         (up(&["--temperature", "hot"]), &["--temperature"]),
         (up(&["--top-p", "1.5"]), &["--top-p"]),
         (up(&["--max-tokens", "0"]), &["--max-tokens"]),
-        (up(&["--expert-nodes", "-1"]), &["--expert-nodes"]),
+        (up(&["--expert-nodes", "257"]), &["--expert-nodes"]),
         (up(&["--threads", "0"]), &["--threads"]),
         (up(&["--seed", "1.5"]), &["--seed"]),
         (up(&["--logprobs", "3"]), &["--json"]),

@@ -8,8 +8,10 @@ use crate::checkpoint;
 use crate::run::{json, json_text, run};
 
 const LAYERS: u64 = 4;
-const EXPERTS: usize = 8;
+const EXPERTS: u64 = 8;
 const EXPERTS_PER_TOKEN: u64 = 2;
+/// Tokens of a prompt that one step computes, at most.
+const CHUNK: u64 = 256;
 const PROMPT: [&str; 2] = ["--prompt", "The capital of France is"];
 const PROCESSES: [&str; 3] = ["--processes", "--expert-nodes", "8"];
 
@@ -43,38 +45,49 @@ fn nodes_threads_and_where_the_model_lies_change_no_bit() {
     }
 }
 
+/// A node, one of its experts as (layer, expert), the rows that this received.
+type ExpertRows<'a> = (&'a str, (u64, u64), u64);
+
+/// What `--expert-stats` says.
+fn expert_rows(answer: &Value) -> Vec<ExpertRows<'_>> {
+    fn entry(row: &Value) -> ExpertRows<'_> {
+        let number = |key: &str| row[key].as_u64().unwrap_or_else(|| panic!("no {key}: {row}"));
+        (row["node"].as_str().expect("a node"), (number("layer"), number("expert")), number("rows"))
+    }
+    answer["expert_rows"].as_array().expect("rows of the experts").iter().map(entry).collect()
+}
+
 #[test]
-fn every_expert_works_and_for_no_more_rows_than_it_must() {
-    // Longer than a chunk of the prefill, and of many subjects, so that every expert has something to say.
-    let prompt =
-        "The capital of France is Paris. The currency of Japan is the yen. Cuba is in the Caribbean. ".repeat(12);
-    let args = ["--prompt", &prompt, "--max-tokens", "120", "--ignore-eos", "--expert-stats"];
+fn every_expert_works_on_its_node_alike_in_one_process_and_in_nine() {
+    let args = [&PROMPT, ["--max-tokens", "400", "--ignore-eos", "--expert-stats"].as_slice()].concat();
     let (alone, apart) = (json(&args), json(&[args.as_slice(), &PROCESSES].concat()));
     assert_eq!(alone, apart);
+    let rows = expert_rows(&alone);
+    let experts: BTreeSet<_> = rows.iter().filter(|(.., count)| *count > 0).map(|(_, expert, _)| *expert).collect();
+    let all = (0..LAYERS).flat_map(|layer| (0..EXPERTS).map(move |expert| (layer, expert)));
+    assert_eq!(experts, all.collect());
+    assert_eq!(rows.len(), experts.len(), "an expert on two nodes: {rows:?}");
+    let nodes: BTreeSet<String> = rows.iter().map(|(node, ..)| (*node).to_owned()).collect();
+    assert_eq!(nodes, (0..8).map(|i| format!("node-{i}")).collect());
+}
 
-    let rows = alone["expert_rows"].as_array().expect("rows of the experts");
-    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("a count: {value}"));
-    let mut experts = BTreeSet::new();
-    let mut by_layer: BTreeMap<u64, u64> = BTreeMap::new();
-    for row in rows {
-        assert!(number(&row["rows"]) > 0, "{row}");
-        experts.insert((number(&row["layer"]), number(&row["expert"])));
-        *by_layer.entry(number(&row["layer"])).or_default() += number(&row["rows"]);
+#[test]
+fn experts_receive_no_more_rows_than_they_must() {
+    // Two chunks of the prefill.
+    let long = "The capital of France is Paris. ".repeat(50);
+    for args in [["--prompt", "Cuba is in", "--max-tokens", "60"], ["--prompt", &long, "--max-tokens", "20"]] {
+        let answer = json(&[args.as_slice(), &["--expert-stats"]].concat());
+        let usage = |key: &str| answer["usage"][key].as_u64().unwrap_or_else(|| panic!("no {key}: {answer}"));
+        let (prompt, completion) = (usage("prompt_tokens"), usage("completion_tokens"));
+        assert_eq!(prompt > CHUNK, args[1] == long, "{prompt} tokens");
+        let mut by_layer: BTreeMap<u64, u64> = BTreeMap::new();
+        for (_, (layer, _), rows) in expert_rows(&answer) {
+            *by_layer.entry(layer).or_default() += rows;
+        }
+        // The last token sampled is never computed; the last layer computes only rows that a token is sampled from.
+        let tokens = |layer| if layer == LAYERS - 1 { completion } else { prompt + completion - 1 };
+        assert_eq!(by_layer, (0..LAYERS).map(|layer| (layer, EXPERTS_PER_TOKEN * tokens(layer))).collect());
     }
-    assert_eq!((experts.len(), rows.len()), (LAYERS as usize * EXPERTS, LAYERS as usize * EXPERTS), "{rows:?}");
-    let nodes: BTreeSet<&str> = rows.iter().filter_map(|row| row["node"].as_str()).collect();
-    assert_eq!(nodes.into_iter().collect::<Vec<_>>(), (0..8).map(|i| format!("node-{i}")).collect::<Vec<_>>());
-
-    let usage = |key: &str| number(&alone["usage"][key]);
-    let (prompt, completion) = (usage("prompt_tokens"), usage("completion_tokens"));
-    assert!(prompt > 256, "{prompt} tokens are one chunk");
-    // The last token sampled is never computed; the last layer computes only the rows that a token is sampled from.
-    let (computed, sampled) = (prompt + completion - 1, completion);
-    let expected = (0..LAYERS).map(|layer| {
-        let tokens = if layer == LAYERS - 1 { sampled } else { computed };
-        (layer, EXPERTS_PER_TOKEN * tokens)
-    });
-    assert_eq!(by_layer, expected.collect());
 }
 
 #[test]

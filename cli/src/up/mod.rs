@@ -58,10 +58,10 @@ async fn complete_on(
     compute: Compute,
 ) -> anyhow::Result<()> {
     let registry = nodes.registry.clone();
-    nodes.until(place(model, registry.as_ref())).await??;
+    nodes.until(place(model, registry.as_ref())).await?;
     let kv = KvRoom { ty: args.kv_type.into(), memory: args.kv_memory };
     let engine = start_engine(model, compute, kv, nodes.exchange(), registry.watch())?;
-    let completion = nodes.until(complete::run(&args.prompt, prompt, &engine)).await??;
+    let completion = nodes.until(complete::run(&args.prompt, prompt, &engine)).await?;
     complete::report(&args.prompt, model, completion, nodes).await
 }
 

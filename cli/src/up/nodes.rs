@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tramontane_cluster::exchange::grpc::{GrpcExchange, NodeControl};
 use tramontane_cluster::exchange::{Exchange, ExpertServer, InProcessExchange};
 use tramontane_cluster::registry::{EmbeddedRegistry, Registry};
@@ -16,6 +18,9 @@ use tramontane_router::{ExpertId, NodeId, NumericProfile};
 
 use super::node_id;
 use crate::model::Model;
+
+/// How long after its connections break the end of a process may be told.
+const END_NOTICE: Duration = Duration::from_secs(1);
 
 /// Running expert nodes. Dropping them ends them.
 pub(crate) struct Nodes {
@@ -60,14 +65,19 @@ impl Nodes {
         }
     }
 
-    /// Awaits `work`, unless a node ends first.
-    pub(crate) async fn until<T>(&mut self, work: impl Future<Output = T>) -> anyhow::Result<T> {
-        tokio::select! {
+    /// Awaits `work`, unless a node ends first. A process that ends just after `work` has failed is named as the reason:
+    /// its connections break before its parent hears of its end.
+    pub(crate) async fn until<T>(&mut self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let failed = tokio::select! {
             biased;
-            error = first_to_end(&mut self.alive) => Err(error),
-            error = first_to_end(&mut self.serving) => Err(error),
-            done = work => Ok(done),
-        }
+            error = first_to_end(&mut self.alive) => return Err(error),
+            error = first_to_end(&mut self.serving) => return Err(error),
+            done = work => match (done, &self.reach) {
+                (Err(failed), Reach::Grpc { .. }) => failed,
+                (done, _) => return done,
+            },
+        };
+        Err(timeout(END_NOTICE, first_to_end(&mut self.alive)).await.unwrap_or(failed))
     }
 
     /// Ends the nodes, and then the registry.

@@ -1,5 +1,6 @@
 //! Why a checkpoint cannot be opened or read: one error a cause, each with the file, the tensor, what was expected and found.
 
+use super::gguf::GgufError;
 use crate::config::ConfigError;
 
 /// An error of a checkpoint. Files are named as in the checkpoint's folder. Unless said otherwise the caller's next act is
@@ -20,14 +21,24 @@ pub enum CheckpointError {
         /// The file.
         file: String,
     },
-    /// Neither `model.safetensors` nor `model.safetensors.index.json` is there.
-    #[error("no weights: neither model.safetensors nor model.safetensors.index.json is in the checkpoint")]
+    /// Neither `model.safetensors` nor `model.safetensors.index.json` nor a GGUF file is there.
+    #[error(
+        "no weights: neither model.safetensors nor model.safetensors.index.json nor a .gguf file is in the checkpoint"
+    )]
     NoWeights,
     /// Only pickled weights are there. They are programs; convert them to safetensors.
     #[error("{file}: pickled weights are refused, for loading them runs code: convert the checkpoint to safetensors")]
     Pickle {
         /// The file.
         file: String,
+    },
+    /// Several GGUF models are in one folder. Name the file of one.
+    #[error("{file} and {other} are in one folder: name the file that is meant")]
+    SeveralModels {
+        /// A GGUF file, the first of its model.
+        file: String,
+        /// One of another model.
+        other: String,
     },
     /// A file beside the weights, or a count, is over its bound.
     #[error("{file}: {found} {unit}, at most {limit}")]
@@ -104,11 +115,11 @@ pub enum CheckpointError {
         file: String,
         /// The tensor.
         tensor: String,
-        /// First byte, counted from the end of the header.
+        /// First byte, counted from the beginning of the data.
         begin: u64,
         /// End, likewise.
         end: u64,
-        /// Bytes after the header.
+        /// Bytes of data.
         available: u64,
     },
     /// Shape and type ask for another number of bytes than the tensor has.
@@ -138,7 +149,7 @@ pub enum CheckpointError {
     Hole {
         /// The file.
         file: String,
-        /// First byte, counted from the end of the header.
+        /// First byte, counted from the beginning of the data.
         begin: u64,
         /// End, likewise.
         end: u64,
@@ -180,14 +191,16 @@ pub enum CheckpointError {
         found: Vec<usize>,
     },
     /// A tensor of a type that weights here cannot have.
-    #[error("{file}: tensor {tensor}: type {found} is not supported (F32, BF16, F16 are)")]
+    #[error("{file}: tensor {tensor}: type {found} is not supported ({supported} are)")]
     WrongDtype {
         /// The file.
         file: String,
         /// The tensor.
         tensor: String,
-        /// Its type, in safetensors' spelling.
+        /// Its type, in the file's spelling.
         found: String,
+        /// The types that are supported in such files.
+        supported: &'static str,
     },
     /// A weight is NaN or infinite.
     #[error("{file}: tensor {tensor}: element {element} is NaN or infinite")]
@@ -198,6 +211,14 @@ pub enum CheckpointError {
         tensor: String,
         /// The first such element, in row-major order.
         element: usize,
+    },
+    /// The header of a GGUF file is damaged, or one that we do not read.
+    #[error("{file}: {error}")]
+    Gguf {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        error: GgufError,
     },
     /// The configuration cannot be used.
     #[error(transparent)]

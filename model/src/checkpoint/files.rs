@@ -43,8 +43,8 @@ impl Files {
         }
     }
 
-    /// Whether a name is there that ends in one of `extensions`; the first such name in alphabetical order.
-    pub(crate) fn find_extension(&self, extensions: &[&str]) -> Result<Option<String>, CheckpointError> {
+    /// The names of all files, ascending; those that are no UTF-8 are left out.
+    pub(crate) fn names(&self) -> Result<Vec<String>, CheckpointError> {
         let mut names: Vec<String> = match self {
             Self::Embedded(files) => files.iter().map(|(name, _)| name.clone()).collect(),
             Self::Folder { root, .. } => {
@@ -53,13 +53,15 @@ impl Files {
                 entries.map_err(io_error)?.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect()
             }
         };
-        let matches = |name: &String| {
-            let extension = Path::new(name).extension().and_then(OsStr::to_str);
-            extension.is_some_and(|extension| extensions.contains(&extension))
-        };
         names.sort_unstable();
-        Ok(names.into_iter().find(matches))
+        Ok(names)
     }
+}
+
+/// Whether `name` ends in one of `extensions`.
+pub(crate) fn has_extension(name: &str, extensions: &[&str]) -> bool {
+    let extension = Path::new(name).extension().and_then(OsStr::to_str);
+    extension.is_some_and(|extension| extensions.contains(&extension))
 }
 
 /// Refuses names that are paths: an index comes from outside and must not reach beyond its folder.

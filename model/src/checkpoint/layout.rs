@@ -1,10 +1,9 @@
-//! Which tensors a Mixtral-type model has, what they are called, and their shapes.
-//!
-//! Names: Hugging Face `transformers`, `MixtralForCausalLM`, as its checkpoints are stored. A matrix is stored as rows of
-//! outputs: `[outputs, inputs]`.
+//! Which tensors a model has, and their shapes; what they are called is in [`naming`]. A matrix is stored as rows of outputs:
+//! `[outputs, inputs]`.
 
+use super::naming::{self, TensorNames};
 use super::{Checkpoint, CheckpointError, Tensor};
-use crate::config::{ModelConfig, OutputHead};
+use crate::config::{ModelConfig, OutputHead, QkNorm};
 
 /// The tensors outside the layers.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +29,10 @@ pub struct LayerTensors<'a> {
     pub v: Tensor<'a>,
     /// `[hidden, heads × head_dim]`.
     pub o: Tensor<'a>,
+    /// `[head_dim]`: the norm of each query head, before the rotation ([`QkNorm::PerHead`]).
+    pub q_norm: Option<Tensor<'a>>,
+    /// `[head_dim]`: the norm of each key head, likewise.
+    pub k_norm: Option<Tensor<'a>>,
     /// `[hidden]`: the norm before the experts.
     pub expert_norm: Tensor<'a>,
     /// `[experts, hidden]`: hidden state to the experts' logits.
@@ -53,13 +56,13 @@ impl Checkpoint {
     /// # Errors
     /// A tensor is missing, or of the wrong shape or type.
     pub fn outer(&self, config: &ModelConfig) -> Result<OuterTensors<'_>, CheckpointError> {
-        let matrix = [config.vocab, config.hidden];
-        let embeddings = self.tensor("model.embed_tokens.weight")?.expect_shape(&matrix)?;
+        let (names, matrix) = (config.naming.names(), [config.vocab, config.hidden]);
+        let embeddings = self.tensor(names.embeddings)?.expect_shape(&matrix)?;
         let lm_head = match config.tied_embeddings {
             OutputHead::TiedToEmbeddings => embeddings,
-            OutputHead::Own => self.tensor("lm_head.weight")?.expect_shape(&matrix)?,
+            OutputHead::Own => self.tensor(names.lm_head)?.expect_shape(&matrix)?,
         };
-        let norm = self.tensor("model.norm.weight")?.expect_shape(&[config.hidden])?;
+        let norm = self.tensor(names.norm)?.expect_shape(&[config.hidden])?;
         Ok(OuterTensors { embeddings, norm, lm_head })
     }
 
@@ -68,23 +71,28 @@ impl Checkpoint {
     /// # Errors
     /// A tensor is missing, or of the wrong shape or type.
     pub fn layer(&self, config: &ModelConfig, layer: usize) -> Result<LayerTensors<'_>, CheckpointError> {
-        let get = |name: &str, shape: &[usize]| {
-            self.tensor(&format!("model.layers.{layer}.{name}.weight"))?.expect_shape(shape)
+        let get = |pattern: &str, shape: &[usize]| self.tensor(&naming::in_layer(pattern, layer))?.expect_shape(shape);
+        let head_norm = |pattern: &str| match config.qk_norm {
+            QkNorm::Absent => Ok(None),
+            QkNorm::PerHead => get(pattern, &[config.head_dim]).map(Some),
         };
-        let (hidden, queries) = (config.hidden, config.heads * config.head_dim);
-        let keys = config.kv_heads * config.head_dim;
+        let (names, hidden) = (config.naming.names(), config.hidden);
+        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         Ok(LayerTensors {
-            attention_norm: get("input_layernorm", &[hidden])?,
-            q: get("self_attn.q_proj", &[queries, hidden])?,
-            k: get("self_attn.k_proj", &[keys, hidden])?,
-            v: get("self_attn.v_proj", &[keys, hidden])?,
-            o: get("self_attn.o_proj", &[hidden, queries])?,
-            expert_norm: get("post_attention_layernorm", &[hidden])?,
-            gate: get("block_sparse_moe.gate", &[config.experts, hidden])?,
+            attention_norm: get(names.attention_norm, &[hidden])?,
+            q: get(names.q, &[queries, hidden])?,
+            k: get(names.k, &[keys, hidden])?,
+            v: get(names.v, &[keys, hidden])?,
+            o: get(names.o, &[hidden, queries])?,
+            q_norm: head_norm(names.q_norm)?,
+            k_norm: head_norm(names.k_norm)?,
+            expert_norm: get(names.expert_norm, &[hidden])?,
+            gate: get(names.gate, &[config.experts, hidden])?,
         })
     }
 
-    /// The tensors of expert `expert` of layer `layer`, their shapes checked.
+    /// The tensors of expert `expert` of layer `layer`, their shapes checked. Where a layer's experts are stacked in one tensor,
+    /// they are the expert's parts of it, under its name.
     ///
     /// # Errors
     /// [`CheckpointError::MissingExpert`] when one is missing; or one has the wrong shape or type.
@@ -94,19 +102,38 @@ impl Checkpoint {
         layer: usize,
         expert: usize,
     ) -> Result<ExpertTensors<'_>, CheckpointError> {
-        let get = |matrix: &str, shape: &[usize]| {
-            let name = format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.{matrix}.weight");
-            let tensor = self.tensor(&name).map_err(|error| match error {
+        let get = |matrix: usize, shape: [usize; 2]| {
+            let found = self.expert_matrix(config, config.naming.names(), matrix, (layer, expert), shape);
+            found.map_err(|error| match error {
                 CheckpointError::MissingTensor { tensor } => CheckpointError::MissingExpert { layer, expert, tensor },
                 other => other,
-            })?;
-            tensor.expect_shape(shape)
+            })
         };
         Ok(ExpertTensors {
-            w1: get("w1", &[config.inner, config.hidden])?,
-            w2: get("w2", &[config.hidden, config.inner])?,
-            w3: get("w3", &[config.inner, config.hidden])?,
+            w1: get(0, [config.inner, config.hidden])?,
+            w2: get(1, [config.hidden, config.inner])?,
+            w3: get(2, [config.inner, config.hidden])?,
         })
+    }
+
+    /// Matrix `matrix` (w1, w2, w3) of one expert: its own tensor, or its part of the stacked one if that is there.
+    fn expert_matrix(
+        &self,
+        config: &ModelConfig,
+        names: &TensorNames,
+        matrix: usize,
+        (layer, expert): (usize, usize),
+        shape: [usize; 2],
+    ) -> Result<Tensor<'_>, CheckpointError> {
+        let own = naming::of_expert(names.expert[matrix], layer, expert);
+        let stacked = names.stacked.map(|stacked| naming::in_layer(stacked[matrix], layer));
+        match stacked {
+            Some(stacked) if !self.has_tensor(&own) => {
+                let whole = self.tensor(&stacked)?.expect_shape(&[config.experts, shape[0], shape[1]])?;
+                whole.part(expert).ok_or(CheckpointError::MissingTensor { tensor: stacked })
+            }
+            _ => self.tensor(&own)?.expect_shape(&shape),
+        }
     }
 
     /// Checks that every tensor of the model is there with its shape and a usable type. Reads no weights.

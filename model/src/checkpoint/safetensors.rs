@@ -4,31 +4,24 @@
 //! from the header's end), and the data. Tensors must cover the data exactly: no overlaps, no holes, nothing after them.
 
 use std::fmt;
-use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use tramontane_kernels::WeightType;
 
 use super::CheckpointError;
+use super::entry::{Entry, StoredType};
 
 /// Longest header, in bytes: the bound of the reference implementation.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Most dimensions of a tensor.
 pub const MAX_DIMENSIONS: usize = 8;
 
-/// One tensor of a file.
-pub(crate) struct Entry {
-    pub(crate) name: String,
-    /// In safetensors' spelling.
-    pub(crate) dtype: String,
-    pub(crate) shape: Vec<usize>,
-    /// Its bytes in the file.
-    pub(crate) bytes: Range<usize>,
-}
+/// The types that weights in safetensors can have.
+pub(crate) const SUPPORTED_TYPES: &str = "F32, BF16, F16";
 
 /// The type for weights that `dtype` names; `None` for types that weights here cannot have.
-pub(crate) fn weight_type(dtype: &str) -> Option<WeightType> {
+fn weight_type(dtype: &str) -> Option<WeightType> {
     match dtype {
         "F32" => Some(WeightType::F32),
         "BF16" => Some(WeightType::Bf16),
@@ -102,7 +95,8 @@ fn entry(file: &str, name: String, raw: RawEntry, available: usize) -> Result<En
             return Err(CheckpointError::WrongSize { file: file.to_owned(), tensor: name, expected, found });
         }
     }
-    Ok(Entry { name, dtype: raw.dtype, shape, bytes })
+    let weights = weight_type(&raw.dtype);
+    Ok(Entry { name, dtype: StoredType { name: raw.dtype, weights }, shape, bytes })
 }
 
 /// Checks that `entries`, ascending, cover `0..available` exactly.

@@ -1,10 +1,11 @@
-//! The files beside the weights: configuration, tokenizer, chat template.
+//! What stands beside the weights: configuration, tokenizer, chat template. In files of their own, or in GGUF metadata; beside a
+//! GGUF model no file is looked at.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Checkpoint, CheckpointError};
+use super::{Checkpoint, CheckpointError, gguf};
 use crate::config::ModelConfig;
 
 /// Largest JSON or template beside the weights, but for the tokenizer, in bytes.
@@ -22,11 +23,14 @@ pub struct ChatSource {
 }
 
 impl Checkpoint {
-    /// The model's configuration: `config.json`, with the ends of sequence of `generation_config.json` added.
+    /// The model's configuration: `config.json`, with the ends of sequence of `generation_config.json` added, or GGUF metadata.
     ///
     /// # Errors
     /// A file cannot be read, or does not describe a model that we compute.
     pub fn config(&self) -> Result<ModelConfig, CheckpointError> {
+        if let Some(metadata) = &self.metadata {
+            return gguf::config(metadata, self);
+        }
         let mut config = ModelConfig::from_json(&self.config_json()?, "config.json")?;
         if let Some(generation) = self.generation_config_json()? {
             config.merge_generation(&generation, "generation_config.json")?;
@@ -37,7 +41,7 @@ impl Checkpoint {
     /// The bytes of `config.json`.
     ///
     /// # Errors
-    /// It is missing, too large or cannot be read.
+    /// It is missing (always so in GGUF), too large or cannot be read.
     pub fn config_json(&self) -> Result<Vec<u8>, CheckpointError> {
         self.required("config.json", MAX_SIDECAR_BYTES)
     }
@@ -45,7 +49,7 @@ impl Checkpoint {
     /// The bytes of `tokenizer.json`.
     ///
     /// # Errors
-    /// It is missing, too large or cannot be read.
+    /// It is missing (always so in GGUF), too large or cannot be read.
     pub fn tokenizer_json(&self) -> Result<Vec<u8>, CheckpointError> {
         self.required("tokenizer.json", MAX_TOKENIZER_BYTES)
     }
@@ -67,11 +71,14 @@ impl Checkpoint {
     }
 
     /// The chat template: the file `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (of several the one
-    /// called `default`); `None` when the model has none.
+    /// called `default`), or in GGUF metadata; `None` when the model has none.
     ///
     /// # Errors
     /// A file is too large, cannot be read, or is not what it should be.
     pub fn chat_template(&self) -> Result<Option<ChatSource>, CheckpointError> {
+        if let Some(metadata) = &self.metadata {
+            return gguf::chat_source(metadata);
+        }
         let json = self.tokenizer_config_json()?.unwrap_or_else(|| b"{}".to_vec());
         let config: TokenizerConfig = serde_json::from_slice(&json)
             .map_err(|source| CheckpointError::Json { file: "tokenizer_config.json".to_owned(), source })?;
@@ -83,6 +90,19 @@ impl Checkpoint {
             None => config.template(),
         };
         Ok(template.map(|template| ChatSource { template, special_tokens: config.special_tokens() }))
+    }
+
+    /// A copy of a small file; `None` when there is none.
+    pub(super) fn sidecar(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, CheckpointError> {
+        if self.metadata.is_some() {
+            return Ok(None);
+        }
+        let Some(bytes) = self.files.open(name)? else { return Ok(None) };
+        if bytes.len() > limit {
+            let (found, limit) = (bytes.len() as u64, limit as u64);
+            return Err(CheckpointError::TooLarge { file: name.to_owned(), found, limit, unit: "bytes" });
+        }
+        Ok(Some(bytes.to_vec()))
     }
 
     fn required(&self, name: &str, limit: usize) -> Result<Vec<u8>, CheckpointError> {

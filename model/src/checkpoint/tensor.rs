@@ -22,6 +22,14 @@ pub struct Tensor<'a> {
 }
 
 impl Tensor<'_> {
+    /// Part `index` along its outermost dimension, with the dimensions below; `None` when there is no such part.
+    pub(crate) fn part(self, index: usize) -> Option<Self> {
+        let (&parts, shape) = self.shape.split_first()?;
+        let bytes = self.data.len().checked_div(parts)?;
+        let data = self.data.get(index.checked_mul(bytes)?..)?.get(..bytes)?;
+        (index < parts).then_some(Self { shape, data, ..self })
+    }
+
     /// Checks that its shape is `shape`, and hands it back.
     ///
     /// # Errors
@@ -146,17 +154,40 @@ mod tests {
     }
 
     #[test]
-    fn a_quantised_block_is_judged_by_its_scale() {
-        let mut q8 = [0xff; 34 * 3];
-        let mut q4 = [0xff; 18 * 3];
-        for block in 0..3 {
-            q8[block * 34..block * 34 + 2].copy_from_slice(&f16::ONE.to_le_bytes());
-            q4[block * 18..block * 18 + 2].copy_from_slice(&f16::ONE.to_le_bytes());
+    fn a_quantised_block_is_judged_by_its_scales() {
+        let quantized: Vec<WeightType> = WeightType::ALL.into_iter().filter(|ty| ty.is_quantized()).collect();
+        assert_eq!(quantized.len(), 8);
+        for ty in quantized {
+            let scales: &[usize] = match ty {
+                WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => &[0, 2],
+                WeightType::Q6K => &[208],
+                _ => &[0],
+            };
+            let mut good = vec![0xff; ty.block_bytes() * 3];
+            for at in (0..3).flat_map(|block| scales.iter().map(move |at| block * ty.block_bytes() + at)) {
+                good[at..at + 2].copy_from_slice(&f16::ONE.to_le_bytes());
+            }
+            assert_eq!(not_finite_at(ty, &good), None, "{}", ty.name());
+            for (block, at) in (0..3).flat_map(|block| scales.iter().map(move |&at| (block, at))) {
+                for value in [f16::NAN, f16::NEG_INFINITY] {
+                    let mut bad = good.clone();
+                    let at = block * ty.block_bytes() + at;
+                    bad[at..at + 2].copy_from_slice(&value.to_le_bytes());
+                    assert_eq!(not_finite_at(ty, &bad), Some(block * ty.block_values()), "{}", ty.name());
+                }
+            }
         }
-        assert_eq!((not_finite_at(WeightType::Q8_0, &q8), not_finite_at(WeightType::Q4_0, &q4)), (None, None));
-        q8[34..36].copy_from_slice(&f16::NAN.to_le_bytes());
-        q4[36..38].copy_from_slice(&f16::INFINITY.to_le_bytes());
-        assert_eq!((not_finite_at(WeightType::Q8_0, &q8), not_finite_at(WeightType::Q4_0, &q4)), (Some(32), Some(64)));
+    }
+
+    #[test]
+    fn parts_are_cut_along_the_outermost_dimension() {
+        let data: Vec<u8> = (0..24).collect();
+        let whole = tensor(WeightType::F16, &[3, 2, 2], &data);
+        let part = whole.part(1).unwrap();
+        assert_eq!((part.shape, part.data), (&[2, 2][..], &data[8..16]));
+        assert!(whole.part(2).is_some() && whole.part(3).is_none() && whole.part(usize::MAX).is_none());
+        assert!(tensor(WeightType::F16, &[0, 2], &[]).part(0).is_none());
+        assert!(tensor(WeightType::F16, &[], &data[..2]).part(0).is_none());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::open::{INDEX, SINGLE};
 use super::testing::{Raw, embedded, file, open_bytes, write, write_folder};
 use super::*;
 use crate::config::{ModelConfig, OutputHead};
@@ -36,6 +37,7 @@ macro_rules! refused {
 fn a_written_file_reads_back() {
     let checkpoint = embedded(&[Raw::f32("b", &[2, 1], &[1.0, 2.0]), Raw::f32("a", &[], &[3.0])]);
     assert_eq!(checkpoint.tensor_names().collect::<Vec<_>>(), ["a", "b"]);
+    assert!(checkpoint.gguf_metadata().is_none());
     let b = checkpoint.tensor("b").unwrap();
     assert_eq!((b.name, b.file, b.shape), ("b", "model.safetensors", &[2, 1][..]));
     assert_eq!(b.data, [1.0f32.to_le_bytes(), 2.0f32.to_le_bytes()].concat());
@@ -155,10 +157,8 @@ fn shards_are_found_by_the_index() {
     let (_folder, checkpoint) = sharded(json!({"a": "one.safetensors", "b": "two.safetensors"}));
     let checkpoint = checkpoint.unwrap();
     assert_eq!(checkpoint.tensor("b").unwrap().file, "two.safetensors");
-    assert_eq!(
-        checkpoint.weight_files().map(|(name, _)| name).collect::<Vec<_>>(),
-        ["one.safetensors", "two.safetensors"]
-    );
+    let names: Vec<&str> = checkpoint.weight_files().map(|(name, _)| name).collect();
+    assert_eq!(names, ["one.safetensors", "two.safetensors"]);
 }
 
 #[test]

@@ -45,12 +45,15 @@ fn reads_mixtral_in_the_old_spelling() {
         vocab: 32000,
         context: 32768,
         rope_theta: 1e6,
+        rope_pairs: RopePairs::Halves,
         rms_eps: 1e-5,
+        qk_norm: QkNorm::Absent,
         sliding_window: None,
         tied_embeddings: OutputHead::Own,
         renormalise: true,
         bos: Some(1),
         eos: vec![2],
+        naming: Naming::Mixtral,
     };
     assert_eq!(parse(&mixtral()).unwrap(), expected);
 }
@@ -84,7 +87,9 @@ fn optional_fields_may_be_absent_null_or_set() {
 #[test]
 fn other_models_are_unsupported_and_say_what_is() {
     for (field, value) in [
-        ("model_type", json!("qwen3_moe")),
+        ("model_type", json!("qwen3")),
+        ("attention_bias", json!(true)),
+        ("use_sliding_window", json!(true)),
         ("hidden_act", json!("gelu")),
         ("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0})),
         ("rope_scaling", json!({"type": "linear", "factor": 2.0})),
@@ -93,7 +98,7 @@ fn other_models_are_unsupported_and_say_what_is() {
         assert!(matches!(with(field, value), Err(ConfigError::Unsupported { .. })), "{field}");
     }
     let text = with("model_type", json!("llama")).unwrap_err().to_string();
-    assert_eq!(text, "config.json: model_type llama is not supported (supported: mixtral)");
+    assert_eq!(text, "config.json: model_type llama is not supported (supported: mixtral, qwen3_moe)");
 }
 
 #[test]
@@ -127,7 +132,10 @@ fn impossible_values_are_refused_by_field() {
     ] {
         assert!(matches!(with(field, value.clone()), Err(ConfigError::Invalid { .. })), "{field} {value}");
     }
-    assert!(matches!(without("rope_theta"), Err(ConfigError::Invalid { field: "rope_theta", .. })));
+    for field in ["rope_theta", "intermediate_size", "num_local_experts"] {
+        let error = without(field).unwrap_err();
+        assert!(matches!(&error, ConfigError::Invalid { field: found, .. } if found == field), "{error}");
+    }
 }
 
 #[test]
@@ -156,4 +164,67 @@ fn generation_config_adds_ends_of_sequence() {
     assert_eq!(config.eos, vec![2, 5]);
     let outside = config.merge_generation(br#"{"eos_token_id": 99999}"#, "generation_config.json").unwrap_err();
     assert!(outside.to_string().contains("generation_config.json: eos_token_id: 99999"), "{outside}");
+}
+
+/// Qwen3-30B-A3B as `transformers` 4 wrote it.
+fn qwen3_moe() -> Value {
+    json!({
+        "architectures": ["Qwen3MoeForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+        "bos_token_id": 151643, "decoder_sparse_step": 1, "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu",
+        "hidden_size": 2048, "intermediate_size": 6144, "max_position_embeddings": 40960, "max_window_layers": 48,
+        "mlp_only_layers": [], "model_type": "qwen3_moe", "moe_intermediate_size": 768, "norm_topk_prob": true,
+        "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
+        "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 1e6,
+        "sliding_window": null, "tie_word_embeddings": false, "use_sliding_window": false, "vocab_size": 151936
+    })
+}
+
+#[test]
+fn reads_qwen3_moe() {
+    let expected = ModelConfig {
+        hidden: 2048,
+        layers: 48,
+        heads: 32,
+        kv_heads: 4,
+        head_dim: 128,
+        inner: 768,
+        experts: 128,
+        experts_per_token: 8,
+        vocab: 151936,
+        context: 40960,
+        rope_theta: 1e6,
+        rope_pairs: RopePairs::Halves,
+        rms_eps: 1e-6,
+        qk_norm: QkNorm::PerHead,
+        sliding_window: None,
+        tied_embeddings: OutputHead::Own,
+        renormalise: true,
+        bos: Some(151643),
+        eos: vec![151645],
+        naming: Naming::Qwen3Moe,
+    };
+    assert_eq!(parse(&qwen3_moe()).unwrap(), expected);
+    let mut window = qwen3_moe();
+    window["sliding_window"] = json!(4096);
+    assert_eq!(parse(&window).unwrap(), expected, "a window that is not used");
+    window["norm_topk_prob"] = Value::Null;
+    assert!(!parse(&window).unwrap().renormalise, "as transformers has it");
+}
+
+#[test]
+fn qwen3_moe_models_with_dense_layers_are_unsupported() {
+    for (field, value) in [("mlp_only_layers", json!([0])), ("decoder_sparse_step", json!(2))] {
+        let mut config = qwen3_moe();
+        config[field] = value;
+        let error = parse(&config).unwrap_err();
+        assert!(matches!(&error, ConfigError::Unsupported { field: found, .. } if found == field), "{error}");
+        config.as_object_mut().unwrap().remove(field);
+        assert!(parse(&config).is_ok(), "absent is the default");
+    }
+    for field in ["moe_intermediate_size", "num_experts"] {
+        let mut config = qwen3_moe();
+        config.as_object_mut().unwrap().remove(field);
+        let error = parse(&config).unwrap_err();
+        assert!(matches!(&error, ConfigError::Invalid { field: found, .. } if found == field), "{error}");
+    }
 }

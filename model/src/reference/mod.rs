@@ -42,8 +42,13 @@ impl Oracle<'_> {
         let config = self.config;
         let rows = x.dim(0)?;
         let heads = |x: Tensor, n: usize| x.reshape((rows, n, config.head_dim))?.transpose(0, 1)?.contiguous();
-        let q = self.rope(&heads(self.linear(x, &weights.q)?, config.heads)?)?;
-        let k = self.rope(&heads(self.linear(x, &weights.k)?, config.kv_heads)?)?;
+        let normed = |x: Tensor, weight: Option<&checkpoint::Tensor<'_>>| match weight {
+            Some(weight) => self.norm(&x, weight),
+            None => Ok(x),
+        };
+        let q = normed(heads(self.linear(x, &weights.q)?, config.heads)?, weights.q_norm.as_ref())?;
+        let k = normed(heads(self.linear(x, &weights.k)?, config.kv_heads)?, weights.k_norm.as_ref())?;
+        let (q, k) = (self.rope(&q)?, self.rope(&k)?);
         let v = heads(self.linear(x, &weights.v)?, config.kv_heads)?;
         let group = config.heads / config.kv_heads;
         let repeat = |x: Tensor| {

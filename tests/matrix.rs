@@ -1,0 +1,219 @@
+//! One result, whoever computes it: the same bits on any number of nodes, over any transport, in any chunks, alone or beside
+//! others, with any instruction set and any number of threads; and the same tokens out of an engine that is short of room.
+//!
+//! Not all combinations are tried, but any two values of different axes meet (any three on the small models); with
+//! `TRAMONTANE_LONG` set, any three (four).
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use support::cluster::{Cluster, KV_BLOCKS, Reach, Setup};
+use support::completions::{Completion, TOP, TokenBits, complete, preemptions, requests};
+use support::covering::covering;
+use support::fixture;
+use support::model::{Model, corpus};
+use support::steps::{Logits, WHOLE, difference, logits};
+use tramontane_cluster::engine::{FinishReason, ValidRequest};
+use tramontane_coordinator::Limits;
+use tramontane_coordinator::sampler::{logprobs, sample};
+use tramontane_kernels::{Isa, KvType};
+use tramontane_model::weights::Quantize;
+
+/// How experts, and keys and values, are held: the two that decide bits.
+const HELD: [(Quantize, KvType); 6] = [
+    (Quantize::AsStored, KvType::F32),
+    (Quantize::AsStored, KvType::F16),
+    (Quantize::Q8_0, KvType::F32),
+    (Quantize::Q8_0, KvType::F16),
+    (Quantize::Q4_0, KvType::F32),
+    (Quantize::Q4_0, KvType::F16),
+];
+const NODES: [usize; 4] = [1, 2, 4, 8];
+const REACH: [Reach; 2] = [Reach::InProcess, Reach::Grpc];
+const CHUNKS: [usize; 4] = [WHOLE, 1, 7, 64];
+const COMPANY: [Company; 2] = [Company::Alone, Company::Batch];
+const THREADS: [usize; 2] = [1, 2];
+
+/// Lengths of the prompts beside the one compared: around the sizes of blocks and chunks.
+const BESIDE: [usize; 15] = [1, 2, 31, 32, 33, 5, 4, 7, 64, 3, 1, 2, 9, 6, 3];
+/// Where in the batch the prompt compared stands.
+const PLACE: usize = 5;
+
+/// Who else is in the steps.
+#[derive(Clone, Copy, Debug)]
+enum Company {
+    Alone,
+    /// [`BESIDE`], the prompt compared at [`PLACE`].
+    Batch,
+}
+
+/// One way to compute a prompt's logits.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    setup: Setup,
+    chunk: usize,
+    company: Company,
+}
+
+/// Ways, each with its place in [`HELD`], such that any `strength` axes meet in all their values.
+fn ways(strength: usize) -> Vec<(usize, Way)> {
+    let isas = Isa::available();
+    let levels = [HELD.len(), NODES.len(), REACH.len(), CHUNKS.len(), COMPANY.len(), isas.len(), THREADS.len()];
+    let way = |row: Vec<usize>| {
+        let (quantize, kv) = HELD[row[0]];
+        let (nodes, reach, isa, threads) = (NODES[row[1]], REACH[row[2]], isas[row[5]], THREADS[row[6]]);
+        let setup = Setup { quantize, kv, kv_blocks: KV_BLOCKS, nodes, reach, isa, threads };
+        (row[0], Way { setup, chunk: CHUNKS[row[3]], company: COMPANY[row[4]] })
+    };
+    covering(&levels, strength).into_iter().map(way).collect()
+}
+
+/// The logits of `prompt`'s positions, computed `way`.
+fn compute(model: &Model, prompt: &[u32], way: &Way) -> Logits {
+    let mut cluster = Cluster::start(model, &way.setup);
+    let (prompts, place) = match way.company {
+        Company::Alone => (vec![prompt.to_vec()], 0),
+        Company::Batch => {
+            let mut prompts: Vec<_> = (0..).zip(BESIDE).map(|(seed, len)| model.random_ids(len, seed)).collect();
+            prompts.insert(PLACE, prompt.to_vec());
+            (prompts, PLACE)
+        }
+    };
+    let computed = logits(&mut cluster, &prompts, way.chunk).swap_remove(place);
+    let received = cluster.nodes.received();
+    assert!(received.len() == way.setup.nodes && received.iter().all(|rows| *rows > 0), "idle nodes: {received:?}");
+    computed
+}
+
+/// Holds ways in which any `strength` axes meet to the plainest one.
+fn hold(model: &Model, prompt: &[u32], strength: usize) {
+    let plain = HELD.map(|(quantize, kv)| {
+        let way = Way { setup: Setup::plain(quantize, kv), chunk: WHOLE, company: Company::Alone };
+        compute(model, prompt, &way)
+    });
+    assert!(plain.iter().all(|logits| logits.len() == prompt.len()));
+    for (i, j) in (0..HELD.len()).flat_map(|j| (0..j).map(move |i| (i, j))) {
+        assert!(difference(&plain[i], &plain[j]).is_some(), "{:?} and {:?} are the same", HELD[i], HELD[j]);
+    }
+    let strength = strength + usize::from(std::env::var_os("TRAMONTANE_LONG").is_some());
+    let ways = ways(strength);
+    println!("{}: {} ways", model.id, ways.len());
+    for (held, way) in ways {
+        let found = compute(model, prompt, &way);
+        if let Some(difference) = difference(&plain[held], &found) {
+            panic!("{}: {way:?}: {difference}", model.id);
+        }
+    }
+}
+
+/// The longest prompt of a golden case.
+fn longest(case: &str) -> Vec<u32> {
+    let prompts = fixture::case(case).prompts.into_iter().map(|prompt| prompt.ids);
+    prompts.max_by_key(Vec::len).expect("a case has prompts")
+}
+
+#[test]
+fn all_ways_on_the_demo_model() {
+    let model = Model::breeze();
+    let prompt = corpus(&model, 20).concat()[..150].to_vec();
+    hold(&model, &prompt, 2);
+}
+
+#[test]
+fn all_ways_with_four_of_sixteen_experts() {
+    let model = Model::golden("experts16_top4");
+    assert_eq!((model.config.experts, model.config.experts_per_token), (16, 4));
+    hold(&model, &longest("experts16_top4"), 3);
+}
+
+#[test]
+fn all_ways_with_a_sliding_window() {
+    let model = Model::golden("window");
+    let prompt = longest("window");
+    assert!(model.config.sliding_window.is_some_and(|window| window < prompt.len() / 2));
+    hold(&model, &prompt, 3);
+}
+
+/// Requests in one engine.
+const REQUESTS: usize = 16;
+/// Tokens that each may generate.
+const MAX_TOKENS: usize = 40;
+/// Blocks of keys and values in the crowded engine: less than half of what its requests hold at their ends.
+const FEW_BLOCKS: usize = 12;
+/// Requests that lose their blocks there, at least.
+const MIN_PREEMPTED: usize = 4;
+/// Bounds under which each request computes alone, in the largest chunks.
+const ALONE: Limits = Limits { max_running: 1, step_tokens: 512, chunk: 512, max_waiting: REQUESTS };
+/// Bounds under which all compute beside each other, in small chunks.
+const CROWDED: Limits = Limits { max_running: REQUESTS, step_tokens: 24, chunk: 7, max_waiting: REQUESTS };
+
+/// The beginnings of texts of the corpus, one of them long.
+fn prompts(model: &Model) -> Vec<Vec<u32>> {
+    let mut texts = corpus(model, REQUESTS + 20);
+    let long = texts.split_off(REQUESTS).concat();
+    texts.iter_mut().for_each(|text| text.truncate(text.len() * 2 / 3));
+    texts[PLACE + 3] = long[..150].to_vec();
+    texts
+}
+
+/// Holds requests that compete for blocks to the same requests alone, and those to teacher-forced logits.
+fn hold_engine(quantize: Quantize, kv: KvType, temperature: f32) -> Vec<Completion> {
+    let model = Model::breeze();
+    let requests = requests(&model, &prompts(&model), MAX_TOKENS, temperature);
+    let setup = Setup { isa: Isa::detect(), ..Setup::plain(quantize, kv) };
+    let expected = complete(&model, &setup, ALONE, &requests);
+    assert!(preemptions(&setup, ALONE, &requests, &expected).is_empty(), "nobody competes");
+    replay(&model, &setup, &requests, &expected);
+
+    let crowded = Setup { kv_blocks: FEW_BLOCKS, nodes: 4, reach: Reach::Grpc, threads: 2, ..setup };
+    let found = complete(&model, &crowded, CROWDED, &requests);
+    for (place, (expected, found)) in expected.iter().zip(&found).enumerate() {
+        assert_eq!(found, expected, "request {place}");
+    }
+    let preempted = preemptions(&crowded, CROWDED, &requests, &found);
+    println!("preempted: {preempted:?}");
+    let distinct: BTreeSet<usize> = preempted.iter().copied().collect();
+    assert!(distinct.len() >= MIN_PREEMPTED, "there was room: {preempted:?}");
+    // One of them in an engine of its own, which computes nothing else before or after.
+    let place = preempted[0];
+    assert_eq!(complete(&model, &setup, ALONE, &requests[place..=place]), expected[place..=place], "request {place}");
+    expected
+}
+
+/// Holds the tokens of `completions` to what the sampler makes of the logits of all positions, computed in one pass.
+fn replay(model: &Model, setup: &Setup, requests: &[ValidRequest], completions: &[Completion]) {
+    let texts: Vec<Vec<u32>> =
+        requests.iter().zip(completions).map(|(r, c)| [r.prompt.as_slice(), &c.ids()].concat()).collect();
+    let all = logits(&mut Cluster::start(model, setup), &texts, WHOLE);
+    for ((request, completion), (text, logits)) in requests.iter().zip(completions).zip(texts.iter().zip(&all)) {
+        let sampling = &request.sampling;
+        let next =
+            |position: usize| sample(&logits[position - 1], sampling, position as u64).expect("finite logits").token;
+        for (position, token) in (request.prompt.len()..).zip(&completion.tokens) {
+            let of = logprobs(&logits[position - 1], next(position), TOP as usize);
+            let top = of.top.into_iter().map(|(id, logprob)| (id, logprob.to_bits())).collect();
+            assert_eq!(*token, TokenBits { id: next(position), logprob: of.logprob.to_bits(), top });
+        }
+        let stops = model.config.eos.contains(&next(text.len()));
+        match completion.reason {
+            FinishReason::Stop => assert!(stops, "it stopped before a token that is no end"),
+            FinishReason::Length => assert_eq!(completion.tokens.len(), MAX_TOKENS),
+        }
+    }
+}
+
+#[test]
+fn greedy_completions_in_a_crowded_engine() {
+    let completions = hold_engine(Quantize::AsStored, KvType::F16, 0.0);
+    let reasons = completions.iter().map(|completion| completion.reason);
+    let stopped = reasons.filter(|reason| *reason == FinishReason::Stop).count();
+    assert!((1..REQUESTS).contains(&stopped), "{stopped} of {REQUESTS} requests end by a stop token");
+}
+
+#[test]
+fn sampled_completions_in_a_crowded_engine() {
+    let completions = hold_engine(Quantize::Q4_0, KvType::F32, 0.8);
+    let texts: BTreeSet<Vec<u32>> = completions.iter().map(Completion::ids).collect();
+    assert_eq!(texts.len(), REQUESTS, "requests that say the same");
+}
