@@ -9,7 +9,7 @@ use support::fixture::{Fixture, Prompt, breeze, case, cases};
 use support::gguf::{Form, Layout};
 use support::model::Model;
 use support::steps::{Logits, WHOLE, difference, logits};
-use tramontane_kernels::{Isa, KvType};
+use tramontane_kernels::{Isa, KvType, WeightType};
 use tramontane_model::reference;
 use tramontane_model::weights::Quantize;
 
@@ -47,6 +47,11 @@ const F32_RULE: Rule = Rule { margin: 0.05, tolerance: 2e-3 };
 /// Keys and values rounded to f16. Where two experts are nearly even the rounding chooses the other one, and then that
 /// position's probabilities are others, so no tolerance would say anything.
 const F16_RULE: Rule = Rule { margin: 0.2, tolerance: f64::INFINITY };
+
+/// All weights of the demo model rounded to four bits and more.
+const QUANTIZED_RULE: Rule = Rule { margin: 2.0, tolerance: f64::INFINITY };
+/// Positions of the demo model with a larger margin.
+const CLEAR: usize = 195;
 
 /// How a computation fared against the reference.
 #[derive(Debug, Default)]
@@ -190,6 +195,21 @@ fn a_model_in_gguf_computes_what_it_computes_in_safetensors() {
         }
     }
     assert_eq!((permuted.len(), as_it_was), (CASES.len() - 2, vec!["qwen3moe".to_owned()]));
+}
+
+#[test]
+fn the_types_of_gguf_leave_clear_tokens_alone() {
+    let (model, fixture) = (Model::breeze(), breeze());
+    for (experts, others) in [
+        ([WeightType::Q5_0; 3], WeightType::Q5_1),
+        ([WeightType::Q4K, WeightType::Q6K, WeightType::Q4K], WeightType::Q5K),
+    ] {
+        let form = Form { layout: Layout::Stacked, experts: Some(experts), others: Some(others) };
+        let computed = engine(Isa::detect(), KvType::F16)(&model.as_gguf(form), &fixture.ids());
+        let verdict = Verdict::of(&fixture, &computed, QUANTIZED_RULE);
+        assert!(verdict.wrong.is_empty(), "{}:\n  {}", others.name(), verdict.wrong.join("\n  "));
+        assert_eq!(verdict.decided, CLEAR);
+    }
 }
 
 #[test]

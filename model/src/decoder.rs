@@ -2,6 +2,9 @@
 //!
 //! What lies between two of its layers, the experts, is computed elsewhere; the caller adds their result to the hidden states.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
