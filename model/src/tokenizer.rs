@@ -9,6 +9,7 @@ mod byte_level;
 mod detokenizer;
 mod gguf;
 mod library;
+mod of_checkpoint;
 mod spellings;
 mod spm;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use spm::{Place, SentencePiece};
 
 pub use detokenizer::{Detokenizer, MAX_HELD_TOKENS};
 pub use gguf::{GgufTokenizer, MAX_MERGES};
+pub use of_checkpoint::OpenError;
 pub use spm::proto::MAX_SENTENCEPIECE_BYTES;
 
 /// Most tokens of a vocabulary read from `tokenizer.model` or GGUF.

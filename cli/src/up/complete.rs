@@ -33,7 +33,7 @@ pub(crate) struct Completion {
 impl Prompt {
     /// Tokenises the prompt, and checks that the context has room for it.
     pub(crate) fn prepare(args: &PromptArgs, model: &Model) -> anyhow::Result<Self> {
-        let tokenizer = Tokenizer::from_json(&model.checkpoint.tokenizer_json()?)?;
+        let tokenizer = Tokenizer::of(&model.checkpoint)?;
         tokenizer.check_fits(model.config.vocab)?;
         let prompt = if args.chat {
             let source =

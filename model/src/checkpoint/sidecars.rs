@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{Checkpoint, CheckpointError, gguf};
 use crate::config::ModelConfig;
+use crate::tokenizer::MAX_SENTENCEPIECE_BYTES;
 
 /// Largest JSON or template beside the weights, but for the tokenizer, in bytes.
 pub const MAX_SIDECAR_BYTES: usize = 4 << 20;
@@ -52,6 +53,14 @@ impl Checkpoint {
     /// It is missing (always so in GGUF), too large or cannot be read.
     pub fn tokenizer_json(&self) -> Result<Vec<u8>, CheckpointError> {
         self.required("tokenizer.json", MAX_TOKENIZER_BYTES)
+    }
+
+    /// The bytes of `tokenizer.model` (SentencePiece); `None` when there is none.
+    ///
+    /// # Errors
+    /// It is too large or cannot be read.
+    pub fn sentencepiece_model(&self) -> Result<Option<Vec<u8>>, CheckpointError> {
+        self.sidecar("tokenizer.model", MAX_SENTENCEPIECE_BYTES)
     }
 
     /// The bytes of `tokenizer_config.json`; `None` when there is none.
