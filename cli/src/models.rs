@@ -13,7 +13,7 @@ use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::manifest::{Manifest, ManifestError};
 use tramontane_model::tools::{self, Report, SynthOptions};
 use tramontane_router::placement::{ExpertSize, NodeRoom, Problem, solve};
-use tramontane_router::{ExpertId, ModelId, NodeId};
+use tramontane_router::{ExpertId, ModelId};
 
 pub(crate) use args::ModelsArgs;
 use args::{InspectArgs, ModelsCommand, QuantizeArgs, SplitArgs, SynthArgs, VerifyArgs};
@@ -21,6 +21,7 @@ use args::{InspectArgs, ModelsCommand, QuantizeArgs, SplitArgs, SynthArgs, Verif
 use crate::demo;
 use crate::expert_node::cores;
 use crate::progress::Progress;
+use crate::up::node_id;
 
 /// The word that names the demo model where a path is wanted (`./demo` is a folder of that name).
 const DEMO: &str = "demo";
@@ -130,11 +131,6 @@ fn shares(name: &str, report: &Report, count: usize) -> anyhow::Result<Vec<Share
         Share { node: node.to_string(), experts: held.len(), bytes: held.iter().sum() }
     };
     Ok((0..count).map(share).collect())
-}
-
-/// Padded, so that names sort as numbers do.
-fn node_id(i: usize) -> NodeId {
-    NodeId::from(format!("node-{i:03}"))
 }
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<()> {

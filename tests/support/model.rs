@@ -32,8 +32,9 @@ impl Model {
         Self::open(case, &golden().join(case))
     }
 
-    fn open(name: &str, folder: &Path) -> Self {
-        let checkpoint = Checkpoint::open(folder).expect("a checkpoint of the repository opens");
+    /// The checkpoint at `path`, a folder or a GGUF file.
+    pub(crate) fn open(name: &str, path: &Path) -> Self {
+        let checkpoint = Checkpoint::open(path).expect("the checkpoint opens");
         let config = checkpoint.config().expect("its configuration is sound");
         checkpoint.validate(&config).expect("its tensors are the configuration's");
         let weights = Manifest::compute(&checkpoint).root().to_owned();
