@@ -7,20 +7,23 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use support::cluster::{Cluster, KV_BLOCKS, Reach, Setup};
 use support::completions::{Completion, TOP, TokenBits, complete, preemptions, requests};
 use support::covering::covering;
 use support::fixture;
+use support::gguf::{Form, Layout};
 use support::model::{Model, corpus};
 use support::steps::{Logits, WHOLE, difference, logits};
 use tramontane_cluster::engine::{FinishReason, ValidRequest};
 use tramontane_coordinator::Limits;
 use tramontane_coordinator::sampler::{logprobs, sample};
-use tramontane_kernels::{Isa, KvType};
+use tramontane_kernels::{Isa, KvType, WeightType};
+use tramontane_model::config::QkNorm;
 use tramontane_model::weights::Quantize;
 
-/// How experts, and keys and values, are held: the two that decide bits.
+/// How a float model's experts, and keys and values, are held: the two that decide bits.
 const HELD: [(Quantize, KvType); 6] = [
     (Quantize::AsStored, KvType::F32),
     (Quantize::AsStored, KvType::F16),
@@ -28,6 +31,17 @@ const HELD: [(Quantize, KvType); 6] = [
     (Quantize::Q8_0, KvType::F16),
     (Quantize::Q4_0, KvType::F32),
     (Quantize::Q4_0, KvType::F16),
+];
+/// The types of w1, w2 and w3 in the demo model's GGUF files, and of its other matrices. The last is what llama.cpp's `q4_k_m`
+/// is made of.
+const STORED: [([WeightType; 3], Option<WeightType>); 7] = [
+    ([WeightType::Q4_1; 3], None),
+    ([WeightType::Q5_0; 3], Some(WeightType::Q5_0)),
+    ([WeightType::Q5_1; 3], None),
+    ([WeightType::Q4K; 3], None),
+    ([WeightType::Q5K; 3], None),
+    ([WeightType::Q6K; 3], Some(WeightType::Q6K)),
+    ([WeightType::Q4K, WeightType::Q6K, WeightType::Q4K], Some(WeightType::Q4K)),
 ];
 const NODES: [usize; 4] = [1, 2, 4, 8];
 const REACH: [Reach; 2] = [Reach::InProcess, Reach::Grpc];
@@ -48,6 +62,33 @@ enum Company {
     Batch,
 }
 
+/// What decides bits.
+struct Held<'a> {
+    model: &'a Model,
+    quantize: Quantize,
+    kv: KvType,
+}
+
+impl<'a> Held<'a> {
+    /// Everything in [`HELD`], of `model`.
+    fn all(model: &'a Model) -> Vec<Self> {
+        HELD.map(|(quantize, kv)| Self { model, quantize, kv }).into()
+    }
+
+    /// The plainest logits of `prompt`.
+    fn plain(&self, prompt: &[u32]) -> Logits {
+        let way = Way { setup: Setup::plain(self.quantize, self.kv), chunk: WHOLE, company: Company::Alone };
+        compute(self.model, prompt, &way)
+    }
+}
+
+impl fmt::Display for Held<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { model, quantize, kv } = self;
+        write!(f, "{} ({}, {quantize:?}, {kv:?})", model.id, model.experts(*quantize).name)
+    }
+}
+
 /// One way to compute a prompt's logits.
 #[derive(Clone, Copy, Debug)]
 struct Way {
@@ -56,12 +97,12 @@ struct Way {
     company: Company,
 }
 
-/// Ways, each with its place in [`HELD`], such that any `strength` axes meet in all their values.
-fn ways(strength: usize) -> Vec<(usize, Way)> {
+/// Ways, each with its place in `held`, such that any `strength` axes meet in all their values.
+fn ways(held: &[Held<'_>], strength: usize) -> Vec<(usize, Way)> {
     let isas = Isa::available();
-    let levels = [HELD.len(), NODES.len(), REACH.len(), CHUNKS.len(), COMPANY.len(), isas.len(), THREADS.len()];
+    let levels = [held.len(), NODES.len(), REACH.len(), CHUNKS.len(), COMPANY.len(), isas.len(), THREADS.len()];
     let way = |row: Vec<usize>| {
-        let (quantize, kv) = HELD[row[0]];
+        let Held { quantize, kv, .. } = held[row[0]];
         let (nodes, reach, isa, threads) = (NODES[row[1]], REACH[row[2]], isas[row[5]], THREADS[row[6]]);
         let setup = Setup { quantize, kv, kv_blocks: KV_BLOCKS, nodes, reach, isa, threads };
         (row[0], Way { setup, chunk: CHUNKS[row[3]], company: COMPANY[row[4]] })
@@ -86,23 +127,20 @@ fn compute(model: &Model, prompt: &[u32], way: &Way) -> Logits {
     computed
 }
 
-/// Holds ways in which any `strength` axes meet to the plainest one.
-fn hold(model: &Model, prompt: &[u32], strength: usize) {
-    let plain = HELD.map(|(quantize, kv)| {
-        let way = Way { setup: Setup::plain(quantize, kv), chunk: WHOLE, company: Company::Alone };
-        compute(model, prompt, &way)
-    });
+/// Holds ways in which any `strength` axes meet to the plainest one of what is held.
+fn hold(held: &[Held<'_>], prompt: &[u32], strength: usize) {
+    let plain: Vec<Logits> = held.iter().map(|held| held.plain(prompt)).collect();
     assert!(plain.iter().all(|logits| logits.len() == prompt.len()));
-    for (i, j) in (0..HELD.len()).flat_map(|j| (0..j).map(move |i| (i, j))) {
-        assert!(difference(&plain[i], &plain[j]).is_some(), "{:?} and {:?} are the same", HELD[i], HELD[j]);
+    for (i, j) in (0..held.len()).flat_map(|j| (0..j).map(move |i| (i, j))) {
+        assert!(difference(&plain[i], &plain[j]).is_some(), "{} and {} are the same", held[i], held[j]);
     }
     let strength = strength + usize::from(std::env::var_os("TRAMONTANE_LONG").is_some());
-    let ways = ways(strength);
-    println!("{}: {} ways", model.id, ways.len());
-    for (held, way) in ways {
-        let found = compute(model, prompt, &way);
-        if let Some(difference) = difference(&plain[held], &found) {
-            panic!("{}: {way:?}: {difference}", model.id);
+    let ways = ways(held, strength);
+    println!("{}: {} ways", held[0], ways.len());
+    for (place, way) in ways {
+        let found = compute(held[place].model, prompt, &way);
+        if let Some(difference) = difference(&plain[place], &found) {
+            panic!("{}: {way:?}: {difference}", held[place]);
         }
     }
 }
@@ -117,14 +155,37 @@ fn longest(case: &str) -> Vec<u32> {
 fn all_ways_on_the_demo_model() {
     let model = Model::breeze();
     let prompt = corpus(&model, 20).concat()[..150].to_vec();
-    hold(&model, &prompt, 2);
+    hold(&Held::all(&model), &prompt, 2);
 }
 
 #[test]
 fn all_ways_with_four_of_sixteen_experts() {
     let model = Model::golden("experts16_top4");
     assert_eq!((model.config.experts, model.config.experts_per_token), (16, 4));
-    hold(&model, &longest("experts16_top4"), 3);
+    hold(&Held::all(&model), &longest("experts16_top4"), 3);
+}
+
+#[test]
+fn all_ways_with_normed_heads() {
+    let model = Model::golden("qwen3moe");
+    assert_eq!(model.config.qk_norm, QkNorm::PerHead);
+    hold(&Held::all(&model), &longest("qwen3moe"), 2);
+}
+
+#[test]
+fn all_ways_with_the_types_of_gguf() {
+    let floats = Model::breeze();
+    let prompt = corpus(&floats, 20).concat()[..70].to_vec();
+    let layouts = [Layout::Stacked, Layout::Separate].into_iter().cycle();
+    let forms = STORED.into_iter().zip(layouts).map(|((experts, others), layout)| Form {
+        layout,
+        experts: Some(experts),
+        others,
+    });
+    let models: Vec<Model> = forms.map(|form| floats.as_gguf(form)).collect();
+    let kv = [KvType::F16, KvType::F32].into_iter().cycle();
+    let held = models.iter().zip(kv).map(|(model, kv)| Held { model, quantize: Quantize::AsStored, kv });
+    hold(&held.collect::<Vec<_>>(), &prompt, 2);
 }
 
 #[test]
@@ -132,7 +193,7 @@ fn all_ways_with_a_sliding_window() {
     let model = Model::golden("window");
     let prompt = longest("window");
     assert!(model.config.sliding_window.is_some_and(|window| window < prompt.len() / 2));
-    hold(&model, &prompt, 3);
+    hold(&Held::all(&model), &prompt, 3);
 }
 
 /// Requests in one engine.

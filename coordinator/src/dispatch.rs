@@ -199,3 +199,6 @@ fn failure(error: &ExchangeError) -> Failure {
         ExchangeError::Corrupt { .. } => Failure::Corrupt,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! One step through the whole model: attention and gates here, experts through the dispatcher.
 
 use bytes::Bytes;
-use tramontane_kernels::{Compute, KvLayer, KvType, Q8Buf, QueryRow};
+use tramontane_kernels::{Compute, KvLayer, KvType, NotFinite, Q8Buf, QueryRow};
 use tramontane_model::decoder::{Decoder, DecoderScratch, EmbedError, Keep, LayerRows};
 use tramontane_router::{GateError, GateWeights, RowFormat, Rows, gate};
 
@@ -103,7 +103,9 @@ impl Forward {
             let last = layer + 1 == layers;
             let keep = if last { Keep::Rows(&step.wanted) } else { Keep::All };
             let what = LayerRows { layer, rows: &step.rows, keep };
-            self.decoder.attend(&self.compute, what, &mut self.kv[layer], &mut self.scratch, &mut self.hidden);
+            let kv = &mut self.kv[layer];
+            let attended = self.decoder.attend(&self.compute, what, kv, &mut self.scratch, &mut self.hidden);
+            attended.map_err(|NotFinite { row }| StepError::NotFinite { row, layer })?;
             if !self.hidden.is_empty() {
                 self.experts(layer).map_err(|error| match error {
                     StepError::NotFinite { row, layer } if last => {
@@ -113,13 +115,16 @@ impl Forward {
                 })?;
             }
         }
-        self.decoder.logits(&self.compute, &self.hidden, &mut self.scratch, &mut self.logits);
+        let computed = self.decoder.logits(&self.compute, &self.hidden, &mut self.scratch, &mut self.logits);
+        computed.map_err(|NotFinite { row }| StepError::NotFinite { row: step.wanted[row], layer: layers - 1 })?;
         Ok(&self.logits)
     }
 
     /// The experts' half of a layer.
     fn experts(&mut self, layer: usize) -> Result<(), StepError> {
-        self.decoder.gate(&self.compute, layer, &self.hidden, &mut self.normed, &mut self.gate_logits);
+        let (normed, logits) = (&mut self.normed, &mut self.gate_logits);
+        let gated = self.decoder.gate(&self.compute, layer, &self.hidden, &mut self.scratch, normed, logits);
+        gated.map_err(|NotFinite { row }| StepError::NotFinite { row, layer })?;
         let config = self.decoder.config();
         let weights = if config.renormalise { GateWeights::Renormalised } else { GateWeights::Softmax };
         let routing =

@@ -65,36 +65,19 @@ impl KvLayer {
     pub fn write(&mut self, block: u32, slot: usize, key: &[f32], value: &[f32]) {
         let (heads, width) = (self.kv_heads, self.head_dim);
         assert!(slot < KV_BLOCK && key.len() == heads * width && value.len() == key.len(), "one position's rows");
-        let at = block as usize * heads * width * KV_BLOCK;
+        let len = heads * width * KV_BLOCK;
+        let block = block as usize * len..(block as usize + 1) * len;
         match &mut self.data {
             KvData::F16 { k, v } => {
                 let round = |x: f32| f16::from_f32(x).to_bits();
-                store(
-                    &mut k[at..at + heads * width * KV_BLOCK],
-                    &mut v[at..at + heads * width * KV_BLOCK],
-                    width,
-                    slot,
-                    key,
-                    value,
-                    round,
-                );
+                store(&mut k[block.clone()], &mut v[block], width, slot, [key, value], round);
             }
-            KvData::F32 { k, v } => {
-                store(
-                    &mut k[at..at + heads * width * KV_BLOCK],
-                    &mut v[at..at + heads * width * KV_BLOCK],
-                    width,
-                    slot,
-                    key,
-                    value,
-                    |x| x,
-                );
-            }
+            KvData::F32 { k, v } => store(&mut k[block.clone()], &mut v[block], width, slot, [key, value], |x| x),
         }
     }
 }
 
-fn store<T>(k: &mut [T], v: &mut [T], width: usize, slot: usize, key: &[f32], value: &[f32], round: impl Fn(f32) -> T) {
+fn store<T>(k: &mut [T], v: &mut [T], width: usize, slot: usize, [key, value]: [&[f32]; 2], round: impl Fn(f32) -> T) {
     let heads = k.chunks_exact_mut(width * KV_BLOCK).zip(v.chunks_exact_mut(width * KV_BLOCK));
     for ((k, v), (key, value)) in heads.zip(key.chunks_exact(width).zip(value.chunks_exact(width))) {
         for (d, x) in key.iter().enumerate() {

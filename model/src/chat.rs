@@ -12,9 +12,13 @@
 //! could complete one) before rendering: every control token that still stands in the result is the template's own. The guards
 //! are then taken out. If encoding the text as a whole finds exactly the template's control tokens, those ids are the answer,
 //! equal to Hugging Face's. Otherwise the text between the template's control tokens is encoded as plain text, piece by piece.
-//! (Where a tokenizer prepends a space to the first piece of a text only, such a prompt has a space more after each control
-//! token; that is the price of a message that spells one.) What is not a control token of the tokenizer, such as `[INST]`
-//! in Mixtral 8x7B, is text in the template as well, and cannot be told apart.
+//! (Where a `tokenizer.json` prepends a space to the first piece of a text only, such a prompt has a space more after each
+//! control token; that is the price of a message that spells one.) What is not a control token of the tokenizer, such as
+//! `[INST]` in Mixtral 8x7B, is text in the template as well, and cannot be told apart.
+//!
+//! A tokenizer from `tokenizer.model` encodes the text after a control token with one space before it, its own if it has one.
+//! So Mistral's v1 prompt, `<s> [INST] user [/INST] assistant</s> [INST] …`, gets the ids of mistral-common, which encodes each
+//! message by itself; and so does the older template's first turn, `<s>[INST] user [/INST]`.
 
 #[cfg(test)]
 mod tests;
@@ -214,14 +218,13 @@ impl ChatTemplate {
         if found.eq(control.iter().map(|(_, id)| *id)) {
             return Ok(whole);
         }
-        let mut ids = Vec::with_capacity(whole.len());
-        let mut begin = 0;
-        for (range, id) in control {
-            ids.extend(tokenizer.encode(&text[begin..range.start].replace(guard, ""), Special::None)?);
-            ids.push(id);
-            begin = range.end;
+        let first = control.first().map_or(text.len(), |(range, _)| range.start);
+        let mut ids = tokenizer.encode(&text[..first].replace(guard, ""), Special::None)?;
+        let ends = control.iter().skip(1).map(|(range, _)| range.start).chain([text.len()]);
+        for ((range, id), end) in control.iter().zip(ends) {
+            ids.push(*id);
+            ids.extend(tokenizer.encode_after_control(&text[range.end..end].replace(guard, ""))?);
         }
-        ids.extend(tokenizer.encode(&text[begin..].replace(guard, ""), Special::None)?);
         Ok(ids)
     }
 

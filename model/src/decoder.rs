@@ -2,12 +2,15 @@
 //!
 //! What lies between two of its layers, the experts, is computed elsewhere; the caller adds their result to the hidden states.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
 use tramontane_kernels::{
-    Activations, AttentionShape, Compute, KV_BLOCK, KvLayer, KvType, PackedMatrix, QueryRow, attention, matmul,
-    rms_norm, rope,
+    Activations, AttentionShape, Compute, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Q8Buf, QueryRow,
+    attention, matmul, rms_norm, rope,
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -86,6 +89,7 @@ pub struct DecoderScratch {
     mixed: Vec<f32>,
     projected: Vec<f32>,
     head_normed: Vec<f32>,
+    blocks: Q8Buf,
 }
 
 impl Decoder {
@@ -163,6 +167,9 @@ impl Decoder {
     /// A layer up to its experts: stores the rows' keys and values in `kv`, and adds attention's result to `hidden`. With
     /// [`Keep::Rows`] `hidden` shrinks to the rows kept.
     ///
+    /// # Errors
+    /// [`NotFinite`] names the step's row where it meets quantised weights. Float weights let it through to the gate.
+    ///
     /// # Panics
     /// When `hidden` is not the step's rows, or a row's blocks do not reach its position.
     pub fn attend(
@@ -172,17 +179,17 @@ impl Decoder {
         kv: &mut KvLayer,
         scratch: &mut DecoderScratch,
         hidden: &mut Vec<f32>,
-    ) {
+    ) -> Result<(), NotFinite> {
         let LayerRows { layer, rows, keep } = what;
         let (config, weights) = (&self.config, &self.layers[layer]);
         let (width, half) = (config.hidden, self.rope.pairs());
         let kv_width = config.kv_heads * config.head_dim;
         assert_eq!(hidden.len(), rows.len() * width, "the step's rows");
-        let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected, head_normed } = scratch;
+        let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected, head_normed, blocks } = scratch;
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &weights.attention_norm, config.rms_eps, normed);
-        project(compute, &weights.k, normed, k);
-        project(compute, &weights.v, normed, v);
+        project(compute, &weights.k, normed, blocks, k)?;
+        project(compute, &weights.v, normed, blocks, v)?;
         self.norm_heads(compute, weights.k_norm.as_deref(), k, head_normed);
         for (i, row) in rows.iter().enumerate() {
             let (key, value) = (&mut k[i * kv_width..(i + 1) * kv_width], &v[i * kv_width..(i + 1) * kv_width]);
@@ -203,7 +210,8 @@ impl Decoder {
             hidden.truncate(kept.len() * width);
             normed.truncate(kept.len() * width);
         }
-        project(compute, &weights.q, normed, q);
+        let of_step = |NotFinite { row }| NotFinite { row: kept[row] };
+        project(compute, &weights.q, normed, blocks, q).map_err(of_step)?;
         self.norm_heads(compute, weights.q_norm.as_deref(), q, head_normed);
         for (q, &row) in q.chunks_exact_mut(config.heads * config.head_dim).zip(&kept) {
             rope(q, config.rope_pairs, &sin[row * half..(row + 1) * half], &cos[row * half..(row + 1) * half]);
@@ -212,10 +220,11 @@ impl Decoder {
         mixed.resize(q.len(), 0.0);
         let shape = AttentionShape { heads: config.heads, window: config.sliding_window };
         attention(compute, kv, shape, &kept_rows, q, mixed);
-        project(compute, &weights.o, mixed, projected);
+        project(compute, &weights.o, mixed, blocks, projected).map_err(of_step)?;
         for (hidden, projected) in hidden.iter_mut().zip(projected) {
             *hidden += *projected;
         }
+        Ok(())
     }
 
     /// Norms every head of `x` where the model does (Qwen3).
@@ -228,23 +237,56 @@ impl Decoder {
     }
 
     /// What layer `layer`'s gate says of each row: `normed` becomes the experts' input (rows × hidden), `logits` rows × experts.
-    pub fn gate(&self, compute: &Compute, layer: usize, hidden: &[f32], normed: &mut Vec<f32>, logits: &mut Vec<f32>) {
+    ///
+    /// # Errors
+    /// [`NotFinite`] names the row of `hidden` where it meets quantised weights.
+    pub fn gate(
+        &self,
+        compute: &Compute,
+        layer: usize,
+        hidden: &[f32],
+        scratch: &mut DecoderScratch,
+        normed: &mut Vec<f32>,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), NotFinite> {
         let weights = &self.layers[layer];
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &weights.expert_norm, self.config.rms_eps, normed);
-        project(compute, &weights.gate, normed, logits);
+        project(compute, &weights.gate, normed, &mut scratch.blocks, logits)
     }
 
     /// The vocabulary's logits (rows × vocab) for rows that have passed all layers.
-    pub fn logits(&self, compute: &Compute, hidden: &[f32], scratch: &mut DecoderScratch, logits: &mut Vec<f32>) {
+    ///
+    /// # Errors
+    /// [`NotFinite`] names the row of `hidden` where it meets quantised weights.
+    pub fn logits(
+        &self,
+        compute: &Compute,
+        hidden: &[f32],
+        scratch: &mut DecoderScratch,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), NotFinite> {
         scratch.normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &self.norm, self.config.rms_eps, &mut scratch.normed);
-        project(compute, &self.lm_head, &scratch.normed, logits);
+        project(compute, &self.lm_head, &scratch.normed, &mut scratch.blocks, logits)
     }
 }
 
-/// `out = weights · x` for rows of f32, `out` made to fit.
-fn project(compute: &Compute, weights: &PackedMatrix, x: &[f32], out: &mut Vec<f32>) {
+/// `out = weights · x` for rows of f32, `out` made to fit; for quantised weights the rows become int8 blocks in `blocks`.
+fn project(
+    compute: &Compute,
+    weights: &PackedMatrix,
+    x: &[f32],
+    blocks: &mut Q8Buf,
+    out: &mut Vec<f32>,
+) -> Result<(), NotFinite> {
     out.resize(x.len() / weights.width() * weights.rows(), 0.0);
-    matmul(compute, weights, Activations::F32(x), out);
+    let rows = if weights.ty().is_quantized() {
+        blocks.quantize(compute.isa, x, weights.width())?;
+        Activations::Q8(blocks)
+    } else {
+        Activations::F32(x)
+    };
+    matmul(compute, weights, rows, out);
+    Ok(())
 }

@@ -1,11 +1,16 @@
-//! Text to token ids and back. The work is done by the crate `tokenizers`; what is ours is the line between text and
-//! control tokens, and text that comes out piece by piece.
+//! Text to token ids and back. The work is done by the crate `tokenizers`, or, for SentencePiece's BPE, by `spm`; what is
+//! added here is the line between text and control tokens, and text that comes out piece by piece.
 //!
 //! A tokenizer's *control tokens* (`<s>`, `</s>`, …: those marked `special`) steer the model, so text from outside must never
 //! become one by spelling it: [`Tokenizer::encode`] takes them for text. [`Tokenizer::encode_trusted`] recognises them and is
 //! for text of our own, such as a chat template's.
 
+mod byte_level;
 mod detokenizer;
+mod gguf;
+mod library;
+mod spellings;
+mod spm;
 #[cfg(test)]
 mod tests;
 
@@ -13,11 +18,19 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokenizers::models::ModelWrapper;
-
 use crate::checkpoint::MAX_TOKENIZER_BYTES;
+use library::{Encoded, Library};
+use spellings::Spellings;
+use spm::{Place, SentencePiece};
 
 pub use detokenizer::{Detokenizer, MAX_HELD_TOKENS};
+pub use gguf::{GgufTokenizer, MAX_MERGES};
+pub use spm::proto::MAX_SENTENCEPIECE_BYTES;
+
+/// Most tokens of a vocabulary read from `tokenizer.model` or GGUF.
+pub const MAX_TOKENS: usize = 1 << 20;
+/// Longest text of such a token, in bytes.
+pub const MAX_TOKEN_BYTES: usize = 1 << 12;
 
 /// Whether encoding adds the tokens that begin (or end) a sequence, as the tokenizer's own settings say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,25 +41,37 @@ pub enum Special {
     None,
 }
 
-/// Why a tokenizer cannot be used, or refuses a text.
+/// Why a tokenizer cannot be used, or refuses a text. `file` is what it was read from.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The file is over its bound. Not a tokenizer.
-    #[error("tokenizer.json: {found} bytes, at most {limit}")]
+    #[error("{file}: {found} bytes, at most {limit}")]
     TooLarge {
+        /// Its name.
+        file: &'static str,
         /// Its size in bytes.
         found: usize,
         /// The bound.
         limit: usize,
     },
     /// It is not a tokenizer that we can load. Get the file anew.
-    #[error("tokenizer.json: {reason}")]
+    #[error("{file}: {reason}")]
     Malformed {
-        /// The loader's reason.
+        /// Its name.
+        file: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It is a tokenizer of a kind that we do not compute. Use a checkpoint that has a `tokenizer.json`.
+    #[error("{file}: a tokenizer of another kind: {reason}")]
+    Unsupported {
+        /// Its name.
+        file: &'static str,
+        /// What it has that we lack.
         reason: String,
     },
     /// It makes tokens that the model has no row for. It belongs to another model.
-    #[error("tokenizer.json: {tokens} tokens, but the model's vocabulary has {vocab}")]
+    #[error("the tokenizer has {tokens} tokens, but the model's vocabulary has {vocab}")]
     DoesNotFit {
         /// One more than the highest id.
         tokens: usize,
@@ -72,17 +97,19 @@ pub enum TokenizerError {
 pub struct Tokenizer(Arc<Inner>);
 
 struct Inner {
-    /// Recognises control tokens.
-    trusted: tokenizers::Tokenizer,
-    /// Takes control tokens for text.
-    plain: tokenizers::Tokenizer,
+    codec: Codec,
+    /// The token that begins a sequence, where the codec does not add it itself.
+    bos: Option<u32>,
     /// Control tokens by id.
     control: BTreeMap<u32, String>,
-    /// Control tokens by the first character of their text, longest first.
-    by_first: BTreeMap<char, Vec<(String, u32)>>,
-    /// The token for text that the vocabulary cannot express: special, but harmless.
-    unknown: Option<u32>,
+    spellings: Spellings,
     tokens: usize,
+}
+
+/// What does the work.
+enum Codec {
+    Library(Box<Library>),
+    SentencePiece(Box<SentencePiece>),
 }
 
 impl Tokenizer {
@@ -91,34 +118,46 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::TooLarge`], [`TokenizerError::Malformed`].
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
+        const FILE: &str = "tokenizer.json";
         if json.len() > MAX_TOKENIZER_BYTES {
-            return Err(TokenizerError::TooLarge { found: json.len(), limit: MAX_TOKENIZER_BYTES });
+            return Err(TokenizerError::TooLarge { file: FILE, found: json.len(), limit: MAX_TOKENIZER_BYTES });
         }
-        let malformed = |e: tokenizers::Error| TokenizerError::Malformed { reason: e.to_string() };
-        let mut trusted = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
-        trusted.with_truncation(None).map_err(malformed)?;
-        trusted.with_padding(None);
-        trusted.set_encode_special_tokens(false);
-        let mut plain = trusted.clone();
-        plain.set_encode_special_tokens(true);
+        let library = Library::from_json(json).map_err(|error| malformed(FILE, error.to_string()))?;
+        Ok(Self::of_library(library, None))
+    }
 
-        let added = trusted.get_added_tokens_decoder();
-        let special = added.into_iter().filter(|(_, token)| token.special);
-        let control: BTreeMap<u32, String> = special.map(|(id, token)| (id, token.content)).collect();
-        let mut by_first: BTreeMap<char, Vec<(String, u32)>> = BTreeMap::new();
-        for (&id, text) in &control {
-            if let Some(first) = text.chars().next() {
-                by_first.entry(first).or_default().push((text.clone(), id));
-            }
-        }
-        by_first.values_mut().for_each(|texts| texts.sort_by_key(|(text, _)| std::cmp::Reverse(text.len())));
-        let unknown = match trusted.get_model() {
-            ModelWrapper::BPE(bpe) => bpe.get_unk_token().as_deref().and_then(|token| trusted.token_to_id(token)),
-            _ => None,
-        };
-        let highest = trusted.get_vocab(true).into_values().max();
-        let tokens = highest.map_or(0, |id| id as usize + 1);
-        Ok(Self(Arc::new(Inner { trusted, plain, control, by_first, unknown, tokens })))
+    /// Loads a `tokenizer.model`: a SentencePiece BPE that leaves text as it is (Llama's, Mistral's). Ids are SentencePiece's.
+    ///
+    /// [`Special::Add`] adds `<s>`, as those models want; the file does not say.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLarge`], [`TokenizerError::Malformed`], [`TokenizerError::Unsupported`].
+    pub fn from_sentencepiece(model: &[u8]) -> Result<Self, TokenizerError> {
+        let (sentencepiece, bos) = spm::proto::read(model)?;
+        Ok(Self::of_sentencepiece(sentencepiece, bos))
+    }
+
+    /// Makes the tokenizer that GGUF metadata describes: `llama` (SentencePiece's BPE) or `gpt2` (byte-level BPE).
+    ///
+    /// # Errors
+    /// [`TokenizerError::Malformed`], [`TokenizerError::Unsupported`].
+    pub fn from_gguf(tokenizer: GgufTokenizer) -> Result<Self, TokenizerError> {
+        gguf::read(tokenizer)
+    }
+
+    fn of_library(library: Library, bos: Option<u32>) -> Self {
+        let (control, tokens) = (library.control(), library.tokens());
+        Self::new(Codec::Library(Box::new(library)), bos, control, tokens)
+    }
+
+    fn of_sentencepiece(sentencepiece: SentencePiece, bos: Option<u32>) -> Self {
+        let (control, tokens) = (sentencepiece.control(), sentencepiece.tokens());
+        Self::new(Codec::SentencePiece(Box::new(sentencepiece)), bos, control, tokens)
+    }
+
+    fn new(codec: Codec, bos: Option<u32>, control: BTreeMap<u32, String>, tokens: usize) -> Self {
+        let spellings = control.iter().map(|(&id, text)| (text.clone(), id)).collect();
+        Self(Arc::new(Inner { codec, bos, control, spellings, tokens }))
     }
 
     /// Checks that every token has a row in a vocabulary of `vocab` entries.
@@ -138,15 +177,27 @@ impl Tokenizer {
     /// [`TokenizerError::Failed`]; [`TokenizerError::ControlToken`] when the vocabulary has a control token's text among its
     /// ordinary words.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.0.plain.encode_fast(text, special == Special::Add).map_err(failed)?;
-        let ids = encoding.get_ids();
-        // The mask is 1 where the tokenizer's settings added the token, 0 where it comes from the text.
-        let mut from_text = ids.iter().zip(encoding.get_special_tokens_mask()).filter(|(_, mask)| **mask == 0);
-        let is_control = |id: &u32| self.is_control(*id) && Some(*id) != self.0.unknown;
-        if let Some((id, _)) = from_text.find(|(id, _)| is_control(id)) {
-            return Err(TokenizerError::ControlToken { token: self.0.control[id].clone() });
+        let mut ids = Vec::from_iter(self.0.bos.filter(|_| special == Special::Add));
+        match &self.0.codec {
+            Codec::SentencePiece(sentencepiece) => ids.extend(sentencepiece.encode(text, Place::Alone)),
+            Codec::Library(library) => {
+                let encoded = library.encode(text, special)?;
+                self.refuse_control(&encoded, library.unknown())?;
+                ids.extend(encoded.ids);
+            }
         }
-        Ok(ids.to_vec())
+        Ok(ids)
+    }
+
+    /// The ids of a text that follows a control token, in which control tokens are text like any other. None are added.
+    ///
+    /// # Errors
+    /// As for [`Tokenizer::encode`].
+    pub(crate) fn encode_after_control(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        match &self.0.codec {
+            Codec::SentencePiece(sentencepiece) => Ok(sentencepiece.encode(text, Place::AfterControl)),
+            Codec::Library(_) => self.encode(text, Special::None),
+        }
     }
 
     /// The ids of `text`, in which control tokens are recognised. For text of our own. None are added.
@@ -154,8 +205,27 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Failed`].
     pub fn encode_trusted(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.0.trusted.encode_fast(text, false).map_err(failed)?;
-        Ok(encoding.get_ids().to_vec())
+        let sentencepiece = match &self.0.codec {
+            Codec::Library(library) => return library.encode_trusted(text),
+            Codec::SentencePiece(sentencepiece) => sentencepiece,
+        };
+        let (mut ids, mut begin, mut place) = (Vec::new(), 0, Place::Alone);
+        for (range, id) in self.find_control(text) {
+            ids.extend(sentencepiece.encode(&text[begin..range.start], place));
+            ids.push(id);
+            (begin, place) = (range.end, Place::AfterControl);
+        }
+        ids.extend(sentencepiece.encode(&text[begin..], place));
+        Ok(ids)
+    }
+
+    /// Refuses ids among which text became a control token. The unknown token is special, but harmless.
+    fn refuse_control(&self, encoded: &Encoded, unknown: Option<u32>) -> Result<(), TokenizerError> {
+        let mut from_text = encoded.ids.iter().zip(&encoded.added).filter(|(_, added)| **added == 0);
+        match from_text.find(|(id, _)| self.is_control(**id) && Some(**id) != unknown) {
+            Some((id, _)) => Err(TokenizerError::ControlToken { token: self.0.control[id].clone() }),
+            None => Ok(()),
+        }
     }
 
     /// The text of `ids`, without control tokens: what a [`Detokenizer`] gives for them, piece by piece.
@@ -189,12 +259,18 @@ impl Tokenizer {
 
     /// The id of a token, control tokens too, by its text in the vocabulary.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.0.trusted.token_to_id(token)
+        match &self.0.codec {
+            Codec::Library(library) => library.token_to_id(token),
+            Codec::SentencePiece(sentencepiece) => sentencepiece.token_to_id(token),
+        }
     }
 
     /// The text in the vocabulary of a token: not what it decodes to (`▁the`, `<0x0A>`).
     pub fn id_to_token(&self, id: u32) -> Option<String> {
-        self.0.trusted.id_to_token(id)
+        match &self.0.codec {
+            Codec::Library(library) => library.id_to_token(id),
+            Codec::SentencePiece(sentencepiece) => sentencepiece.id_to_token(id).map(str::to_owned),
+        }
     }
 
     /// Whether `id` is a control token.
@@ -211,11 +287,10 @@ impl Tokenizer {
     pub(crate) fn find_control(&self, text: &str) -> Vec<(Range<usize>, u32)> {
         let mut found = Vec::new();
         let mut end = 0;
-        for (at, first) in text.char_indices() {
-            let candidates = self.0.by_first.get(&first).filter(|_| at >= end).into_iter().flatten();
-            if let Some((token, id)) = candidates.into_iter().find(|(token, _)| text[at..].starts_with(token)) {
-                end = at + token.len();
-                found.push((at..end, *id));
+        for (at, _) in text.char_indices() {
+            if let Some((length, id)) = self.0.spellings.longest_at(&text[at..]).filter(|_| at >= end) {
+                end = at + length;
+                found.push((at..end, id));
             }
         }
         found
@@ -223,17 +298,20 @@ impl Tokenizer {
 
     /// The text of all `ids` at once.
     fn decode_whole(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        self.0.trusted.decode(ids, true).map_err(failed)
+        match &self.0.codec {
+            Codec::Library(library) => library.decode(ids),
+            Codec::SentencePiece(sentencepiece) => Ok(sentencepiece.decode(ids)),
+        }
     }
 
     /// Whether decoding looks at `id` at all.
     fn has_text(&self, id: u32) -> bool {
-        !self.is_control(id) && self.0.trusted.id_to_token(id).is_some()
+        !self.is_control(id) && self.id_to_token(id).is_some()
     }
 }
 
-fn failed(error: tokenizers::Error) -> TokenizerError {
-    TokenizerError::Failed { reason: error.to_string() }
+fn malformed(file: &'static str, reason: String) -> TokenizerError {
+    TokenizerError::Malformed { file, reason }
 }
 
 impl std::fmt::Debug for Tokenizer {

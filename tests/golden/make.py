@@ -3,7 +3,7 @@
     python3 -m venv /tmp/golden-venv && /tmp/golden-venv/bin/pip install -r requirements.txt
     OMP_NUM_THREADS=1 /tmp/golden-venv/bin/python make.py [CASE | breeze ...]      (all of them, unless some are named)
 
-A case is a folder with a small random Mixtral checkpoint and fixture.json; `breeze` is breeze.json and questions.json, of the
+A case is a folder with a small random checkpoint (Mixtral, or Qwen3-MoE) and fixture.json; `breeze` is breeze.json and questions.json, of the
 demo model in models/breeze. The reference runs in float32 with eager attention on the weights as stored, teacher-forced: one
 forward pass over a whole prompt. README.md says what the fixtures hold and which seeds are refused.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch, transformers
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from breeze_prompts import QUESTIONS, TEXTS
 
@@ -38,10 +38,12 @@ class Case:
     spelling: str = "new"  # of config.json: "new" (rope_parameters, dtype) or "old" (rope_theta, torch_dtype)
     lengths: list = field(default_factory=lambda: [1, 7, 33, 100])
     shard_size: str = "50GB"
+    model_type: str = "mixtral"
 
 
 BASE = dict(vocab_size=256, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
             num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=512, rope_theta=1e6, rms_norm_eps=1e-5, sliding_window=None)
+QWEN = dict(intermediate_size=96, moe_intermediate_size=32, rms_norm_eps=1e-6)  # the first is of dense layers, of which there are none
 CASES = {
     "gqa": Case(dict(hidden_size=128, intermediate_size=32, vocab_size=384, num_attention_heads=8, num_local_experts=8)),
     "head_dim": Case(dict(head_dim=32, rope_theta=1e4), torch.float32, "old"),
@@ -53,21 +55,33 @@ CASES = {
     "sharded": Case(dict(intermediate_size=32), torch.float32, "old", shard_size="150KB"),
     "f16": Case(dict(), torch.float16, "old"),
     "mha": Case(dict(num_key_value_heads=4, head_dim=None)),
+    "qwen3moe": Case(QWEN | dict(head_dim=32, norm_topk_prob=True, num_local_experts=16, num_experts_per_tok=4), torch.float32, "old",
+                     model_type="qwen3_moe"),
+    "qwen3moe_tied": Case(QWEN | dict(head_dim=32, norm_topk_prob=False, num_local_experts=8, tie_word_embeddings=True),
+                          model_type="qwen3_moe"),
+}
+# What the files of a model_type are recognised by: some of its tensors.
+NAMES = {
+    "mixtral": {"model.layers.0.block_sparse_moe.gate.weight", "model.layers.1.block_sparse_moe.experts.3.w1.weight"},
+    "qwen3_moe": {"model.layers.0.mlp.gate.weight", "model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight",
+                  *(f"model.layers.1.mlp.experts.7.{part}_proj.weight" for part in ("gate", "up", "down"))},
 }
 
 
 def old_spelling(new, dtype):
-    """config.json as Mixtral-8x7B-v0.1 spells it: transformers before 5."""
+    """config.json as Mixtral-8x7B-v0.1 and Qwen3-30B-A3B spell it: transformers before 5."""
     dropped = ("dtype", "rope_parameters", "pad_token_id", "router_jitter_noise", *(["head_dim"] if new["head_dim"] is None else []))
     old = {key: value for key, value in new.items() if key not in dropped}
     old |= dict(rope_theta=new["rope_parameters"]["rope_theta"], torch_dtype=dtype, transformers_version="4.36.0.dev0")
+    if old["model_type"] == "qwen3_moe":
+        old |= dict(num_experts=old.pop("num_local_experts"), rope_scaling=None, transformers_version="4.51.0")
     return dict(sorted(old.items()))
 
 
 def write_checkpoint(case, seed, folder):
-    """A random model, rounded to the case's dtype, under the tensor names of Mixtral 8x7B."""
+    """A random model, rounded to the case's dtype, under the tensor names of published checkpoints."""
     torch.manual_seed(seed)
-    model = MixtralForCausalLM(MixtralConfig(**BASE | case.config))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(case.model_type, **BASE | case.config), dtype=torch.float32)
     for name, weight in model.named_parameters():
         if weight.dim() == 1:
             weight.data = 1 + 0.2 * torch.randn(weight.shape)  # a norm of ones would hide a norm left out
@@ -84,7 +98,7 @@ def write_checkpoint(case, seed, folder):
 def load(folder, dtype=torch.float32, **changes):
     """The checkpoint in `folder`, its weights widened to `dtype` (nothing is lost: none is stored wider than float32)."""
     eager = dict(attn_implementation="eager", experts_implementation="eager")
-    return MixtralForCausalLM.from_pretrained(folder, dtype=dtype, **eager, **changes).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **eager, **changes).eval()
 
 
 @torch.no_grad()
@@ -148,15 +162,15 @@ def check_window(folder, ids, logits):
 
 
 def check_files(name, case, folder):
-    """The names are Mixtral's, the dtype is the case's, and the case's name tells the truth about its files."""
+    """The names are the model_type's, the dtype is the case's, and the case's name tells the truth about its files."""
     shards = sorted(folder.glob("*.safetensors"))
     assert (len(shards) > 1) == (folder / "model.safetensors.index.json").exists() == (name == "sharded"), shards
     tensors = {}
     for shard in shards:
         with safe_open(shard, "pt") as file: tensors |= {key: file.get_tensor(key) for key in file.keys()}
     assert {tensor.dtype for tensor in tensors.values()} == {case.dtype}
-    assert {"model.layers.0.block_sparse_moe.gate.weight", "model.layers.1.block_sparse_moe.experts.3.w1.weight"} <= tensors.keys()
-    assert ("lm_head.weight" in tensors) == (name != "tied")
+    assert NAMES[case.model_type] <= tensors.keys(), tensors.keys()
+    assert ("lm_head.weight" in tensors) == (not case.config.get("tie_word_embeddings", False))
 
 
 def make_case(name):

@@ -17,6 +17,13 @@ pub(crate) struct Fixture {
     pub(crate) prompts: Vec<Prompt>,
 }
 
+impl Fixture {
+    /// The prompts' token ids.
+    pub(crate) fn ids(&self) -> Vec<Vec<u32>> {
+        self.prompts.iter().map(|prompt| prompt.ids.clone()).collect()
+    }
+}
+
 /// A teacher-forced prompt: everything but `next_logprob` has an entry a position.
 #[derive(Deserialize)]
 pub(crate) struct Prompt {

@@ -5,5 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod covering;
 pub(crate) mod fixture;
+pub(crate) mod gguf;
 pub(crate) mod model;
+pub(crate) mod quantize;
 pub(crate) mod steps;

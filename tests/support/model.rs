@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
+use tempfile::TempDir;
 use tramontane_kernels::CONTRACT_VERSION;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
@@ -12,6 +13,8 @@ use tramontane_model::tokenizer::{Special, Tokenizer};
 use tramontane_model::weights::{ExpertTypes, Quantize};
 use tramontane_router::{ExpertId, ModelId, NumericProfile};
 
+use super::gguf::{self, Form};
+
 /// An opened checkpoint.
 pub(crate) struct Model {
     pub(crate) id: ModelId,
@@ -19,6 +22,8 @@ pub(crate) struct Model {
     pub(crate) config: ModelConfig,
     /// Root of its tensors' hashes.
     weights: String,
+    /// Where it is, if it was written for a test; goes with it.
+    _folder: Option<TempDir>,
 }
 
 impl Model {
@@ -32,13 +37,21 @@ impl Model {
         Self::open(case, &golden().join(case))
     }
 
+    /// The same model out of a GGUF file, in a folder of its own.
+    pub(crate) fn as_gguf(&self, form: Form) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("model.gguf");
+        gguf::write(self, form, &file);
+        Self { _folder: Some(folder), ..Self::open(&format!("{}-gguf", self.id), &file) }
+    }
+
     /// The checkpoint at `path`, a folder or a GGUF file.
     pub(crate) fn open(name: &str, path: &Path) -> Self {
         let checkpoint = Checkpoint::open(path).expect("the checkpoint opens");
         let config = checkpoint.config().expect("its configuration is sound");
         checkpoint.validate(&config).expect("its tensors are the configuration's");
         let weights = Manifest::compute(&checkpoint).root().to_owned();
-        Self { id: ModelId::from(name), checkpoint: Arc::new(checkpoint), config, weights }
+        Self { id: ModelId::from(name), checkpoint: Arc::new(checkpoint), config, weights, _folder: None }
     }
 
     /// How its experts take their rows when they are held as `quantize` says.

@@ -4,6 +4,7 @@
 //! foreign references against it.
 
 use candle_core::{D, DType, Device, Result, Tensor};
+use tramontane_kernels::RopePairs;
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::ModelConfig;
@@ -85,9 +86,9 @@ impl Oracle<'_> {
         Tensor::cat(&out, 0)
     }
 
-    /// Pairs are value i and value i + half (Hugging Face's layout).
+    /// Heads come back with the pairs' first values before the second ones, however they were stored: queries and keys alike.
     fn rope(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, rows, width) = x.dims3()?;
+        let (heads, rows, width) = x.dims3()?;
         let half = width / 2;
         let angle = |p: usize, i: usize| p as f64 * self.config.rope_theta.powf(-2.0 * i as f64 / width as f64);
         let table = |f: fn(f64) -> f64| {
@@ -95,7 +96,13 @@ impl Oracle<'_> {
             Tensor::from_vec(values, (1, rows, half), &self.device)
         };
         let (sin, cos) = (table(f64::sin)?, table(f64::cos)?);
-        let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+        let (a, b) = match self.config.rope_pairs {
+            RopePairs::Halves => (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?),
+            RopePairs::Interleaved => {
+                let pairs = x.reshape((heads, rows, half, 2))?;
+                (pairs.narrow(D::Minus1, 0, 1)?.squeeze(D::Minus1)?, pairs.narrow(D::Minus1, 1, 1)?.squeeze(D::Minus1)?)
+            }
+        };
         let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
         let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
         Tensor::cat(&[turned_a, turned_b], D::Minus1)

@@ -1,4 +1,6 @@
-//! Breeze's tokenizer (Llama's kind: BPE with byte fallback), and two small ones of other kinds.
+//! Breeze's tokenizer (Llama's kind: BPE with byte fallback), small ones of other kinds, and published ones.
+
+pub(super) mod published;
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -121,6 +123,17 @@ fn bad_files_are_refused() {
     }
     let large = vec![b' '; MAX_TOKENIZER_BYTES + 1];
     assert!(matches!(Tokenizer::from_json(&large), Err(TokenizerError::TooLarge { .. })));
+}
+
+#[test]
+fn a_merge_that_makes_the_loader_panic_is_refused() {
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null, "added_tokens": [],
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}
+    });
+    let refused = Tokenizer::from_json(json.to_string().as_bytes());
+    assert!(matches!(refused, Err(TokenizerError::Malformed { file: "tokenizer.json", .. })));
 }
 
 #[test]

@@ -1,0 +1,182 @@
+//! The dispatcher over two nodes that hold everything, behind an exchange that goes wrong as it is told.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tramontane_cluster::exchange::{Completion, ExpertServer, InProcessExchange, ServeError};
+use tramontane_cluster::registry::{EmbeddedRegistry, Lease, Registry};
+use tramontane_router::placement::Placement;
+use tramontane_router::{ExpertBatch, ExpertId, GateWeights, NodeRecord, NumericProfile, RowFormat, gate};
+
+use super::*;
+
+const EXPERTS: u32 = 4;
+const WIDTH: usize = 8;
+
+/// Multiplies each row by its expert's number, from 1.
+struct Multiplier;
+
+impl ExpertServer for Multiplier {
+    fn serve(&self, batches: &[ExpertBatch]) -> Vec<Result<ExpertRows, ServeError>> {
+        let answer = |batch: &ExpertBatch| {
+            let pairs = batch.work.iter().flat_map(|w| w.rows.iter().map(move |&row| (w.expert, row)));
+            let values = pairs.flat_map(|(expert, row)| {
+                let row = batch.rows.row(row as usize).as_chunks::<4>().0.to_vec();
+                row.into_iter().map(move |v| f32::from_le_bytes(v) * (expert + 1) as f32)
+            });
+            rows_of(&values.collect::<Vec<_>>())
+        };
+        batches.iter().map(|batch| Ok(ExpertRows { rows: answer(batch) })).collect()
+    }
+
+    fn ensure_held(&self, _: &ModelId, _: &[ExpertId]) -> Result<(), ServeError> {
+        Ok(())
+    }
+
+    fn received(&self) -> BTreeMap<ExpertId, u64> {
+        BTreeMap::new()
+    }
+}
+
+fn rows_of(values: &[f32]) -> Rows {
+    let data = values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    Rows { format: RowFormat::F32, width: WIDTH, data: Bytes::from(data) }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    Gone,
+    Overloaded,
+    NotANumber,
+    RowMissing,
+    Twice,
+}
+
+/// Spoils the completions, in their order, as the script says; when it ends, all is well.
+struct Faulty {
+    inner: InProcessExchange,
+    script: VecDeque<Fault>,
+    again: Option<Completion>,
+    nodes: Arc<std::sync::Mutex<Vec<NodeId>>>,
+}
+
+impl Exchange for Faulty {
+    fn submit(&mut self, node: &NodeId, batch: ExpertBatch) -> DispatchId {
+        self.nodes.lock().unwrap().push(node.clone());
+        self.inner.submit(node, batch)
+    }
+
+    fn next(&mut self, deadline: Instant) -> Option<Completion> {
+        if let Some(again) = self.again.take() {
+            return Some(again);
+        }
+        let mut completion = self.inner.next(deadline)?;
+        let node = completion.node.clone();
+        match self.script.pop_front().unwrap_or(Fault::None) {
+            Fault::None => {}
+            Fault::Gone => completion.result = Err(ExchangeError::NodeGone { node, why: "told to".into() }),
+            Fault::Overloaded => completion.result = Err(ExchangeError::Overloaded { node }),
+            Fault::NotANumber => {
+                if let Ok(rows) = &mut completion.result {
+                    let mut data = rows.rows.data.to_vec();
+                    data[4..8].copy_from_slice(&f32::NAN.to_le_bytes());
+                    rows.rows.data = Bytes::from(data);
+                }
+            }
+            Fault::RowMissing => {
+                if let Ok(rows) = &mut completion.result {
+                    rows.rows.data = rows.rows.data.slice(WIDTH * 4..);
+                }
+            }
+            Fault::Twice => self.again = Some(completion.clone()),
+        }
+        Some(completion)
+    }
+
+    fn cancel(&mut self, dispatch: DispatchId) {
+        self.inner.cancel(dispatch);
+    }
+}
+
+/// What came of one layer: the hidden states, and the nodes asked.
+struct Outcome {
+    result: Result<(), DispatchError>,
+    hidden: Vec<f32>,
+    nodes: Vec<NodeId>,
+}
+
+fn run(replicas: usize, script: &[Fault]) -> Outcome {
+    let model = ModelId::from("m");
+    let profile = NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into() };
+    let registry = EmbeddedRegistry::new(model.clone(), profile.clone());
+    let names: Vec<NodeId> = (0..replicas).map(|i| NodeId::from(format!("n{i}"))).collect();
+    let experts = || (0..EXPERTS).map(|e| ExpertId::new(0, e));
+    let _leases: Vec<Box<dyn Lease>> = names
+        .iter()
+        .map(|id| {
+            let held = experts().collect();
+            let record = NodeRecord {
+                id: id.clone(),
+                addr: String::new(),
+                held,
+                profile: profile.clone(),
+                capacity: 9,
+                draining: false,
+            };
+            block_on(registry.join(record)).unwrap()
+        })
+        .collect();
+    let replicas = experts().map(|e| (e, names.clone())).collect();
+    block_on(registry.propose(Placement { model: model.clone(), epoch: Epoch(1), parent: Epoch(0), replicas }))
+        .unwrap();
+    let servers = names.iter().map(|id| (id.clone(), Arc::new(Multiplier) as Arc<dyn ExpertServer>)).collect();
+    let nodes = Arc::default();
+    let exchange = Faulty {
+        inner: InProcessExchange::new(servers),
+        script: script.iter().copied().collect(),
+        again: None,
+        nodes: Arc::clone(&nodes),
+    };
+    let policy = Policy { max_resends: 8, timeout: Duration::from_secs(60), ..Policy::default() };
+    let mut dispatcher = Dispatcher::new(model, Box::new(exchange), registry.watch(), policy);
+    let logits: Vec<f32> = (0..6 * EXPERTS).map(|i| ((i * 7) % 5) as f32).collect();
+    let routing = gate(&logits, EXPERTS as usize, 2, GateWeights::Renormalised).unwrap();
+    let values: Vec<f32> = (0..6 * WIDTH).map(|i| i as f32 * 0.25).collect();
+    let mut hidden = vec![1.0; values.len()];
+    let result = dispatcher.experts(0, &routing, &rows_of(&values), &mut hidden);
+    let nodes = nodes.lock().unwrap().clone();
+    Outcome { result, hidden, nodes }
+}
+
+/// The embedded registry's futures are ready at once.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+#[test]
+fn whatever_one_node_does_the_other_makes_it_good() {
+    let quiet = run(2, &[]);
+    quiet.result.unwrap();
+    assert!(quiet.hidden.iter().any(|&h| h != 1.0));
+    for fault in [Fault::Gone, Fault::Overloaded, Fault::NotANumber, Fault::RowMissing, Fault::Twice] {
+        for script in [vec![fault], vec![Fault::None, fault], vec![fault, Fault::None, fault]] {
+            let outcome = run(2, &script);
+            outcome.result.unwrap_or_else(|error| panic!("{script:?}: {error}"));
+            assert_eq!(outcome.hidden, quiet.hidden, "{script:?}");
+            let resent = outcome.nodes.len() - quiet.nodes.len();
+            assert_eq!(resent > 0, !matches!(fault, Fault::Twice), "{script:?}: {resent} resent");
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_nobody_answers_is_given_up_with_the_last_failure_and_changes_nothing() {
+    let outcome = run(1, &[Fault::Overloaded; 64]);
+    let error = outcome.result.unwrap_err();
+    assert!(matches!(&error, DispatchError::Abandoned { why: AbandonReason::ResendsSpent, last: Some(_) }), "{error}");
+    assert!(error.to_string().contains("node n0 has too much waiting"), "{error}");
+    assert!(outcome.hidden.iter().all(|&h| h == 1.0));
+    assert!(outcome.nodes.len() <= 1 + 8);
+}
