@@ -135,6 +135,14 @@ fn what_cannot_be_done_says_so_and_leaves_nothing() {
         refused(usage, 2, &[]);
     }
     assert_eq!(names(folder.path()), [""; 0]);
+}
+
+#[test]
+fn help_begins_with_examples() {
     let help = models(&["--help"]);
-    assert!(help.starts_with("Examples:\n") && help.contains("quantize") && help.contains("verify"), "{help}");
+    for command in ["quantize", "synth", "split", "inspect", "verify"] {
+        assert!(help.contains(command), "{help}");
+        let help = models(&[command, "--help"]);
+        assert!(help.starts_with(&format!("Examples:\n  tramontane models {command} ")), "{help}");
+    }
 }

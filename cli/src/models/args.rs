@@ -25,6 +25,31 @@ Examples:
   tramontane models inspect mixtral-q4_k_m.gguf --expert-nodes 4
   tramontane models verify mixtral-q4_k_m.gguf --write-manifest";
 
+const QUANTIZE_EXAMPLES: &str = "\
+Examples:
+  tramontane models quantize --type q8_0 demo breeze-q8_0.gguf
+  tramontane models quantize --type q4_k_m ./Mixtral-8x7B-Instruct-v0.1 mixtral-q4_k_m.gguf
+  tramontane models quantize --type q4_0 mixtral-f16.gguf mixtral-q4_0.gguf";
+
+const SYNTH_EXAMPLES: &str = "\
+Examples:
+  tramontane models synth --like tiny tiny.gguf
+  tramontane models synth --like qwen3-30b-a3b --layers 4 --type q4_k_m qwen3-4-layers.gguf";
+
+const SPLIT_EXAMPLES: &str = "\
+Examples:
+  tramontane models split --experts 8 SmolLM2-135M-Q8_0.gguf smol-8-experts.gguf";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  tramontane models inspect demo
+  tramontane models inspect mixtral-q4_k_m.gguf --expert-nodes 4 --json";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  tramontane models verify demo
+  tramontane models verify ./Mixtral-8x7B-v0.1 --write-manifest";
+
 /// Converts, makes up, cuts, looks into and checks checkpoints.
 #[derive(Debug, Args)]
 #[command(before_help = EXAMPLES)]
@@ -48,6 +73,7 @@ pub(crate) enum ModelsCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = QUANTIZE_EXAMPLES)]
 pub(crate) struct QuantizeArgs {
     /// Types of the weights
     #[arg(long = "type", value_name = "TYPE")]
@@ -64,6 +90,7 @@ pub(crate) struct QuantizeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = SYNTH_EXAMPLES)]
 pub(crate) struct SynthArgs {
     /// The model whose shapes it gets
     #[arg(long, value_name = "MODEL")]
@@ -83,6 +110,7 @@ pub(crate) struct SynthArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = SPLIT_EXAMPLES)]
 pub(crate) struct SplitArgs {
     /// Into how many experts; a power of two
     #[arg(long, value_name = "E")]
@@ -96,6 +124,7 @@ pub(crate) struct SplitArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = INSPECT_EXAMPLES)]
 pub(crate) struct InspectArgs {
     /// Print one JSON object
     #[arg(long)]
@@ -109,6 +138,7 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = VERIFY_EXAMPLES)]
 pub(crate) struct VerifyArgs {
     /// Write the hashes beside the weights, so that a start need not read them all
     #[arg(long)]

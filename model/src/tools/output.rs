@@ -10,6 +10,8 @@ use crate::checkpoint::gguf::{GgufWriteError, GgufWriter, TensorInfo, Value};
 
 /// Bytes gathered before the system is asked to write them.
 const BUFFER_BYTES: usize = 1 << 20;
+/// Bytes between two reports of progress, at most.
+const PIECE_BYTES: usize = 16 << 20;
 
 /// A GGUF file that is being written beside its place. Dropped before [`Output::commit`], it is removed.
 pub(super) struct Output<'a> {
@@ -54,9 +56,11 @@ impl<'a> Output<'a> {
 
     /// Writes the next `bytes` of the tensor `tensor`.
     pub(super) fn append(&mut self, tensor: &str, bytes: &[u8]) -> Result<(), ToolError> {
-        self.writer.append(tensor, bytes).map_err(|source| error(&self.path, source))?;
-        self.done += bytes.len() as u64;
-        (self.on_progress)(self.done, self.total);
+        for piece in bytes.chunks(PIECE_BYTES) {
+            self.writer.append(tensor, piece).map_err(|source| error(&self.path, source))?;
+            self.done += piece.len() as u64;
+            (self.on_progress)(self.done, self.total);
+        }
         Ok(())
     }
 

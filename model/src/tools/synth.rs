@@ -166,7 +166,7 @@ fn put_tensor(slot: &Slot, info: &TensorInfo, random: &mut SplitMix, output: &mu
             piece.clear();
         }
     }
-    if piece.is_empty() { Ok(()) } else { output.append(&info.name, &piece) }
+    output.append(&info.name, &piece)
 }
 
 /// Standard deviation of integers uniform in 0…n−1.
