@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tramontane_kernels::KvType;
 use tramontane_model::weights::Quantize;
 
+use crate::models::ModelsArgs;
+
 /// Threads that carry bytes; the computing ones are the pool's.
 pub(crate) const RUNTIME_THREADS: usize = 2;
 /// Expert nodes of an embedded cluster, at most.
@@ -21,7 +23,10 @@ Examples:
   tramontane up --expert-nodes 8 --processes --prompt \"The capital of France is\"
 
   # Ask a Mixtral checkpoint of your own, experts quantised at load
-  tramontane up --model ./Mixtral-8x7B-Instruct-v0.1 --quantize q8_0 --chat --prompt \"Why does the wind blow?\"";
+  tramontane up --model ./Mixtral-8x7B-Instruct-v0.1 --quantize q8_0 --chat --prompt \"Why does the wind blow?\"
+
+  # Write the demo model as GGUF
+  tramontane models quantize --type q4_k_m demo breeze.gguf";
 
 const UP_EXAMPLES: &str = "\
 Examples:
@@ -49,6 +54,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Run one expert node of a cluster
     ExpertNode(NodeArgs),
+    /// Convert, make up, cut, look into and check checkpoints
+    Models(ModelsArgs),
 }
 
 /// Runs a whole cluster on this machine and completes a prompt.
@@ -80,7 +87,7 @@ pub(crate) struct UpArgs {
 /// Which model, and how it is held.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint in Hugging Face's layout [default: the demo model, which is in this binary]
+    /// Folder of a checkpoint in Hugging Face's layout, or a GGUF file [default: the demo model, which is in this binary]
     #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
     pub(crate) model: Option<PathBuf>,
     /// Convert expert weights at load
@@ -204,11 +211,11 @@ fn nodes(text: &str) -> Result<usize, String> {
     within(text, 1..=MAX_EXPERT_NODES)
 }
 
-fn threads(text: &str) -> Result<usize, String> {
+pub(crate) fn threads(text: &str) -> Result<usize, String> {
     within(text, 1..=512)
 }
 
-fn within(text: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, String> {
+pub(crate) fn within(text: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, String> {
     let (low, high) = (range.start(), range.end());
     text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| format!("a number from {low} to {high} is wanted"))
 }

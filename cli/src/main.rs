@@ -1,4 +1,4 @@
-//! The binary `tramontane`: the embedded cluster, the roles, and (with later issues) the admin commands.
+//! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, and (with later issues) the admin commands.
 //!
 //! *Absent from here*: logic that a library crate should hold; HTTP and gRPC front doors, etcd, `--config` files and the
 //! admin commands, which come with later issues.
@@ -9,6 +9,7 @@ mod args;
 mod demo;
 mod expert_node;
 mod model;
+mod models;
 mod progress;
 mod up;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
                 match cli.command {
                     Command::Up(args) => up::run(args).await,
                     Command::ExpertNode(args) => expert_node::run(args).await,
+                    Command::Models(args) => models::run(args.command),
                 }
             });
             // A blocked reader or a loading thread must not keep the process.

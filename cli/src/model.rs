@@ -63,7 +63,8 @@ impl Model {
     }
 }
 
-fn name_of(path: &Path) -> String {
+/// What a checkpoint at `path` is called: its file or folder, links followed.
+pub(crate) fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -81,7 +81,7 @@ pub use kv::{KV_BLOCK, KvLayer, KvType};
 pub use matmul::{Activations, matmul};
 pub use packed::{PackError, PackedMatrix};
 pub use pool::Pool;
-pub use quantize_weights::{Unquantizable, quantize_row};
+pub use quantize_weights::{Unquantizable, encode_row, quantize_row};
 pub use rms_norm::rms_norm;
 pub use rope::{RopePairs, rope};
 pub use round::{bf16_from_f32, bf16_to_f32};

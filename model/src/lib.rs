@@ -12,4 +12,5 @@ pub mod manifest;
 #[cfg(feature = "candle")]
 pub mod reference;
 pub mod tokenizer;
+pub mod tools;
 pub mod weights;

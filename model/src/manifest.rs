@@ -10,20 +10,22 @@
 //! ```
 //!
 //! Integers are little endian. So the root depends on the model alone: not on how it is cut into shards, nor on the order
-//! of tensors in them. The file `tramontane.manifest.json` also holds the weight files' sizes, by which it is noticed that a
+//! of tensors in them. The file `tramontane.manifest.json` (or `FILE.manifest.json`) also holds the weight files' sizes, by which it is noticed that a
 //! stored manifest belongs to other files.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, Tensor};
 
-/// The name of the file.
+/// The name of the file in a checkpoint's folder.
 pub const MANIFEST_FILE: &str = "tramontane.manifest.json";
+/// What follows the name of a checkpoint that is one file.
+const BESIDE_FILE: &str = ".manifest.json";
 /// Largest manifest that is read, in bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 256 << 20;
 
@@ -134,13 +136,13 @@ impl Manifest {
         })
     }
 
-    /// Reads the manifest in `folder`, and checks that it is whole and belongs to `checkpoint`: the same files with the same
-    /// sizes, the same tensors. Reads no weights. `None` when the folder has none.
+    /// Reads the manifest of the checkpoint at `path` (see [`Manifest::path_for`]), and checks that it is whole and belongs to
+    /// `checkpoint`: the same files with the same sizes, the same tensors. Reads no weights. `None` when there is none.
     ///
     /// # Errors
     /// [`ManifestError`]; after `Malformed` and `Stale`, compute it anew.
-    pub fn load(folder: &Path, checkpoint: &Checkpoint) -> Result<Option<Self>, ManifestError> {
-        let path = folder.join(MANIFEST_FILE);
+    pub fn load(path: &Path, checkpoint: &Checkpoint) -> Result<Option<Self>, ManifestError> {
+        let path = Self::path_for(path);
         let file = path.display().to_string();
         let io_error = |source| ManifestError::Io { file: file.clone(), source };
         let malformed = |reason| Err(ManifestError::Malformed { file: file.clone(), reason });
@@ -167,14 +169,28 @@ impl Manifest {
         }
     }
 
-    /// Writes the manifest into `folder`: whole or not at all.
+    /// Where the manifest of the checkpoint at `path` is: in its folder, or beside its file as `FILE.manifest.json`.
+    pub fn path_for(path: &Path) -> PathBuf {
+        match path.file_name() {
+            Some(name) if path.is_file() => {
+                let mut name = name.to_owned();
+                name.push(BESIDE_FILE);
+                path.with_file_name(name)
+            }
+            _ => path.join(MANIFEST_FILE),
+        }
+    }
+
+    /// Writes the manifest of the checkpoint at `path`, a folder or a file: whole or not at all.
     ///
     /// # Errors
     /// [`ManifestError::Io`]; what was written so far is removed.
-    pub fn store(&self, folder: &Path) -> Result<(), ManifestError> {
-        let path = folder.join(MANIFEST_FILE);
+    pub fn store(&self, path: &Path) -> Result<(), ManifestError> {
+        let path = Self::path_for(path);
         // The process's id keeps two processes that share a folder from writing into one file.
-        let temporary = folder.join(format!("{MANIFEST_FILE}.{}.tmp", std::process::id()));
+        let mut temporary = path.clone().into_os_string();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
         let written = self.write(&temporary).and_then(|()| fs::rename(&temporary, &path));
         written.map_err(|source| {
             // It may not exist; the first error is the one that counts.
@@ -348,6 +364,18 @@ mod tests {
             let changed = manifest.check(&other.tensor(name).unwrap()).unwrap_err();
             assert!(matches!(&changed, ManifestError::Changed { tensor, .. } if tensor == name), "{changed}");
         }
+    }
+
+    #[test]
+    fn the_manifest_of_one_file_is_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        write_folder(folder.path(), &tensors());
+        let (file, checkpoint) = (folder.path().join("model.safetensors"), embedded(&tensors()));
+        let manifest = Manifest::compute(&checkpoint);
+        manifest.store(&file).unwrap();
+        assert!(folder.path().join("model.safetensors.manifest.json").is_file());
+        assert_eq!(Manifest::load(&file, &checkpoint).unwrap(), Some(manifest));
+        assert_eq!(Manifest::load(folder.path(), &checkpoint).unwrap(), None);
     }
 
     #[test]

@@ -45,7 +45,8 @@ impl Model {
         Self { _folder: Some(folder), ..Self::open(&format!("{}-gguf", self.id), &file) }
     }
 
-    fn open(name: &str, path: &Path) -> Self {
+    /// The checkpoint at `path`, a folder or a GGUF file.
+    pub(crate) fn open(name: &str, path: &Path) -> Self {
         let checkpoint = Checkpoint::open(path).expect("the checkpoint opens");
         let config = checkpoint.config().expect("its configuration is sound");
         checkpoint.validate(&config).expect("its tensors are the configuration's");

@@ -122,6 +122,6 @@ fn start_engine(
 }
 
 /// The name of the embedded cluster's node `i`.
-fn node_id(i: usize) -> NodeId {
+pub(crate) fn node_id(i: usize) -> NodeId {
     NodeId::from(format!("node-{i}"))
 }

@@ -1,0 +1,99 @@
+//! What `tramontane models` prints.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use tramontane_model::tools::Report;
+
+use super::Share;
+
+/// Writes `text` to stdout. A reader that has gone away (`| head`) is no failure.
+pub(super) fn out(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+/// A number of bytes to three digits or so, in powers of 1024.
+pub(super) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = n as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    let digits = if unit == "B" || value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+/// One JSON object: the report, and `nodes` where they were asked for.
+pub(super) fn report_json(report: &Report, nodes: &[Share]) -> anyhow::Result<String> {
+    let mut json = serde_json::to_value(report)?;
+    if !nodes.is_empty() {
+        json["nodes"] = serde_json::to_value(nodes)?;
+    }
+    Ok(format!("{json}\n"))
+}
+
+/// Tables for people.
+pub(super) fn report(report: &Report, nodes: &[Share]) -> String {
+    let mut text = String::new();
+    let types: Vec<String> = report.types.iter().map(|(ty, n)| format!("{ty} {}", bytes(*n))).collect();
+    line(&mut text, format_args!("{} in {} file(s): {}", report.format, report.files.len(), bytes(report.bytes)));
+    line(&mut text, format_args!("types: {}", types.join(", ")));
+    if let Some(problem) = &report.problem {
+        line(&mut text, format_args!("not a model that can be served: {problem}"));
+    }
+    if !report.layers.is_empty() {
+        line(&mut text, format_args!("\n{:>5}  {:>10}  {:>7}  {:>10}", "LAYER", "ATTENTION", "EXPERTS", "EACH"));
+    }
+    for layer in &report.layers {
+        let each = layer.experts.iter().map(|expert| expert.bytes).max().unwrap_or(0);
+        let (attention, experts) = (bytes(layer.attention_bytes), layer.experts.len());
+        line(&mut text, format_args!("{:>5}  {attention:>10}  {experts:>7}  {:>10}", layer.layer, bytes(each)));
+    }
+    if !nodes.is_empty() {
+        line(&mut text, format_args!("\n{:<8}  {:>7}  {:>10}", "NODE", "EXPERTS", "HOLDS"));
+    }
+    for share in nodes {
+        line(&mut text, format_args!("{:<8}  {:>7}  {:>10}", share.node, share.experts, bytes(share.bytes)));
+    }
+    let width = report.tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
+    line(&mut text, format_args!("\n{:<width$}  {:<5}  {:>10}  SHAPE", "TENSOR", "TYPE", "BYTES"));
+    for tensor in &report.tensors {
+        let size = bytes(tensor.bytes);
+        line(&mut text, format_args!("{:<width$}  {:<5}  {size:>10}  {:?}", tensor.name, tensor.ty, tensor.shape));
+    }
+    text
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{arguments}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn bytes_have_three_digits() {
+        for (n, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (15 << 10, "15.0 KiB"), (700 << 20, "700 MiB")]
+        {
+            assert_eq!(bytes(n), text);
+        }
+        assert_eq!(bytes(u64::MAX), "16384 PiB");
+    }
+}

@@ -1,0 +1,148 @@
+//! `tramontane models` as its users run it: files, stdout, stderr, exit codes; and what the files it writes compute.
+
+#[path = "processes/run.rs"]
+#[allow(dead_code, reason = "shared with processes.rs, which uses all of it")]
+mod run;
+mod support;
+
+use std::path::Path;
+
+use run::{Outcome, run};
+use serde_json::Value;
+use support::cluster::{Cluster, Setup};
+use support::model::Model;
+use support::steps::{WHOLE, logits};
+use tramontane_kernels::KvType;
+use tramontane_model::weights::Quantize;
+
+/// Runs `tramontane models` with `args`, which must go well and quietly; returns its stdout.
+fn models(args: &[&str]) -> String {
+    let Outcome { code, stdout, stderr } = run(&[&["models"], args].concat());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{args:?}: {stdout}");
+    stdout
+}
+
+/// `args` end with `code`, nothing on stdout, and a message with every one of `words`.
+fn refused(args: &[&str], code: i32, words: &[&str]) {
+    let Outcome { code: ended, stdout, stderr } = run(&[&["models"], args].concat());
+    assert_eq!((ended, stdout.as_str()), (Some(code), ""), "{args:?}: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{args:?}: no {word:?} in {stderr}");
+    }
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of a test is UTF-8")
+}
+
+/// Names in `folder`, in order.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("the folder is there");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_demo_model_in_gguf_computes_what_the_demo_model_does() {
+    /// How far a log-probability's logit may be off: sums of the same products in another order, and the types' errors.
+    const BOUNDS: [(&str, f32); 2] = [("f16", 2e-2), ("q8_0", 1.0)];
+    let folder = tempfile::tempdir().expect("a folder");
+    let breeze = Model::breeze();
+    let prompts: Vec<Vec<u32>> = support::model::corpus(&breeze, 4);
+    let compute = |model: &Model| {
+        let setup = Setup { nodes: 2, ..Setup::plain(Quantize::AsStored, KvType::F32) };
+        logits(&mut Cluster::start(model, &setup), &prompts, WHOLE)
+    };
+    let expected = compute(&breeze);
+    for (ty, bound) in BOUNDS {
+        let path = folder.path().join(format!("breeze-{ty}.gguf"));
+        let said = models(&["quantize", "--type", ty, "demo", text(&path)]);
+        assert!(said.starts_with(text(&path)) && said.ends_with("MiB\n"), "{said}");
+        let found = compute(&Model::open("breeze", &path));
+        let rows = expected.iter().flatten().zip(found.iter().flatten());
+        let (mut count, mut same, mut worst) = (0, 0, 0.0f32);
+        for (expected, found) in rows {
+            count += 1;
+            let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+            same += usize::from(best(expected) == best(found));
+            worst = expected.iter().zip(found).fold(worst, |worst, (e, f)| worst.max((e - f).abs()));
+        }
+        println!("{ty}: {same} of {count} positions have the same greedy token; a logit is off by {worst} at most");
+        assert!(same * 100 >= count * 97 && worst <= bound, "{ty}: {same} of {count}, {worst}");
+    }
+}
+
+#[test]
+fn a_synthetic_model_is_inspected_and_verified() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tiny.gguf");
+    models(&["synth", "--like", "tiny", "--layers", "3", "--type", "q4_k_m", text(&path)]);
+    assert_eq!(names(folder.path()), ["tiny.gguf"], "no temporary file is left");
+
+    let report: Value = serde_json::from_str(&models(&["inspect", "--json", "--expert-nodes", "5", text(&path)]))
+        .expect("inspect --json prints JSON");
+    let (layers, nodes) = (report["layers"].as_array().expect("layers"), report["nodes"].as_array().expect("nodes"));
+    assert_eq!((layers.len(), nodes.len()), (3, 5));
+    let experts = |layer: &Value| layer["experts"].as_array().expect("experts").clone();
+    let sum = |values: &[Value], key: &str| values.iter().map(|value| value[key].as_u64().expect("a number")).sum();
+    let held: u64 = sum(nodes, "bytes");
+    assert_eq!(held, sum(&layers.iter().flat_map(experts).collect::<Vec<_>>(), "bytes"));
+    let placed: u64 = sum(nodes, "experts");
+    assert_eq!(placed, 12);
+    let table = models(&["inspect", text(&path)]);
+    assert!(table.contains("blk.2.ffn_down_exps.weight") && table.contains("Q6_K"), "{table}");
+
+    assert!(models(&["verify", text(&path)]).contains("no manifest to compare with"));
+    assert!(models(&["verify", "--write-manifest", text(&path)]).contains("tiny.gguf.manifest.json"));
+    assert!(models(&["verify", text(&path)]).contains("as its manifest says"));
+    assert_eq!(names(folder.path()), ["tiny.gguf", "tiny.gguf.manifest.json"]);
+
+    let mut bytes = std::fs::read(&path).expect("it can be read");
+    *bytes.last_mut().expect("it is not empty") ^= 1;
+    std::fs::write(&path, &bytes).expect("it can be written");
+    refused(&["verify", text(&path)], 1, &["1 problems", "output.weight", "BLAKE3"]);
+    bytes.truncate(bytes.len() - 1);
+    std::fs::write(&path, &bytes).expect("it can be written");
+    refused(&["verify", text(&path)], 1, &["tiny.gguf", "output.weight"]);
+}
+
+#[test]
+fn the_demo_model_is_sound() {
+    assert!(models(&["verify", "demo"]).starts_with("127 tensors are sound"));
+    refused(&["verify", "--write-manifest", "demo"], 1, &["demo model"]);
+}
+
+#[test]
+fn what_cannot_be_done_says_so_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out.gguf");
+    let nowhere = folder.path().join("absent/out.gguf");
+    refused(&["quantize", "--type", "q8_0", text(&folder.path().join("none")), text(&out)], 1, &["none"]);
+    refused(&["quantize", "--type", "q8_0", "demo", text(&nowhere)], 1, &["absent/out.gguf"]);
+    refused(&["synth", "--like", "tiny", text(&nowhere)], 1, &["absent/out.gguf"]);
+    refused(&["split", "--experts", "2", "demo", text(&out)], 1, &["cannot be split", "not in GGUF"]);
+    for usage in [
+        &["quantize", "--type", "q3_k", "demo", "x"][..],
+        &["quantize", "demo", "x"],
+        &["synth", "--like", "gpt-2", "x"],
+        &["synth", "--like", "tiny", "--layers", "0", "x"],
+        &["inspect", "--expert-nodes", "0", "demo"],
+        &["verify"],
+    ] {
+        refused(usage, 2, &[]);
+    }
+    assert_eq!(names(folder.path()), [""; 0]);
+}
+
+#[test]
+fn help_begins_with_examples() {
+    let help = models(&["--help"]);
+    for command in ["quantize", "synth", "split", "inspect", "verify"] {
+        assert!(help.contains(command), "{help}");
+        let help = models(&[command, "--help"]);
+        assert!(help.starts_with(&format!("Examples:\n  tramontane models {command} ")), "{help}");
+    }
+}
