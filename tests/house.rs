@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Files over the bound of lines, with what they have today. Entries shrink and go; none comes.
-const LONG_FILES: &[Allowance] = &[("model/src/checkpoint/tests.rs", 431), ("router/src/flight/tests.rs", 431)];
+const LONG_FILES: &[Allowance] = &[("model/src/checkpoint/tests.rs", 424), ("router/src/flight/tests.rs", 431)];
 
 /// Files outside kernels that call the operating system with `unsafe`, one call's wrapper each.
 const FOREIGN_CALLS: &[&str] = &[];

@@ -1,13 +1,11 @@
 //! The role `expert-node`: a process that joins a registry and serves its experts over gRPC.
 
-use std::sync::Arc;
-
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tramontane_cluster::exchange::grpc::serve_experts;
 use tramontane_cluster::registry::RegistryError;
 use tramontane_cluster::registry::served::ServedRegistry;
-use tramontane_expert_node::{ExpertStore, Node, NodeOptions};
+use tramontane_expert_node::Node;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::NodeId;
 
@@ -26,24 +24,15 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     })?;
     let threads = args.threads.unwrap_or_else(cores);
     let capacity = args.capacity.unwrap_or(u64::MAX);
-    let compute = Compute::new(Isa::detect(), threads);
-    let store = Arc::new(ExpertStore::new(
-        model.id.clone(),
-        model.checkpoint.clone(),
-        model.config.clone(),
-        model.quantize,
-        capacity,
-        compute,
-    ));
+    let store = model.expert_store(capacity, Compute::new(Isa::detect(), threads));
     let id = NodeId::from(args.id.unwrap_or_else(|| addr.clone()));
-    let options = NodeOptions { id: id.clone(), addr: addr.clone(), capacity, profile: model.profile.clone() };
-    let node = Node::join(options, store.clone(), &registry).await?;
+    let node = Node::join(model.node(id.clone(), addr.clone(), capacity), store.clone(), &registry).await?;
     tracing::info!(node = %id, %addr, cluster = args.cluster, "joined");
     tokio::select! {
         served = serve_experts(store, model.profile, listener, std::future::pending()) => {
             served.with_context(|| format!("node {id} cannot serve on {addr}"))
         }
-        ended = node.follow() => ended.map_err(Into::into),
+        Err(ended) = node.follow() => Err(ended.into()),
     }
 }
 

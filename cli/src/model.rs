@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tramontane_kernels::{CONTRACT_VERSION, WeightType};
+use tramontane_expert_node::{ExpertStore, NodeOptions};
+use tramontane_kernels::{CONTRACT_VERSION, Compute, WeightType};
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
 use tramontane_model::manifest::Manifest;
 use tramontane_model::weights::{ExpertTypes, Quantize};
-use tramontane_router::{ExpertId, ModelId, NumericProfile};
+use tramontane_router::{ExpertId, ModelId, NodeId, NumericProfile};
 
 use crate::args::ModelArgs;
 use crate::demo;
@@ -54,6 +55,17 @@ impl Model {
         let per_value = |ty: WeightType| ty.block_bytes() as f64 / ty.block_values() as f64;
         let widest = WeightType::ALL.into_iter().find(|ty| ty.name() == self.experts.name).map_or(4.0, per_value);
         (3.0 * self.config.hidden as f64 * self.config.inner as f64 * widest) as u64
+    }
+
+    /// A store for its experts, of at most `capacity` bytes, that computes on `compute`.
+    pub(crate) fn expert_store(&self, capacity: u64, compute: Compute) -> Arc<ExpertStore> {
+        let (id, checkpoint, config) = (self.id.clone(), self.checkpoint.clone(), self.config.clone());
+        Arc::new(ExpertStore::new(id, checkpoint, config, self.quantize, capacity, compute))
+    }
+
+    /// What a node `id` at `addr` that holds its experts says of itself when it joins.
+    pub(crate) fn node(&self, id: NodeId, addr: String, capacity: u64) -> NodeOptions {
+        NodeOptions { id, addr, capacity, profile: self.profile.clone() }
     }
 
     /// All its experts.

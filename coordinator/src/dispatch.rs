@@ -7,7 +7,7 @@ use tramontane_cluster::exchange::{DispatchId, Exchange, ExchangeError};
 use tramontane_cluster::registry::Watch;
 use tramontane_router::flight::{AbandonReason, Action, DispatchNo, Event, Failure, Flight, HedgeBudget, Policy};
 use tramontane_router::{
-    ClusterView, CombineError, Dispatch, Epoch, ExpertRows, ModelId, NodeId, PlanError, Routing, Rows, combine, plan,
+    CombineError, Dispatch, Epoch, ExpertRows, ModelId, NodeId, PlanError, Routing, Rows, combine, plan,
 };
 
 /// Why a layer's experts brought nothing. The hidden states are as they were: the step may run again.
@@ -163,11 +163,6 @@ impl Dispatcher {
                 self.exchange.cancel(id);
             }
         }
-    }
-
-    /// The cluster as it is seen now.
-    pub fn view(&self) -> std::sync::Arc<ClusterView> {
-        self.watch.current()
     }
 }
 

@@ -1,6 +1,7 @@
 //! A node's life: it joins, loads what the placement gives it, publishes what it holds, until its lease ends.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::task::JoinError;
@@ -81,7 +82,7 @@ impl Node {
     ///
     /// # Errors
     /// Always, in the end: [`NodeError`] says why it is over.
-    pub async fn follow(mut self) -> Result<(), NodeError> {
+    pub async fn follow(mut self) -> Result<Infallible, NodeError> {
         let mut view = self.watch.current();
         loop {
             self.obey(&view).await?;

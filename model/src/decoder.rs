@@ -188,8 +188,9 @@ impl Decoder {
         let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected, head_normed, blocks } = scratch;
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &weights.attention_norm, config.rms_eps, normed);
-        project(compute, &weights.k, normed, blocks, k)?;
-        project(compute, &weights.v, normed, blocks, v)?;
+        let encoded = encode(compute, &[&weights.k, &weights.v], normed, blocks)?;
+        project(compute, &weights.k, normed, blocks, k);
+        project(compute, &weights.v, normed, blocks, v);
         self.norm_heads(compute, weights.k_norm.as_deref(), k, head_normed);
         for (i, row) in rows.iter().enumerate() {
             let (key, value) = (&mut k[i * kv_width..(i + 1) * kv_width], &v[i * kv_width..(i + 1) * kv_width]);
@@ -211,7 +212,10 @@ impl Decoder {
             normed.truncate(kept.len() * width);
         }
         let of_step = |NotFinite { row }| NotFinite { row: kept[row] };
-        project(compute, &weights.q, normed, blocks, q).map_err(of_step)?;
+        if encoded == Encoded::No || kept.len() < rows.len() {
+            encode(compute, &[&weights.q], normed, blocks).map_err(of_step)?;
+        }
+        project(compute, &weights.q, normed, blocks, q);
         self.norm_heads(compute, weights.q_norm.as_deref(), q, head_normed);
         for (q, &row) in q.chunks_exact_mut(config.heads * config.head_dim).zip(&kept) {
             rope(q, config.rope_pairs, &sin[row * half..(row + 1) * half], &cos[row * half..(row + 1) * half]);
@@ -220,7 +224,8 @@ impl Decoder {
         mixed.resize(q.len(), 0.0);
         let shape = AttentionShape { heads: config.heads, window: config.sliding_window };
         attention(compute, kv, shape, &kept_rows, q, mixed);
-        project(compute, &weights.o, mixed, blocks, projected).map_err(of_step)?;
+        encode(compute, &[&weights.o], mixed, blocks).map_err(of_step)?;
+        project(compute, &weights.o, mixed, blocks, projected);
         for (hidden, projected) in hidden.iter_mut().zip(projected) {
             *hidden += *projected;
         }
@@ -252,7 +257,9 @@ impl Decoder {
         let weights = &self.layers[layer];
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &weights.expert_norm, self.config.rms_eps, normed);
-        project(compute, &weights.gate, normed, &mut scratch.blocks, logits)
+        encode(compute, &[&weights.gate], normed, &mut scratch.blocks)?;
+        project(compute, &weights.gate, normed, &scratch.blocks, logits);
+        Ok(())
     }
 
     /// The vocabulary's logits (rows × vocab) for rows that have passed all layers.
@@ -268,25 +275,29 @@ impl Decoder {
     ) -> Result<(), NotFinite> {
         scratch.normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &self.norm, self.config.rms_eps, &mut scratch.normed);
-        project(compute, &self.lm_head, &scratch.normed, &mut scratch.blocks, logits)
+        encode(compute, &[&self.lm_head], &scratch.normed, &mut scratch.blocks)?;
+        project(compute, &self.lm_head, &scratch.normed, &scratch.blocks, logits);
+        Ok(())
     }
 }
 
-/// `out = weights · x` for rows of f32, `out` made to fit; for quantised weights the rows become int8 blocks in `blocks`.
-fn project(
-    compute: &Compute,
-    weights: &PackedMatrix,
-    x: &[f32],
-    blocks: &mut Q8Buf,
-    out: &mut Vec<f32>,
-) -> Result<(), NotFinite> {
+/// Whether rows stand in int8 blocks too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoded {
+    Yes,
+    No,
+}
+
+/// Puts the rows `x` into int8 blocks, once for all of `weights`, if any of these is quantised.
+fn encode(compute: &Compute, weights: &[&PackedMatrix], x: &[f32], blocks: &mut Q8Buf) -> Result<Encoded, NotFinite> {
+    let Some(quantized) = weights.iter().find(|weights| weights.ty().is_quantized()) else { return Ok(Encoded::No) };
+    blocks.quantize(compute.isa, x, quantized.width())?;
+    Ok(Encoded::Yes)
+}
+
+/// `out = weights · x`, `out` made to fit; `blocks` are the rows `x` as [`encode`] left them.
+fn project(compute: &Compute, weights: &PackedMatrix, x: &[f32], blocks: &Q8Buf, out: &mut Vec<f32>) {
     out.resize(x.len() / weights.width() * weights.rows(), 0.0);
-    let rows = if weights.ty().is_quantized() {
-        blocks.quantize(compute.isa, x, weights.width())?;
-        Activations::Q8(blocks)
-    } else {
-        Activations::F32(x)
-    };
+    let rows = if weights.ty().is_quantized() { Activations::Q8(blocks) } else { Activations::F32(x) };
     matmul(compute, weights, rows, out);
-    Ok(())
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tramontane_cluster::exchange::grpc::{GrpcExchange, NodeControl};
 use tramontane_cluster::exchange::{Exchange, ExpertServer, InProcessExchange};
 use tramontane_cluster::registry::{EmbeddedRegistry, Registry};
-use tramontane_expert_node::{ExpertStore, Node, NodeOptions};
+use tramontane_expert_node::{ExpertStore, Node};
 use tramontane_kernels::Compute;
 use tramontane_router::{ExpertId, NodeId, NumericProfile};
 
@@ -107,22 +107,12 @@ pub(crate) async fn start(model: &Model, count: usize, compute: &Compute) -> any
     let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::new(model.id.clone(), model.profile.clone()));
     let (mut stores, mut alive) = (BTreeMap::new(), JoinSet::new());
     for id in (0..count).map(node_id) {
-        let store = Arc::new(ExpertStore::new(
-            model.id.clone(),
-            model.checkpoint.clone(),
-            model.config.clone(),
-            model.quantize,
-            u64::MAX,
-            compute.clone(),
-        ));
-        let options =
-            NodeOptions { id: id.clone(), addr: String::new(), capacity: u64::MAX, profile: model.profile.clone() };
+        let store = model.expert_store(u64::MAX, compute.clone());
+        let options = model.node(id.clone(), String::new(), u64::MAX);
         let node = Node::join(options, store.clone(), registry.as_ref()).await?;
         alive.spawn(async move {
-            match node.follow().await {
-                Ok(()) => anyhow!("an expert node has left"),
-                Err(error) => error.into(),
-            }
+            let Err(ended) = node.follow().await;
+            ended.into()
         });
         stores.insert(id, store);
     }

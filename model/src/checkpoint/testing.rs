@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::sample::Index;
 use serde_json::json;
 
 use super::Checkpoint;
@@ -55,4 +56,16 @@ pub(crate) fn embedded(tensors: &[Raw]) -> Checkpoint {
 /// Writes `tensors` as the `model.safetensors` of `folder`.
 pub(crate) fn write_folder(folder: &Path, tensors: &[Raw]) {
     fs::write(folder.join("model.safetensors"), write(tensors)).expect("a writable folder");
+}
+
+/// A file with bytes written over, and then cut off.
+pub(crate) fn damage(mut bytes: Vec<u8>, flips: &[(Index, u8)], cut: Option<Index>) -> Vec<u8> {
+    for (at, value) in flips {
+        let at = at.index(bytes.len());
+        bytes[at] = *value;
+    }
+    if let Some(cut) = cut {
+        bytes.truncate(cut.index(bytes.len()));
+    }
+    bytes
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::open::{INDEX, SINGLE};
-use super::testing::{Raw, embedded, file, open_bytes, write, write_folder};
+use super::testing::{Raw, damage, embedded, file, open_bytes, write, write_folder};
 use super::*;
 use crate::config::{ModelConfig, OutputHead};
 
@@ -404,15 +404,8 @@ proptest! {
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let mut bytes = write(&[Raw::f32("a", &[2, 3], &[1.0; 6]), Raw::f32("b", &[1], &[2.0])]);
-        for (at, value) in flips {
-            let at = at.index(bytes.len());
-            bytes[at] = value;
-        }
-        if let Some(cut) = cut {
-            bytes.truncate(cut.index(bytes.len()));
-        }
-        look_at_everything(bytes);
+        let bytes = write(&[Raw::f32("a", &[2, 3], &[1.0; 6]), Raw::f32("b", &[1], &[2.0])]);
+        look_at_everything(damage(bytes, &flips, cut));
     }
 
     #[test]

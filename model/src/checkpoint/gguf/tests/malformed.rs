@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::super::testing::{FILE, Forged, array, open, string, strings, tiny};
 use super::super::*;
 use crate::checkpoint::CheckpointError;
+use crate::checkpoint::testing::damage;
 
 const U32: u32 = 4;
 const BOOL: u32 = 7;
@@ -219,15 +220,7 @@ proptest! {
     ) {
         let mut model = tiny(architecture);
         model.set("tokenizer.chat_template", "t").set("tokenizer.ggml.tokens", vec!["a".to_owned(), "b".to_owned()]);
-        let mut bytes = model.bytes();
-        for (at, value) in flips {
-            let at = at.index(bytes.len());
-            bytes[at] = value;
-        }
-        if let Some(cut) = cut {
-            bytes.truncate(cut.index(bytes.len()));
-        }
-        look_at_everything(bytes);
+        look_at_everything(damage(model.bytes(), &flips, cut));
     }
 
     #[test]
