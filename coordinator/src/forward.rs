@@ -146,7 +146,7 @@ impl Forward {
     fn encode(&mut self, width: usize) -> Result<Bytes, usize> {
         let mut data = Vec::with_capacity(self.normed.len() / width * self.encoding.row_bytes(width));
         if self.encoding == RowFormat::Q8 {
-            self.blocks.quantize(self.compute.isa, &self.normed, width).map_err(|bad| bad.row)?;
+            self.blocks.quantize(&self.compute, &self.normed, width).map_err(|bad| bad.row)?;
             (0..self.blocks.rows()).for_each(|row| self.blocks.write_wire(row, &mut data));
         } else {
             data.extend(self.normed.iter().flat_map(|v| v.to_le_bytes()));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tramontane_cluster::exchange::{ExpertServer, ServeError};
-use tramontane_kernels::{Activations, Compute, Q8Buf, bf16_from_f32};
+use tramontane_kernels::{Activations, Compute, F32Buf, Q8Buf, bf16_from_f32};
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
 use tramontane_model::expert::{Expert, ExpertScratch};
@@ -31,7 +31,7 @@ pub struct ExpertStore {
 /// Buffers kept from batch to batch.
 #[derive(Default)]
 struct Workspace {
-    floats: Vec<f32>,
+    floats: F32Buf,
     blocks: Q8Buf,
     scratch: ExpertScratch,
     out: Vec<f32>,
@@ -141,12 +141,10 @@ impl ExpertStore {
         let Workspace { floats, blocks, scratch, out } = workspace;
         let stored = rows.iter().map(|r| batches[r.batch].rows.row(r.row));
         let activations = if expert.is_quantized() {
-            blocks.clear(self.config.hidden);
-            stored.for_each(|row| blocks.push_wire(row));
+            blocks.receive(self.config.hidden, stored);
             Activations::Q8(blocks)
         } else {
-            floats.clear();
-            stored.for_each(|row| floats.extend(row.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b))));
+            floats.receive(self.config.hidden, stored);
             Activations::F32(floats)
         };
         expert.forward(&self.compute, activations, scratch, out).map_err(|bad| bad.row)?;

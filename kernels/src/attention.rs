@@ -52,6 +52,7 @@ pub fn attention(
         match compute.isa {
             Isa::Portable => arch::portable::attention(&head, &queries[at..at + span], out),
             Isa::Avx2(proof) => arch::avx2::attention(proof, &head, &queries[at..at + span], out),
+            Isa::Avx512(proof) => arch::avx512::attention(proof, &head, &queries[at..at + span], out),
         }
     });
 }

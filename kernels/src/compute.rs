@@ -12,21 +12,27 @@ pub enum Isa {
     Portable,
     /// AVX2 + FMA + F16C. Only [`Isa::detect`] and [`Isa::available`] hand it out where the CPU has it.
     Avx2(Avx2Proof),
+    /// AVX-512 (F, BW, DQ, VL, VNNI) beside those.
+    Avx512(Avx512Proof),
 }
 
 /// Evidence that this CPU has AVX2, FMA and F16C; only `detect` makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx2Proof(());
 
+/// Evidence that this CPU has AVX-512 F, BW, DQ, VL and VNNI, and AVX2, FMA and F16C; only `detect` makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx512Proof(());
+
 impl Isa {
     /// The fastest that this CPU has.
     pub fn detect() -> Self {
-        Self::avx2().unwrap_or(Self::Portable)
+        Self::avx512().or_else(Self::avx2).unwrap_or(Self::Portable)
     }
 
     /// All that this CPU has, portable first.
     pub fn available() -> Vec<Self> {
-        std::iter::once(Self::Portable).chain(Self::avx2()).collect()
+        std::iter::once(Self::Portable).chain(Self::avx2()).chain(Self::avx512()).collect()
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -36,8 +42,23 @@ impl Isa {
         has.then_some(Self::Avx2(Avx2Proof(())))
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn avx512() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        Self::avx2().filter(|_| has).map(|_| Self::Avx512(Avx512Proof(())))
+    }
+
     #[cfg(not(target_arch = "x86_64"))]
     fn avx2() -> Option<Self> {
+        None
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn avx512() -> Option<Self> {
         None
     }
 }
@@ -47,6 +68,7 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             Self::Portable => "portable",
             Self::Avx2(_) => "avx2",
+            Self::Avx512(_) => "avx512",
         })
     }
 }

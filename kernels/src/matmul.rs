@@ -1,78 +1,93 @@
 //! Matrix products: rows of hidden states × a packed weight matrix.
 
+use std::ops::Range;
+
+use crate::packed::PANEL;
 use crate::pool::Disjoint;
-use crate::{Compute, Isa, PackedMatrix, Q8Buf, arch};
+use crate::{Activations, Compute, Isa, PackedMatrix, arch};
 
-/// Panels that one call of a tile works on, where a matrix has that many left.
-pub(crate) const PANEL_GROUP: usize = 4;
-/// Pieces a thread should find in a job, so that one that comes late takes fewer.
-const PIECES_PER_THREAD: usize = 8;
-
-/// The rows a matrix is multiplied with.
-#[derive(Clone, Copy, Debug)]
-pub enum Activations<'a> {
-    /// Rows × width f32, for float weights.
-    F32(&'a [f32]),
-    /// Rows of int8 blocks, for quantised weights.
-    Q8(&'a Q8Buf),
-}
+/// The most panels of a piece: with a group of rows they stay in the second-level cache.
+const PIECE_PANELS: usize = 4;
+/// Pieces a thread should find in a job where the matrix is large enough, so that one that comes late takes fewer.
+const PIECES_PER_THREAD: usize = 16;
 
 /// `out[r][n] = Σ_k weights[n][k] · activations[r][k]` in the contract's order; `out` is rows × `weights.rows()`.
 ///
 /// # Panics
 /// When shapes, or the kinds of weights and activations, do not fit.
 pub fn matmul(compute: &Compute, weights: &PackedMatrix, activations: Activations<'_>, out: &mut [f32]) {
-    let rows = match activations {
-        Activations::F32(x) => {
-            assert!(!weights.ty().is_quantized(), "f32 rows go with float weights");
-            assert!(x.len().is_multiple_of(weights.width()), "whole rows");
-            x.len() / weights.width()
-        }
-        Activations::Q8(x) => {
-            assert!(weights.ty().is_quantized(), "int8 rows go with quantised weights");
-            assert_eq!(x.width(), weights.width(), "width of rows and weights");
-            x.rows()
-        }
-    };
-    assert_eq!(out.len(), rows * weights.rows(), "rows × outputs");
-    if rows == 0 {
-        return;
-    }
-    let groups = weights.panels().div_ceil(PANEL_GROUP);
-    let per_piece = groups.div_ceil(compute.pool.threads() * PIECES_PER_THREAD).max(1);
-    let out = Output { data: Disjoint::new(out), stride: weights.rows() };
-    compute.pool.run(groups.div_ceil(per_piece), &|piece| {
-        let first = piece * per_piece * PANEL_GROUP;
-        let panels = first..weights.panels().min(first + per_piece * PANEL_GROUP);
-        match compute.isa {
-            Isa::Portable => arch::portable::matmul(weights, activations, panels, &out),
-            Isa::Avx2(proof) => arch::avx2::matmul(proof, weights, activations, panels, &out),
-        }
+    check(weights, activations);
+    assert_eq!(out.len(), activations.rows() * weights.rows(), "rows × outputs");
+    let panels = weights.panels();
+    let per_piece = panels.div_ceil(compute.pool.threads() * PIECES_PER_THREAD).clamp(1, PIECE_PANELS);
+    let out = Output { data: Disjoint::new(out), stride: weights.rows(), first_row: 0, first_panel: 0 };
+    compute.pool.run(panels.div_ceil(per_piece), &|piece| {
+        let panels = piece * per_piece..panels.min((piece + 1) * per_piece);
+        multiply(compute.isa, weights, activations, panels, 0..activations.groups(), &out);
     });
+}
+
+/// That rows and weights go together.
+pub(crate) fn check(weights: &PackedMatrix, activations: Activations<'_>) {
+    let quantized = matches!(activations, Activations::Q8(_));
+    assert_eq!(quantized, weights.ty().is_quantized(), "int8 rows go with quantised weights, f32 rows with float ones");
+    assert_eq!(activations.width(), weights.width(), "width of rows and weights");
+}
+
+/// Some panels × some groups of rows, on the calling thread.
+pub(crate) fn multiply(
+    isa: Isa,
+    weights: &PackedMatrix,
+    activations: Activations<'_>,
+    panels: Range<usize>,
+    groups: Range<usize>,
+    out: &Output<'_>,
+) {
+    match isa {
+        Isa::Portable => arch::portable::matmul(weights, activations, panels, groups, out),
+        Isa::Avx2(proof) => arch::avx2::matmul(proof, weights, activations, panels, groups, out),
+        Isa::Avx512(proof) => arch::avx512::matmul(proof, weights, activations, panels, groups, out),
+    }
 }
 
 /// Where tiles put their results; each panel's columns are written by one piece only.
 pub(crate) struct Output<'a> {
-    data: Disjoint<'a, f32>,
-    stride: usize,
+    pub(crate) data: Disjoint<'a, f32>,
+    /// Columns.
+    pub(crate) stride: usize,
+    /// The row of activations that the first row holds, and the panel that the first column starts.
+    pub(crate) first_row: usize,
+    pub(crate) first_panel: usize,
 }
 
 impl Output<'_> {
-    /// Stores the lanes of panel `panel` for row `row`, without those past the last output row.
+    /// Stores the lanes of panel `panel` for row `row`, without those past the last column.
     #[inline(always)]
     #[allow(unsafe_code)]
-    pub(crate) fn store(&self, row: usize, panel: usize, lanes: &[f32; crate::packed::PANEL]) {
-        let at = panel * lanes.len();
-        let len = lanes.len().min(self.stride - at);
-        // SAFETY: a panel belongs to one piece, and a piece to one thread at a time.
-        unsafe { self.data.part(row * self.stride + at, len) }.copy_from_slice(&lanes[..len]);
+    pub(crate) fn store(&self, row: usize, panel: usize, lanes: &[f32; PANEL]) {
+        self.store_part(row, panel, 0, lanes);
+    }
+
+    /// As [`Self::store`], of the panel's lanes from `first`.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    pub(crate) fn store_part<const N: usize>(&self, row: usize, panel: usize, first: usize, lanes: &[f32; N]) {
+        let at = (panel - self.first_panel) * PANEL + first;
+        let len = N.min(self.stride.saturating_sub(at));
+        if len == N {
+            // SAFETY: a panel belongs to one piece, and a piece to one thread at a time.
+            unsafe { self.data.part((row - self.first_row) * self.stride + at, N) }.copy_from_slice(lanes);
+        } else if len > 0 {
+            // SAFETY: as above.
+            unsafe { self.data.part((row - self.first_row) * self.stride + at, len) }.copy_from_slice(&lanes[..len]);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::WeightType;
+    use crate::{F32Buf, Q8Buf, WeightType};
     use crate::arch::testing::{adversarial, random_matrix};
     use crate::blocks::{Scale, SubBlock};
 
@@ -92,7 +107,8 @@ mod tests {
         {
             let stored = SubBlock::read(ty, block, b % subs);
             let at = row * width + b * 32;
-            let (x, d_a) = (&q.values()[at..at + 32], q.scales()[at / 32]);
+            let block = q.block(row, (at - row * width) / 32);
+            let (x, d_a) = (block.values, block.scale);
             let dot = |part: std::ops::Range<usize>| -> i32 {
                 part.map(|i| i32::from(stored.values[i]) * i32::from(x[i])).sum()
             };
@@ -125,8 +141,8 @@ mod tests {
                 _ => &[256, 512],
             };
             for &width in widths {
-                for n in 1..=17 {
-                    for rows in [1, 2, 3, 4, 5, 7, 13, 64] {
+                for n in [1, 2, 7, 8, 9, 15, 16, 17, 31, 33] {
+                    for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 31, 64] {
                         seed += 1;
                         check(ty, n, width, rows, seed);
                     }
@@ -142,9 +158,11 @@ mod tests {
         let x = adversarial(rows * width, seed);
         let mut q = Q8Buf::default();
         if ty.is_quantized() {
-            q.quantize(Isa::Portable, &x, width).unwrap();
+            q.quantize(&Compute::new(Isa::Portable, 1), &x, width).unwrap();
         }
-        let activations = if ty.is_quantized() { Activations::Q8(&q) } else { Activations::F32(&x) };
+        let mut floats = F32Buf::default();
+        floats.fill(&x, width);
+        let activations = if ty.is_quantized() { Activations::Q8(&q) } else { Activations::F32(&floats) };
         let expected: Vec<u32> =
             (0..rows * n).map(|i| by_definition(ty, &stored, width, &x, &q, i / n, i % n).to_bits()).collect();
         for isa in Isa::available() {

@@ -8,75 +8,87 @@ use half::f16;
 use crate::blocks::{Scale, SubBlock};
 use crate::{QUANT_BLOCK, WeightType};
 
-/// Output rows in a panel.
-pub(crate) const PANEL: usize = 8;
-/// A panel's part of one (super-)block: the fields of 8 rows side by side, in this order. A field that a type lacks has no bytes.
+/// Output rows in a panel: the lanes of a 512-bit register; narrower instruction sets take a panel in parts.
+pub(crate) const PANEL: usize = 16;
+/// Bytes of a cache line: bodies of a panel start on one.
+const LINE: usize = 64;
+
+/// A panel of a quantised matrix: first the heads of all its (super-)blocks, padded to whole lines, then their bodies. In each the
+/// fields of 16 rows stand side by side, in this order. A field that a type lacks has no bytes.
 ///
 /// | field | bytes | contents |
 /// | --- | --- | --- |
-/// | scales | 16 | 8 × f16 `d` |
-/// | offsets | 16 | 8 × f16 `m` or `dmin` |
-/// | sub-scales | 8 a sub-block, or 16 | 8 × `sc`; for Q6_K 8 × `sc_0`, 8 × `sc_1` |
-/// | minima | 8 a sub-block | 8 × `mn` |
-/// | sub-blocks | each: | |
-/// | – high bits | 32, or 64 | byte 4r + j: for 5 bits, bit g is of value 4g + j and bit 4 + g of 16 + 4g + j of row r; for 6 bits, bits 2g of the first 32 bytes are of 4g + j, of the second of 16 + 4g + j |
-/// | – groups | 128 | byte 32g + 4r + j: value 4g + j of row r (low nibble) and 16 + 4g + j (high nibble), g < 4 |
-/// | – or, Q8_0 | 256 | byte 32g + 4r + j: value 4g + j of row r, g < 8 |
+/// | head: scales | 32 | 16 × f16 `d` |
+/// | – offsets | 32 | 16 × f16 `m` or `dmin` |
+/// | – sub-scales | 16 a sub-block, or 32 | 16 × `sc`; for Q6_K 16 × `sc_0`, 16 × `sc_1` |
+/// | – minima | 16 a sub-block | 16 × `mn` |
+/// | body: sub-blocks | each: | |
+/// | – high bits | 64, or 128 | byte 4r + j: for 5 bits, bit g is of value 4g + j and bit 4 + g of 16 + 4g + j of row r; for 6 bits, bits 2g of the first 64 bytes are of 4g + j, of the second of 16 + 4g + j |
+/// | – groups | 256 | byte 64g + 4r + j: value 4g + j of row r (low nibble) and 16 + 4g + j (high nibble), g < 4 |
+/// | – or, Q8_0 | 512 | byte 64g + 4r + j: value 4g + j of row r, g < 8 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PanelBlock {
     /// Sub-blocks of 32 values.
     pub(crate) subs: usize,
-    /// Where the offsets start.
+    /// Where the offsets start in a head.
     pub(crate) offsets: usize,
-    /// Where the sub-scales start, and their bytes a sub-block.
+    /// Where the sub-scales start in a head, and their bytes a sub-block.
     pub(crate) sub_scales: (usize, usize),
-    /// Where the minima start.
+    /// Where the minima start in a head.
     pub(crate) minima: usize,
-    /// Where the first sub-block starts.
-    pub(crate) first: usize,
+    /// Bytes of a head.
+    pub(crate) head: usize,
     /// Bytes of high bits in a sub-block.
     pub(crate) high: usize,
     /// Bytes of a sub-block.
     pub(crate) sub_bytes: usize,
 }
 
+/// Bytes of a group: 4 values of each of a panel's rows.
+pub(crate) const GROUP: usize = 4 * PANEL;
+
 impl PanelBlock {
     /// The layout of `ty`, a quantised type.
     pub(crate) const fn of(ty: WeightType) -> Self {
         let (offsets, sub_scales, minima, high, groups) = match ty {
-            WeightType::Q4_0 => (0, 0, 0, 0, 128),
-            WeightType::Q4_1 => (16, 0, 0, 0, 128),
-            WeightType::Q5_0 => (0, 0, 0, 32, 128),
-            WeightType::Q5_1 => (16, 0, 0, 32, 128),
-            WeightType::Q4K => (16, 8, 8, 0, 128),
-            WeightType::Q5K => (16, 8, 8, 32, 128),
-            WeightType::Q6K => (0, 16, 0, 64, 128),
-            _ => (0, 0, 0, 0, 256),
+            WeightType::Q4_0 => (0, 0, 0, 0, 4),
+            WeightType::Q4_1 => (1, 0, 0, 0, 4),
+            WeightType::Q5_0 => (0, 0, 0, 1, 4),
+            WeightType::Q5_1 => (1, 0, 0, 1, 4),
+            WeightType::Q4K => (1, 1, 1, 0, 4),
+            WeightType::Q5K => (1, 1, 1, 1, 4),
+            WeightType::Q6K => (0, 2, 0, 2, 4),
+            _ => (0, 0, 0, 0, 8),
         };
         let subs = ty.block_values() / QUANT_BLOCK;
-        let sub_scales_at = 16 + offsets;
-        let minima_at = sub_scales_at + subs * sub_scales;
-        let first = minima_at + subs * minima;
+        let scales = 2 * PANEL;
+        let sub_scales_at = scales + offsets * scales;
+        let minima_at = sub_scales_at + subs * sub_scales * PANEL;
         Self {
             subs,
-            offsets: 16,
-            sub_scales: (sub_scales_at, sub_scales),
+            offsets: scales,
+            sub_scales: (sub_scales_at, sub_scales * PANEL),
             minima: minima_at,
-            first,
-            high,
-            sub_bytes: high + groups,
+            head: minima_at + subs * minima * PANEL,
+            high: high * GROUP,
+            sub_bytes: (high + groups) * GROUP,
         }
     }
 
-    /// Bytes of the whole.
-    pub(crate) const fn bytes(&self) -> usize {
-        self.first + self.subs * self.sub_bytes
+    /// Where the bodies start in a panel of `blocks` (super-)blocks.
+    pub(crate) const fn bodies(&self, blocks: usize) -> usize {
+        (blocks * self.head).next_multiple_of(LINE)
     }
 
-    /// Puts row `lane`'s sub-block into `block`.
-    fn put(&self, block: &mut [u8], sub: usize, lane: usize, contents: &SubBlock) {
+    /// Bytes of a panel of `blocks` (super-)blocks.
+    pub(crate) const fn panel_bytes(&self, blocks: usize) -> usize {
+        self.bodies(blocks) + blocks * self.subs * self.sub_bytes
+    }
+
+    /// Puts row `lane`'s sub-block into a head and a body.
+    fn put(&self, head: &mut [u8], body: &mut [u8], sub: usize, lane: usize, contents: &SubBlock) {
         let mut half =
-            |at: usize, value: f16| block[at + 2 * lane..at + 2 * lane + 2].copy_from_slice(&value.to_le_bytes());
+            |at: usize, value: f16| head[at + 2 * lane..at + 2 * lane + 2].copy_from_slice(&value.to_le_bytes());
         match contents.scale {
             Scale::Plain { d } | Scale::Halves { d, .. } => half(0, d),
             Scale::Offset { d, m } => (half(0, d), half(self.offsets, m)).0,
@@ -86,34 +98,33 @@ impl PanelBlock {
         match contents.scale {
             Scale::Plain { .. } | Scale::Offset { .. } => {}
             Scale::Minimum { sc, mn, .. } => {
-                block[sub_scales + lane] = sc;
-                block[self.minima + sub * PANEL + lane] = mn;
+                head[sub_scales + lane] = sc;
+                head[self.minima + sub * PANEL + lane] = mn;
             }
             Scale::Halves { sc, .. } => {
-                block[sub_scales + lane] = sc[0] as u8;
-                block[sub_scales + PANEL + lane] = sc[1] as u8;
+                head[sub_scales + lane] = sc[0] as u8;
+                head[sub_scales + PANEL + lane] = sc[1] as u8;
             }
         }
-        let at = self.first + sub * self.sub_bytes;
-        let (high, groups) = block[at..at + self.sub_bytes].split_at_mut(self.high);
-        let offset = match (contents.scale, self.high) {
+        let (high, groups) = body[sub * self.sub_bytes..(sub + 1) * self.sub_bytes].split_at_mut(self.high);
+        let offset = match (contents.scale, self.high / GROUP) {
             (Scale::Halves { .. }, _) => 32,
-            (Scale::Plain { .. }, 32) => 16,
+            (Scale::Plain { .. }, 1) => 16,
             (Scale::Plain { .. }, _) => 8,
             _ => 0,
         };
         for (i, &value) in contents.values.iter().enumerate() {
             let (g, byte) = (i / 4, lane * 4 + i % 4);
-            if groups.len() == 4 * QUANT_BLOCK * 2 {
-                groups[32 * g + byte] = value as u8;
+            if groups.len() == 8 * GROUP {
+                groups[GROUP * g + byte] = value as u8;
                 continue;
             }
             let bits = (value + offset) as u8;
             let (half, g) = (g / 4, g % 4);
-            groups[32 * g + byte] |= (bits & 15) << (4 * half);
-            match self.high {
-                32 => high[byte] |= (bits >> 4) << (4 * half + g),
-                64 => high[32 * half + byte] |= (bits >> 4) << (2 * g),
+            groups[GROUP * g + byte] |= (bits & 15) << (4 * half);
+            match self.high / GROUP {
+                1 => high[byte] |= (bits >> 4) << (4 * half + g),
+                2 => high[GROUP * half + byte] |= (bits >> 4) << (2 * g),
                 _ => {}
             }
         }
@@ -214,7 +225,7 @@ impl PackedMatrix {
     pub(crate) const fn panel_bytes(&self) -> usize {
         let blocks = self.width / self.ty.block_values();
         if self.ty.is_quantized() {
-            return blocks * PanelBlock::of(self.ty).bytes();
+            return PanelBlock::of(self.ty).panel_bytes(blocks);
         }
         blocks * self.ty.block_bytes() * PANEL
     }
@@ -248,9 +259,12 @@ fn interleave<const N: usize>(source: &[u8], panel: &mut [u8], lane: usize) {
 
 fn pack_blocks(ty: WeightType, source: &[u8], panel: &mut [u8], lane: usize) {
     let layout = PanelBlock::of(ty);
-    for (block, to) in source.chunks_exact(ty.block_bytes()).zip(panel.chunks_exact_mut(layout.bytes())) {
+    let (heads, bodies) = panel.split_at_mut(layout.bodies(source.len() / ty.block_bytes()));
+    let heads = heads.chunks_exact_mut(layout.head);
+    let bodies = bodies.chunks_exact_mut(layout.subs * layout.sub_bytes);
+    for (block, (head, body)) in source.chunks_exact(ty.block_bytes()).zip(heads.zip(bodies)) {
         for sub in 0..layout.subs {
-            layout.put(to, sub, lane, &SubBlock::read(ty, block, sub));
+            layout.put(head, body, sub, lane, &SubBlock::read(ty, block, sub));
         }
     }
 }
@@ -263,13 +277,13 @@ mod tests {
 
     #[test]
     fn lanes_hold_rows() {
-        let stored: Vec<u8> = (0..10u16 * 3).flat_map(u16::to_le_bytes).collect();
-        let packed = PackedMatrix::pack(WeightType::Bf16, 10, 3, &stored).unwrap();
+        let stored: Vec<u8> = (0..20u16 * 3).flat_map(u16::to_le_bytes).collect();
+        let packed = PackedMatrix::pack(WeightType::Bf16, 20, 3, &stored).unwrap();
         let value = |panel: usize, k: usize, lane: usize| {
             let at = (k * PANEL + lane) * 2;
             u16::from_le_bytes(packed.panel(panel)[at..at + 2].try_into().unwrap())
         };
-        assert_eq!((value(0, 2, 7), value(1, 0, 1), value(1, 2, 2)), (23, 27, 0));
+        assert_eq!((value(0, 2, 7), value(1, 0, 1), value(1, 2, 4)), (23, 51, 0));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f3
     match isa {
         Isa::Portable => arch::portable::rms_norm(x, weight, epsilon, out),
         Isa::Avx2(proof) => arch::avx2::rms_norm(proof, x, weight, epsilon, out),
+        Isa::Avx512(proof) => arch::avx512::rms_norm(proof, x, weight, epsilon, out),
     }
 }
 

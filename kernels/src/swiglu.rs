@@ -11,6 +11,7 @@ pub fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32]) {
     match isa {
         Isa::Portable => arch::portable::swiglu(gate, up),
         Isa::Avx2(proof) => arch::avx2::swiglu(proof, gate, up),
+        Isa::Avx512(proof) => arch::avx512::swiglu(proof, gate, up),
     }
 }
 

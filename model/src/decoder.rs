@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
 use tramontane_kernels::{
-    Activations, AttentionShape, Compute, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Q8Buf, QueryRow,
+    Activations, AttentionShape, Compute, F32Buf, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Q8Buf, QueryRow,
     attention, matmul, rms_norm, rope,
 };
 
@@ -89,7 +89,7 @@ pub struct DecoderScratch {
     mixed: Vec<f32>,
     projected: Vec<f32>,
     head_normed: Vec<f32>,
-    blocks: Q8Buf,
+    rows: EncodedRows,
 }
 
 impl Decoder {
@@ -185,12 +185,12 @@ impl Decoder {
         let (width, half) = (config.hidden, self.rope.pairs());
         let kv_width = config.kv_heads * config.head_dim;
         assert_eq!(hidden.len(), rows.len() * width, "the step's rows");
-        let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected, head_normed, blocks } = scratch;
+        let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected, head_normed, rows: encoded } = scratch;
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &weights.attention_norm, config.rms_eps, normed);
-        let encoded = encode(compute, &[&weights.k, &weights.v], normed, blocks)?;
-        project(compute, &weights.k, normed, blocks, k);
-        project(compute, &weights.v, normed, blocks, v);
+        encoded.encode(compute, &[&weights.q, &weights.k, &weights.v], normed)?;
+        encoded.project(compute, &weights.k, k);
+        encoded.project(compute, &weights.v, v);
         self.norm_heads(compute, weights.k_norm.as_deref(), k, head_normed);
         for (i, row) in rows.iter().enumerate() {
             let (key, value) = (&mut k[i * kv_width..(i + 1) * kv_width], &v[i * kv_width..(i + 1) * kv_width]);
@@ -212,10 +212,10 @@ impl Decoder {
             normed.truncate(kept.len() * width);
         }
         let of_step = |NotFinite { row }| NotFinite { row: kept[row] };
-        if encoded == Encoded::No || kept.len() < rows.len() {
-            encode(compute, &[&weights.q], normed, blocks).map_err(of_step)?;
+        if kept.len() < rows.len() {
+            encoded.encode(compute, &[&weights.q], normed).map_err(of_step)?;
         }
-        project(compute, &weights.q, normed, blocks, q);
+        encoded.project(compute, &weights.q, q);
         self.norm_heads(compute, weights.q_norm.as_deref(), q, head_normed);
         for (q, &row) in q.chunks_exact_mut(config.heads * config.head_dim).zip(&kept) {
             rope(q, config.rope_pairs, &sin[row * half..(row + 1) * half], &cos[row * half..(row + 1) * half]);
@@ -224,8 +224,8 @@ impl Decoder {
         mixed.resize(q.len(), 0.0);
         let shape = AttentionShape { heads: config.heads, window: config.sliding_window };
         attention(compute, kv, shape, &kept_rows, q, mixed);
-        encode(compute, &[&weights.o], mixed, blocks).map_err(of_step)?;
-        project(compute, &weights.o, mixed, blocks, projected);
+        encoded.encode(compute, &[&weights.o], mixed).map_err(of_step)?;
+        encoded.project(compute, &weights.o, projected);
         for (hidden, projected) in hidden.iter_mut().zip(projected) {
             *hidden += *projected;
         }
@@ -257,8 +257,8 @@ impl Decoder {
         let weights = &self.layers[layer];
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &weights.expert_norm, self.config.rms_eps, normed);
-        encode(compute, &[&weights.gate], normed, &mut scratch.blocks)?;
-        project(compute, &weights.gate, normed, &scratch.blocks, logits);
+        scratch.rows.encode(compute, &[&weights.gate], normed)?;
+        scratch.rows.project(compute, &weights.gate, logits);
         Ok(())
     }
 
@@ -275,29 +275,36 @@ impl Decoder {
     ) -> Result<(), NotFinite> {
         scratch.normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &self.norm, self.config.rms_eps, &mut scratch.normed);
-        encode(compute, &[&self.lm_head], &scratch.normed, &mut scratch.blocks)?;
-        project(compute, &self.lm_head, &scratch.normed, &scratch.blocks, logits);
+        scratch.rows.encode(compute, &[&self.lm_head], &scratch.normed)?;
+        scratch.rows.project(compute, &self.lm_head, logits);
         Ok(())
     }
 }
 
-/// Whether rows stand in int8 blocks too.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Encoded {
-    Yes,
-    No,
+/// Rows in the forms that some matrices want.
+#[derive(Debug, Default)]
+struct EncodedRows {
+    blocks: Q8Buf,
+    floats: F32Buf,
 }
 
-/// Puts the rows `x` into int8 blocks, once for all of `weights`, if any of these is quantised.
-fn encode(compute: &Compute, weights: &[&PackedMatrix], x: &[f32], blocks: &mut Q8Buf) -> Result<Encoded, NotFinite> {
-    let Some(quantized) = weights.iter().find(|weights| weights.ty().is_quantized()) else { return Ok(Encoded::No) };
-    blocks.quantize(compute.isa, x, quantized.width())?;
-    Ok(Encoded::Yes)
-}
+impl EncodedRows {
+    /// Takes the rows `x`, once for all of `weights`.
+    fn encode(&mut self, compute: &Compute, weights: &[&PackedMatrix], x: &[f32]) -> Result<(), NotFinite> {
+        if let Some(quantized) = weights.iter().find(|weights| weights.ty().is_quantized()) {
+            self.blocks.quantize(compute, x, quantized.width())?;
+        }
+        if let Some(float) = weights.iter().find(|weights| !weights.ty().is_quantized()) {
+            self.floats.fill(x, float.width());
+        }
+        Ok(())
+    }
 
-/// `out = weights · x`, `out` made to fit; `blocks` are the rows `x` as [`encode`] left them.
-fn project(compute: &Compute, weights: &PackedMatrix, x: &[f32], blocks: &Q8Buf, out: &mut Vec<f32>) {
-    out.resize(x.len() / weights.width() * weights.rows(), 0.0);
-    let rows = if weights.ty().is_quantized() { Activations::Q8(blocks) } else { Activations::F32(x) };
-    matmul(compute, weights, rows, out);
+    /// `out = weights · x`, `out` made to fit; `weights` are among those for which the rows were taken.
+    fn project(&self, compute: &Compute, weights: &PackedMatrix, out: &mut Vec<f32>) {
+        let rows =
+            if weights.ty().is_quantized() { Activations::Q8(&self.blocks) } else { Activations::F32(&self.floats) };
+        out.resize(rows.rows() * weights.rows(), 0.0);
+        matmul(compute, weights, rows, out);
+    }
 }

@@ -1,6 +1,6 @@
 //! One expert's feed-forward network: `w2 · (silu(w1 · x) × (w3 · x))`.
 
-use tramontane_kernels::{Activations, Compute, NotFinite, PackedMatrix, Q8Buf, matmul, swiglu};
+use tramontane_kernels::{Activations, Compute, F32Buf, Inner, NotFinite, PackedMatrix, Q8Buf, gated, matmul};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
@@ -17,9 +17,8 @@ pub struct Expert {
 /// Buffers of [`Expert::forward`], kept from call to call.
 #[derive(Debug, Default)]
 pub struct ExpertScratch {
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    inner: Q8Buf,
+    floats: F32Buf,
+    blocks: Q8Buf,
 }
 
 impl Expert {
@@ -35,6 +34,10 @@ impl Expert {
         quantize: Quantize,
     ) -> Result<Self, LoadError> {
         let tensors = checkpoint.expert(config, layer, expert)?;
+        let quantized = [&tensors.w1, &tensors.w3, &tensors.w2].map(|t| quantize.held_as(t.ty).is_quantized());
+        if quantized.iter().any(|q| *q != quantized[0]) {
+            return Err(LoadError::MixedExperts);
+        }
         Ok(Self {
             gate: pack(&tensors.w1, quantize)?,
             up: pack(&tensors.w3, quantize)?,
@@ -67,22 +70,13 @@ impl Expert {
         scratch: &mut ExpertScratch,
         out: &mut Vec<f32>,
     ) -> Result<(), NotFinite> {
-        let count = match rows {
-            Activations::F32(x) => x.len() / self.gate.width(),
-            Activations::Q8(x) => x.rows(),
-        };
-        let inner = self.gate.rows();
-        scratch.gate.resize(count * inner, 0.0);
-        scratch.up.resize(count * inner, 0.0);
-        out.resize(count * self.down.rows(), 0.0);
-        matmul(compute, &self.gate, rows, &mut scratch.gate);
-        matmul(compute, &self.up, rows, &mut scratch.up);
-        swiglu(compute.isa, &mut scratch.gate, &scratch.up);
-        let inner = if self.down.ty().is_quantized() {
-            scratch.inner.quantize(compute.isa, &scratch.gate, inner)?;
-            Activations::Q8(&scratch.inner)
+        out.resize(rows.rows() * self.down.rows(), 0.0);
+        let inner = if self.is_quantized() {
+            gated(compute, &self.gate, &self.up, rows, Inner::Q8(&mut scratch.blocks))?;
+            Activations::Q8(&scratch.blocks)
         } else {
-            Activations::F32(&scratch.gate)
+            gated(compute, &self.gate, &self.up, rows, Inner::F32(&mut scratch.floats))?;
+            Activations::F32(&scratch.floats)
         };
         matmul(compute, &self.down, inner, out);
         Ok(())

@@ -24,7 +24,7 @@ fn rows(quantize: Quantize, count: usize, seed: usize, scale: f32) -> Rows {
         (RowFormat::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     } else {
         let mut blocks = Q8Buf::default();
-        blocks.quantize(Isa::Portable, &values, HIDDEN).unwrap();
+        blocks.quantize(&Compute::new(Isa::Portable, 1), &values, HIDDEN).unwrap();
         let mut data = Vec::new();
         (0..count).for_each(|row| blocks.write_wire(row, &mut data));
         (RowFormat::Q8, data)

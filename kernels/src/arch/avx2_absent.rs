@@ -7,8 +7,8 @@ use crate::compute::Avx2Proof;
 use crate::matmul::Output;
 use crate::{Activations, PackedMatrix, arch::portable};
 
-pub(crate) fn quantize(_: Avx2Proof, x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) -> bool {
-    portable::quantize(x, values, scales, sums)
+pub(crate) fn quantize(_: Avx2Proof, x: &[f32], width: usize, records: &mut [u8]) -> bool {
+    portable::quantize(x, width, records)
 }
 
 pub(crate) fn rms_norm(_: Avx2Proof, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
@@ -23,6 +23,13 @@ pub(crate) fn attention(_: Avx2Proof, head: &HeadGroup<'_>, queries: &[f32], out
     portable::attention(head, queries, out);
 }
 
-pub(crate) fn matmul(_: Avx2Proof, weights: &PackedMatrix, x: Activations<'_>, panels: Range<usize>, out: &Output<'_>) {
-    portable::matmul(weights, x, panels, out);
+pub(crate) fn matmul(
+    _: Avx2Proof,
+    weights: &PackedMatrix,
+    x: Activations<'_>,
+    panels: Range<usize>,
+    groups: Range<usize>,
+    out: &Output<'_>,
+) {
+    portable::matmul(weights, x, panels, groups, out);
 }

@@ -5,7 +5,29 @@ pub(crate) mod avx2;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "avx2_absent.rs"]
 pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "avx512_absent.rs"]
+pub(crate) mod avx512;
 pub(crate) mod portable;
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+/// `each_row!(R, r, { … })`: the body once for each r below R (at most 16), r a constant, so that arrays indexed with it stay in
+/// registers whatever the optimiser thinks of unrolling.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each_row {
+    ($rows:ident, $r:ident, $body:block) => {
+        $crate::arch::each_row!(@ $rows, $r, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $rows:ident, $r:ident, $body:block, $($i:literal)*) => {{
+        $(if $i < $rows {
+            let $r: usize = $i;
+            $body
+        })*
+    }};
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use each_row;

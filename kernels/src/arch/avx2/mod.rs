@@ -29,19 +29,25 @@ macro_rules! with_features {
     };
 }
 
-with_features!(quantize(x: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) -> bool = portable::quantize);
+with_features!(quantize(x: &[f32], width: usize, records: &mut [u8]) -> bool = portable::quantize);
 with_features!(rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) = portable::rms_norm);
 with_features!(swiglu(gate: &mut [f32], up: &[f32]) = portable::swiglu);
 with_features!(attention(head: &HeadGroup<'_>, queries: &[f32], out: &mut [f32]) = attention::attention);
 with_features!(
-    /// Columns `panels` of the product for all rows.
-    matmul(weights: &PackedMatrix, activations: Activations<'_>, panels: Range<usize>, out: &Output<'_>) = by_kind
+    /// Columns `panels` of the product for rows `groups`.
+    matmul(weights: &PackedMatrix, activations: Activations<'_>, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) = by_kind
 );
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn by_kind(weights: &PackedMatrix, activations: Activations<'_>, panels: Range<usize>, out: &Output<'_>) {
+fn by_kind(
+    weights: &PackedMatrix,
+    activations: Activations<'_>,
+    panels: Range<usize>,
+    groups: Range<usize>,
+    out: &Output<'_>,
+) {
     match activations {
-        Activations::F32(x) => float::matmul(weights, x, panels, out),
-        Activations::Q8(x) => quantized::matmul(weights, x, panels, out),
+        Activations::F32(x) => float::matmul(weights, x, panels, groups, out),
+        Activations::Q8(x) => quantized::matmul(weights, x, panels, groups, out),
     }
 }

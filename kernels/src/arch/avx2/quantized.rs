@@ -1,15 +1,22 @@
-//! Quantised weights × int8 blocks: exact integer dots, a lane an output row, one or two fma a block.
+//! Quantised weights × int8 blocks: exact integer dots by `maddubs`, a lane an output row, one or two fma a block. A register
+//! holds half a panel.
+//!
+//! `maddubs` sums pairs in int16. Eight pair sums of a nibble and a value, each at most 2 · 15 · 127 = 3810, fit together; of 5-bit
+//! weights four (2 · 31 · 127 = 7874) do, of 6-bit ones two (16002), of int8 one.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::float::lanes;
+use crate::activations::{Q8_ROWS, Record};
+use crate::arch::each_row;
 use crate::matmul::Output;
-use crate::packed::{PANEL, PanelBlock};
-use crate::{PackedMatrix, Q8Buf, QUANT_BLOCK, WeightType};
+use crate::packed::{GROUP, PANEL, PanelBlock};
+use crate::{PackedMatrix, Q8Buf, WeightType};
 
-/// Rows of activations in a tile: each needs integer and float accumulators beside the unpacked weights.
+/// Rows of activations in a tile: beside the unpacked weights their accumulators still fit in registers.
 const TILE_ROWS: usize = 4;
+/// Lanes of a register.
+const LANES: usize = 8;
 
 /// `WeightType` as a const parameter.
 type Ty = u8;
@@ -36,255 +43,350 @@ const fn layout<const TY: Ty>() -> PanelBlock {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn matmul(weights: &PackedMatrix, x: &Q8Buf, panels: Range<usize>, out: &Output<'_>) {
-    for panel in panels {
-        let bytes = weights.panel(panel);
-        match weights.ty() {
-            WeightType::Q4_0 => over_rows::<Q4_0>(bytes, x, panel, out),
-            WeightType::Q4_1 => over_rows::<Q4_1>(bytes, x, panel, out),
-            WeightType::Q5_0 => over_rows::<Q5_0>(bytes, x, panel, out),
-            WeightType::Q5_1 => over_rows::<Q5_1>(bytes, x, panel, out),
-            WeightType::Q4K => over_rows::<Q4K>(bytes, x, panel, out),
-            WeightType::Q5K => over_rows::<Q5K>(bytes, x, panel, out),
-            WeightType::Q6K => over_rows::<Q6K>(bytes, x, panel, out),
-            _ => over_rows::<Q8_0>(bytes, x, panel, out),
+pub(super) fn matmul(
+    weights: &PackedMatrix,
+    x: &Q8Buf,
+    panels: Range<usize>,
+    groups: Range<usize>,
+    out: &Output<'_>,
+) {
+    match weights.ty() {
+        WeightType::Q4_0 => over_groups::<Q4_0>(weights, x, panels, groups, out),
+        WeightType::Q4_1 => over_groups::<Q4_1>(weights, x, panels, groups, out),
+        WeightType::Q5_0 => over_groups::<Q5_0>(weights, x, panels, groups, out),
+        WeightType::Q5_1 => over_groups::<Q5_1>(weights, x, panels, groups, out),
+        WeightType::Q4K => over_groups::<Q4K>(weights, x, panels, groups, out),
+        WeightType::Q5K => over_groups::<Q5K>(weights, x, panels, groups, out),
+        WeightType::Q6K => over_groups::<Q6K>(weights, x, panels, groups, out),
+        _ => over_groups::<Q8_0>(weights, x, panels, groups, out),
+    }
+}
+
+/// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn over_groups<const TY: Ty>(
+    weights: &PackedMatrix,
+    x: &Q8Buf,
+    panels: Range<usize>,
+    groups: Range<usize>,
+    out: &Output<'_>,
+) {
+    for group in groups {
+        let (rows, records) = x.group(group);
+        for panel in panels.clone() {
+            let tile = Tile { panel: weights.panel(panel), records, rows, at: (group * Q8_ROWS, panel) };
+            let mut row = 0;
+            while row < rows {
+                row += match rows - row {
+                    1 => tile.compute::<TY, 1>(row, out),
+                    2 => tile.compute::<TY, 2>(row, out),
+                    3 => tile.compute::<TY, 3>(row, out),
+                    _ => tile.compute::<TY, TILE_ROWS>(row, out),
+                };
+            }
         }
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-fn over_rows<const TY: Ty>(bytes: &[u8], x: &Q8Buf, panel: usize, out: &Output<'_>) {
-    let mut row = 0;
-    while row < x.rows() {
-        row += match x.rows() - row {
-            1 => tile::<TY, 1>(bytes, x, row, panel, out),
-            2 => tile::<TY, 2>(bytes, x, row, panel, out),
-            3 => tile::<TY, 3>(bytes, x, row, panel, out),
-            _ => tile::<TY, TILE_ROWS>(bytes, x, row, panel, out),
-        };
+/// A panel and a group of rows.
+struct Tile<'a> {
+    panel: &'a [u8],
+    records: &'a [u8],
+    /// Rows in the group.
+    rows: usize,
+    /// The group's first row, and the panel.
+    at: (usize, usize),
+}
+
+impl Tile<'_> {
+    /// Computes rows `row…row + R` of the group; returns R.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn compute<const TY: Ty, const R: usize>(&self, row: usize, out: &Output<'_>) -> usize {
+        if R == 1 {
+            // Weights that come from memory are passed once.
+            self.halves::<TY, R, 2>(row, 0, out);
+        } else {
+            self.halves::<TY, R, 1>(row, 0, out);
+            self.halves::<TY, R, 1>(row, 1, out);
+        }
+        R
     }
-}
 
-/// R rows of activations.
-struct Rows<'a, const R: usize> {
-    values: [&'a [[i8; QUANT_BLOCK]]; R],
-    scales: [&'a [f32]; R],
-    sums: [&'a [[i32; 2]]; R],
-}
-
-/// Computes rows `row…row + R` of one panel; returns R.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn tile<const TY: Ty, const R: usize>(bytes: &[u8], x: &Q8Buf, row: usize, panel: usize, out: &Output<'_>) -> usize {
-    let layout = const { layout::<TY>() };
-    let blocks = x.width() / QUANT_BLOCK;
-    assert!(
-        bytes.len() * layout.subs == blocks * layout.bytes() && row + R <= x.rows(),
-        "a panel's bytes, a tile's rows"
-    );
-    let span = |r: usize| (row + r) * blocks..(row + r + 1) * blocks;
-    let rows = Rows::<R> {
-        values: std::array::from_fn(|r| &x.values.as_chunks().0[span(r)]),
-        scales: std::array::from_fn(|r| &x.scales[span(r)]),
-        sums: std::array::from_fn(|r| &x.sums[span(r)]),
-    };
-    let mut acc = [_mm256_setzero_ps(); R];
-    for (s, block) in bytes.chunks_exact(layout.bytes()).enumerate() {
-        for sub in 0..layout.subs {
-            add_sub_block::<TY, R>(block, sub, &rows, s * layout.subs + sub, &mut acc);
+    /// H halves of the panel from `half`.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn halves<const TY: Ty, const R: usize, const H: usize>(&self, row: usize, half: usize, out: &Output<'_>) {
+        let layout = const { layout::<TY>() };
+        let record = Record::of(self.rows);
+        let supers = self.records.len() / (record.bytes() * layout.subs);
+        assert!(
+            row + R <= self.rows
+                && half + H <= PANEL / LANES
+                && self.records.len() == supers * layout.subs * record.bytes()
+                && self.panel.len() == layout.panel_bytes(supers),
+            "a panel's and a group's bytes"
+        );
+        let mut acc = [[_mm256_setzero_ps(); R]; H];
+        // SAFETY: super-block s < supers has its head at s·head, its body at bodies + s·subs·sub_bytes, and each of its subs
+        // sub-blocks one record, by the assertion; row + r is one of the record's rows.
+        unsafe {
+            let mut head = self.panel.as_ptr();
+            let mut body = head.add(layout.bodies(supers));
+            let mut values = self.records.as_ptr().add(record.values(row));
+            let mut scales = self.records.as_ptr().add(record.scale(row));
+            let sums = record.sum(0) - record.scale(0);
+            for _ in 0..supers {
+                for sub in 0..layout.subs {
+                    let x = Rows { values, scales, sums };
+                    for (h, acc) in acc.iter_mut().enumerate() {
+                        add_sub_block::<TY, R>(head, body, (sub, half + h), &x, acc);
+                    }
+                    body = body.add(layout.sub_bytes);
+                    values = values.add(record.bytes());
+                    scales = scales.add(record.bytes());
+                }
+                head = head.add(layout.head);
+            }
+        }
+        let (first, panel) = self.at;
+        for (h, acc) in acc.iter().enumerate() {
+            each_row!(R, r, {
+                out.store_part(first + row + r, panel, (half + h) * LANES, &lanes(acc[r]));
+            });
         }
     }
-    for (r, acc) in acc.iter().enumerate() {
-        out.store(row + r, panel, &lanes(*acc));
-    }
-    R
 }
 
-/// Adds sub-block `sub` of `block`, which meets block `b` of the rows.
+/// Where one block of a tile's rows stands.
+struct Rows {
+    values: *const u8,
+    scales: *const u8,
+    /// From a field to the next: scales, sums, first sums.
+    sums: usize,
+}
+
+impl Rows {
+    /// Values 4g…4g + 3 of row r, in every lane.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn four(&self, r: usize, g: usize) -> __m256i {
+        // SAFETY: the caller's: row r is there.
+        _mm256_set1_epi32(unsafe { self.values.add(32 * r + 4 * g).cast::<i32>().read_unaligned() })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn scale(&self, r: usize) -> __m256 {
+        // SAFETY: as above.
+        _mm256_set1_ps(unsafe { self.scales.add(4 * r).cast::<f32>().read_unaligned() })
+    }
+
+    /// −8 × the sum of row r's values; with `field` 2 of its first 16.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn sum(&self, r: usize, field: usize) -> __m256i {
+        // SAFETY: as above.
+        _mm256_set1_epi32(unsafe { self.scales.add(field * self.sums + 4 * r).cast::<i32>().read_unaligned() })
+    }
+}
+
+/// Adds half `half` of sub-block `sub`, which meets the block `x` of R rows.
+///
+/// # Safety
+/// `head`, `body` and `x` point to the fields of one.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_sub_block<const TY: Ty, const R: usize>(
-    block: &[u8],
-    sub: usize,
-    rows: &Rows<'_, R>,
-    b: usize,
+unsafe fn add_sub_block<const TY: Ty, const R: usize>(
+    head: *const u8,
+    body: *const u8,
+    (sub, half): (usize, usize),
+    x: &Rows,
     acc: &mut [__m256; R],
 ) {
     let layout = const { layout::<TY>() };
-    let at = layout.first + sub * layout.sub_bytes;
-    let (high, groups) = block[at..at + layout.sub_bytes].split_at(layout.high);
-    let x: [&[i8; QUANT_BLOCK]; R] = std::array::from_fn(|r| &rows.values[r][b]);
-    let scale: [__m256; R] = std::array::from_fn(|r| _mm256_set1_ps(rows.scales[r][b]));
-    let sum = |r: usize| rows.sums[r][b][0] + rows.sums[r][b][1];
-    let d = halves(&block[..16]);
-    match TY {
-        Q6K => {
-            let dots = dot_six_bits::<R>(high, groups, x, std::array::from_fn(|r| rows.sums[r][b]));
-            let at = layout.sub_scales.0 + 2 * sub * PANEL;
-            let (sc_0, sc_1) = (signed_bytes(&block[at..at + 8]), signed_bytes(&block[at + 8..at + 16]));
-            for r in 0..R {
-                let total =
-                    _mm256_add_epi32(_mm256_mullo_epi32(sc_0, dots[r][0]), _mm256_mullo_epi32(sc_1, dots[r][1]));
-                acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(d, scale[r]), acc[r]);
+    // SAFETY: the caller's promise for every load.
+    unsafe {
+        let body = body.add(half * GROUP / 2);
+        let w = unpack::<TY>(body);
+        let d = halves(head.add(2 * LANES * half));
+        let bytes = |at: usize| head.add(at + LANES * half);
+        match TY {
+            Q6K => {
+                let at = layout.sub_scales.0 + 2 * PANEL * sub;
+                let (sc_0, sc_1) = (signed_bytes(bytes(at)), signed_bytes(bytes(at + PANEL)));
+                each_row!(R, r, {
+                    let (all, first) = (x.sum(r, 1), x.sum(r, 2));
+                    let mut dots = [_mm256_slli_epi32(first, 2), _mm256_slli_epi32(_mm256_sub_epi32(all, first), 2)];
+                    for g in [0, 2, 4, 6] {
+                        let pairs = _mm256_add_epi16(
+                            _mm256_maddubs_epi16(w[g], x.four(r, g)),
+                            _mm256_maddubs_epi16(w[g + 1], x.four(r, g + 1)),
+                        );
+                        dots[g / 4] = _mm256_add_epi32(dots[g / 4], widen(pairs));
+                    }
+                    let total =
+                        _mm256_add_epi32(_mm256_mullo_epi32(sc_0, dots[0]), _mm256_mullo_epi32(sc_1, dots[1]));
+                    acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(d, x.scale(r)), acc[r]);
+                });
             }
-        }
-        Q4K | Q5K => {
-            let dots = dot_unsigned::<TY, R>(high, groups, x);
-            let d = _mm256_mul_ps(d, unsigned_bytes(&block[layout.sub_scales.0 + sub * PANEL..][..8]));
-            let dmin = halves(&block[layout.offsets..layout.offsets + 16]);
-            let m = _mm256_mul_ps(dmin, unsigned_bytes(&block[layout.minima + sub * PANEL..][..8]));
-            for r in 0..R {
-                acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[r]), _mm256_mul_ps(d, scale[r]), acc[r]);
-                acc[r] = _mm256_fmadd_ps(_mm256_set1_ps(-sum(r) as f32), _mm256_mul_ps(m, scale[r]), acc[r]);
+            Q4K | Q5K => {
+                let d = _mm256_mul_ps(d, unsigned_bytes(bytes(layout.sub_scales.0 + PANEL * sub)));
+                let dmin = halves(head.add(layout.offsets + 2 * LANES * half));
+                let m = _mm256_mul_ps(dmin, unsigned_bytes(bytes(layout.minima + PANEL * sub)));
+                each_row!(R, r, {
+                    let dot = dot_unsigned::<TY>(&w, x, r);
+                    let minus_sum = _mm256_cvtepi32_ps(_mm256_srai_epi32(x.sum(r, 1), 3));
+                    acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(d, x.scale(r)), acc[r]);
+                    acc[r] = _mm256_fmadd_ps(minus_sum, _mm256_mul_ps(m, x.scale(r)), acc[r]);
+                });
             }
-        }
-        Q4_1 | Q5_1 => {
-            let dots = dot_unsigned::<TY, R>(high, groups, x);
-            let m = halves(&block[layout.offsets..layout.offsets + 16]);
-            for r in 0..R {
-                acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[r]), _mm256_mul_ps(d, scale[r]), acc[r]);
-                acc[r] = _mm256_fmadd_ps(_mm256_set1_ps(sum(r) as f32), _mm256_mul_ps(m, scale[r]), acc[r]);
+            Q4_1 | Q5_1 => {
+                let m = halves(head.add(layout.offsets + 2 * LANES * half));
+                each_row!(R, r, {
+                    let dot = dot_unsigned::<TY>(&w, x, r);
+                    let minus_sum = _mm256_srai_epi32(x.sum(r, 1), 3);
+                    let sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_setzero_si256(), minus_sum));
+                    acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(d, x.scale(r)), acc[r]);
+                    acc[r] = _mm256_fmadd_ps(sum, _mm256_mul_ps(m, x.scale(r)), acc[r]);
+                });
             }
-        }
-        _ => {
-            let offset = if TY == Q5_0 { 16 } else { 8 };
-            let dots: [__m256i; R] = if TY == Q8_0 {
-                dot_q8_0::<R>(groups, x)
-            } else {
-                let dots = dot_unsigned::<TY, R>(high, groups, x);
-                std::array::from_fn(|r| _mm256_sub_epi32(dots[r], _mm256_set1_epi32(offset * sum(r))))
-            };
-            for r in 0..R {
-                acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[r]), _mm256_mul_ps(d, scale[r]), acc[r]);
-            }
-        }
-    }
-}
-
-/// `|w| · (x with w's sign)`: a pair of products is at most 2 · 128 · 127 = 32512, which fits in int16; x is never −128.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q8_0<const R: usize>(groups: &[u8], x: [&[i8; QUANT_BLOCK]; R]) -> [__m256i; R] {
-    let ones = _mm256_set1_epi16(1);
-    let mut dots = [_mm256_setzero_si256(); R];
-    for (g, group) in groups.as_chunks::<32>().0.iter().enumerate() {
-        let w = load(group);
-        let magnitude = _mm256_abs_epi8(w);
-        for r in 0..R {
-            let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(four(x[r], g), w));
-            dots[r] = _mm256_add_epi32(dots[r], _mm256_madd_epi16(pairs, ones));
-        }
-    }
-    dots
-}
-
-/// Unsigned weights of 4 or 5 bits. Eight pair sums of a nibble and a value, each at most 2 · 15 · 127 = 3810, fit in int16 together; of
-/// 5-bit weights four (2 · 31 · 127 = 7874) do.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_unsigned<const TY: Ty, const R: usize>(high: &[u8], groups: &[u8], x: [&[i8; QUANT_BLOCK]; R]) -> [__m256i; R] {
-    let five_bits = matches!(TY, Q5_0 | Q5_1 | Q5K);
-    let (ones, nibble, fifth) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15), _mm256_set1_epi8(16));
-    let top = if five_bits { load(&high.as_chunks::<32>().0[0]) } else { _mm256_setzero_si256() };
-    let mut pairs = [[_mm256_setzero_si256(); 2]; R];
-    for (g, group) in groups.as_chunks::<32>().0.iter().enumerate().take(4) {
-        let w = load(group);
-        let mut low = _mm256_and_si256(w, nibble);
-        let mut upper = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
-        if five_bits {
-            let count = |n: usize| _mm_cvtsi32_si128(n as i32);
-            low = _mm256_or_si256(low, _mm256_and_si256(_mm256_sll_epi16(top, count(4 - g)), fifth));
-            upper = _mm256_or_si256(upper, _mm256_and_si256(_mm256_srl_epi16(top, count(g)), fifth));
-        }
-        for r in 0..R {
-            let second = usize::from(five_bits);
-            pairs[r][0] = _mm256_add_epi16(pairs[r][0], _mm256_maddubs_epi16(low, four(x[r], g)));
-            pairs[r][second] = _mm256_add_epi16(pairs[r][second], _mm256_maddubs_epi16(upper, four(x[r], g + 4)));
-        }
-    }
-    std::array::from_fn(|r| {
-        let dot = _mm256_madd_epi16(pairs[r][0], ones);
-        if five_bits { _mm256_add_epi32(dot, _mm256_madd_epi16(pairs[r][1], ones)) } else { dot }
-    })
-}
-
-/// Q6_K's weights, 0…63, less 32: two pair sums, each at most 2 · 63 · 127 = 16002, fit in int16. A dot a half of the block.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_six_bits<const R: usize>(
-    high: &[u8],
-    groups: &[u8],
-    x: [&[i8; QUANT_BLOCK]; R],
-    sums: [[i32; 2]; R],
-) -> [[__m256i; 2]; R] {
-    let (ones, nibble, top) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15), _mm256_set1_epi8(48));
-    let highs = [load(&high.as_chunks::<32>().0[0]), load(&high.as_chunks::<32>().0[1])];
-    let mut dots: [[__m256i; 2]; R] = std::array::from_fn(|r| sums[r].map(|sum| _mm256_set1_epi32(-32 * sum)));
-    for (two, pair) in groups.as_chunks::<64>().0.iter().enumerate().take(2) {
-        for half in 0..2 {
-            let mut pairs = [_mm256_setzero_si256(); R];
-            for (i, group) in pair.as_chunks::<32>().0.iter().enumerate() {
-                let (g, w) = (2 * two + i, load(group));
-                let low = _mm256_and_si256(if half == 0 { w } else { _mm256_srli_epi16(w, 4) }, nibble);
-                // Bits 2g of the highs belong at 4.
-                let count = |n: usize| _mm_cvtsi32_si128(n as i32);
-                let high = if g < 2 {
-                    _mm256_sll_epi16(highs[half], count(4 - 2 * g))
-                } else {
-                    _mm256_srl_epi16(highs[half], count(2 * g - 4))
+            _ => each_row!(R, r, {
+                let dot = match TY {
+                    Q8_0 => dot_signed(&w, body, x, r),
+                    // Less 16 or 8 times the sum.
+                    Q5_0 => _mm256_add_epi32(dot_unsigned::<TY>(&w, x, r), _mm256_slli_epi32(x.sum(r, 1), 1)),
+                    _ => _mm256_add_epi32(dot_unsigned::<TY>(&w, x, r), x.sum(r, 1)),
                 };
-                let w = _mm256_or_si256(low, _mm256_and_si256(high, top));
-                for r in 0..R {
-                    pairs[r] = _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(w, four(x[r], 4 * half + g)));
-                }
-            }
-            for r in 0..R {
-                dots[r][half] = _mm256_add_epi32(dots[r][half], _mm256_madd_epi16(pairs[r], ones));
-            }
+                acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(d, x.scale(r)), acc[r]);
+            }),
         }
     }
-    dots
 }
 
-/// Values 4g…4g + 3 of a block, in every lane.
+/// Pair sums to sums of four.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn four(x: &[i8; QUANT_BLOCK], g: usize) -> __m256i {
-    let four = &x[4 * g..4 * g + 4];
-    _mm256_set1_epi32(i32::from_le_bytes([four[0] as u8, four[1] as u8, four[2] as u8, four[3] as u8]))
+fn widen(pairs: __m256i) -> __m256i {
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 
+/// The dot of 32 weights of 4 or 5 bits with row r.
+///
+/// # Safety
+/// Row r is there.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load(bytes: &[u8; 32]) -> __m256i {
-    // SAFETY: 32 bytes; an unaligned load.
-    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+unsafe fn dot_unsigned<const TY: Ty>(w: &[__m256i; 8], x: &Rows, r: usize) -> __m256i {
+    // SAFETY: the caller's promise.
+    let pairs = |g: usize| unsafe { _mm256_maddubs_epi16(w[g], x.four(r, g)) };
+    let four = |g: usize| {
+        _mm256_add_epi16(_mm256_add_epi16(_mm256_add_epi16(pairs(g), pairs(g + 1)), pairs(g + 2)), pairs(g + 3))
+    };
+    if matches!(TY, Q5_0 | Q5_1 | Q5K) {
+        _mm256_add_epi32(widen(four(0)), widen(four(4)))
+    } else {
+        widen(_mm256_add_epi16(four(0), four(4)))
+    }
+}
+
+/// The dot of 32 int8 weights with row r: `magnitude · (x with the weight's sign)`, a pair of products at most 2 · 128 · 127 = 32512; x
+/// is never −128.
+///
+/// # Safety
+/// `body` points to half a sub-block of Q8_0, and row r is there.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dot_signed(magnitudes: &[__m256i; 8], body: *const u8, x: &Rows, r: usize) -> __m256i {
+    let mut dot = _mm256_setzero_si256();
+    for (g, magnitude) in magnitudes.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        let signed = unsafe { _mm256_sign_epi8(x.four(r, g), _mm256_loadu_si256(body.add(GROUP * g).cast())) };
+        dot = _mm256_add_epi32(dot, widen(_mm256_maddubs_epi16(*magnitude, signed)));
+    }
+    dot
+}
+
+/// Half a sub-block's integers, unsigned (of Q8_0: the magnitudes): register g holds values 4g…4g + 3 of every row.
+///
+/// # Safety
+/// `body` points to half a sub-block: a group is `GROUP` bytes from the next.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpack<const TY: Ty>(body: *const u8) -> [__m256i; 8] {
+    let high = const { layout::<TY>().high };
+    // SAFETY: a sub-block has `high` bytes of high bits and 4 groups after them, or 8 groups.
+    let load = |at: usize| unsafe { _mm256_loadu_si256(body.add(at).cast()) };
+    let group = |g: usize| load(high + GROUP * g);
+    if TY == Q8_0 {
+        return [0, 1, 2, 3, 4, 5, 6, 7].map(|g| _mm256_abs_epi8(group(g)));
+    }
+    let nibble = _mm256_set1_epi8(15);
+    let mut w = [_mm256_setzero_si256(); 8];
+    for g in 0..4 {
+        let both = group(g);
+        w[g] = _mm256_and_si256(both, nibble);
+        w[g + 4] = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
+    }
+    if TY == Q6K {
+        let mask = _mm256_set1_epi8(48);
+        for half in 0..2 {
+            let bits = load(GROUP * half);
+            let at_4 = [_mm256_slli_epi16(bits, 4), _mm256_slli_epi16(bits, 2), bits, _mm256_srli_epi16(bits, 2)];
+            for g in 0..4 {
+                w[4 * half + g] = _mm256_or_si256(w[4 * half + g], _mm256_and_si256(at_4[g], mask));
+            }
+        }
+    } else if matches!(TY, Q5_0 | Q5_1 | Q5K) {
+        let (bits, mask) = (load(0), _mm256_set1_epi8(16));
+        let lower = [4, 3, 2, 1].map(|n| _mm256_sll_epi16(bits, _mm_cvtsi32_si128(n)));
+        let upper = [0, 1, 2, 3].map(|n| _mm256_srl_epi16(bits, _mm_cvtsi32_si128(n)));
+        for g in 0..4 {
+            w[g] = _mm256_or_si256(w[g], _mm256_and_si256(lower[g], mask));
+            w[g + 4] = _mm256_or_si256(w[g + 4], _mm256_and_si256(upper[g], mask));
+        }
+    }
+    w
 }
 
 /// Eight f16 as f32.
+///
+/// # Safety
+/// They are there.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn halves(bytes: &[u8]) -> __m256 {
-    assert!(bytes.len() == 16, "eight f16");
-    // SAFETY: 16 bytes, by the assertion; an unaligned load.
-    unsafe { _mm256_cvtph_ps(_mm_loadu_si128(bytes.as_ptr().cast())) }
+unsafe fn halves(at: *const u8) -> __m256 {
+    // SAFETY: the caller's promise; an unaligned load.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
 }
 
 /// Eight u8 as f32.
+///
+/// # Safety
+/// They are there.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn unsigned_bytes(bytes: &[u8]) -> __m256 {
-    assert!(bytes.len() == 8, "eight bytes");
-    // SAFETY: 8 bytes, by the assertion; an unaligned load of 8.
-    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) }))
+unsafe fn unsigned_bytes(at: *const u8) -> __m256 {
+    // SAFETY: the caller's promise; an unaligned load.
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(at.cast()) }))
 }
 
 /// Eight i8 as i32.
+///
+/// # Safety
+/// They are there.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn signed_bytes(bytes: &[u8]) -> __m256i {
-    assert!(bytes.len() == 8, "eight bytes");
-    // SAFETY: 8 bytes, by the assertion; an unaligned load of 8.
-    _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) })
+unsafe fn signed_bytes(at: *const u8) -> __m256i {
+    // SAFETY: the caller's promise; an unaligned load.
+    _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(at.cast()) })
 }
 
-const _: () = assert!(PANEL == 8, "a 256-bit register holds eight lanes");
+const _: () = assert!(PANEL == 16, "two 256-bit registers hold a panel");
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn lanes(v: __m256) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    // SAFETY: `out` has room for eight f32.
+    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) };
+    out
+}

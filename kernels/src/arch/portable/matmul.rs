@@ -4,29 +4,41 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+use crate::activations::{F32_ROWS, Q8_ROWS, Q8Block};
 use crate::matmul::Output;
-use crate::packed::{PANEL, PanelBlock};
+use crate::packed::{GROUP, PANEL, PanelBlock};
 use crate::{Activations, PackedMatrix, Q8Buf, QUANT_BLOCK, WeightType};
 
-pub(crate) fn matmul(weights: &PackedMatrix, activations: Activations<'_>, panels: Range<usize>, out: &Output<'_>) {
+pub(crate) fn matmul(
+    weights: &PackedMatrix,
+    activations: Activations<'_>,
+    panels: Range<usize>,
+    groups: Range<usize>,
+    out: &Output<'_>,
+) {
     for panel in panels {
         let bytes = weights.panel(panel);
-        match activations {
-            Activations::F32(x) => {
-                for (row, x) in x.chunks_exact(weights.width()).enumerate() {
-                    out.store(row, panel, &float_row(weights.ty(), bytes, x));
+        for group in groups.clone() {
+            match activations {
+                Activations::F32(x) => {
+                    let (rows, values) = x.group(group);
+                    for r in 0..rows {
+                        let x = values[r..].iter().step_by(rows);
+                        out.store(group * F32_ROWS + r, panel, &float_row(weights.ty(), bytes, x));
+                    }
                 }
-            }
-            Activations::Q8(x) => {
-                for row in 0..x.rows() {
-                    out.store(row, panel, &quantized_row(weights.ty(), bytes, x, row));
+                Activations::Q8(x) => {
+                    for r in 0..x.group(group).0 {
+                        let row = group * Q8_ROWS + r;
+                        out.store(row, panel, &quantized_row(weights.ty(), bytes, x, row));
+                    }
                 }
             }
         }
     }
 }
 
-fn float_row(ty: WeightType, panel: &[u8], x: &[f32]) -> [f32; PANEL] {
+fn float_row<'a>(ty: WeightType, panel: &[u8], x: impl Iterator<Item = &'a f32>) -> [f32; PANEL] {
     match ty {
         WeightType::F32 => fma_row(panel, x, f32::from_le_bytes),
         WeightType::Bf16 => fma_row(panel, x, |b| bf16::from_le_bytes(b).to_f32()),
@@ -34,7 +46,11 @@ fn float_row(ty: WeightType, panel: &[u8], x: &[f32]) -> [f32; PANEL] {
     }
 }
 
-fn fma_row<const N: usize>(panel: &[u8], x: &[f32], value: impl Fn([u8; N]) -> f32) -> [f32; PANEL] {
+fn fma_row<'a, const N: usize>(
+    panel: &[u8],
+    x: impl Iterator<Item = &'a f32>,
+    value: impl Fn([u8; N]) -> f32,
+) -> [f32; PANEL] {
     let mut acc = [0.0f32; PANEL];
     for (group, x) in panel.as_chunks::<N>().0.chunks_exact(PANEL).zip(x) {
         for (acc, w) in acc.iter_mut().zip(group) {
@@ -44,24 +60,17 @@ fn fma_row<const N: usize>(panel: &[u8], x: &[f32], value: impl Fn([u8; N]) -> f
     acc
 }
 
-/// 32 values of one activation row.
-struct Block<'a> {
-    values: &'a [i8; QUANT_BLOCK],
-    scale: f32,
-    /// Of the first and the second 16 values.
-    sums: [i32; 2],
-}
-
 fn quantized_row(ty: WeightType, panel: &[u8], x: &Q8Buf, row: usize) -> [f32; PANEL] {
     let layout = PanelBlock::of(ty);
-    let first = row * x.width() / QUANT_BLOCK;
+    let blocks = x.width() / ty.block_values();
+    let (heads, bodies) = panel.split_at(layout.bodies(blocks));
+    let bodies = bodies.chunks_exact(layout.subs * layout.sub_bytes);
     let mut acc = [0.0f32; PANEL];
-    for (b, block) in panel.chunks_exact(layout.bytes()).enumerate() {
-        for sub in 0..layout.subs {
-            let at = first + b * layout.subs + sub;
-            let x = Block { values: &x.values.as_chunks().0[at], scale: x.scales[at], sums: x.sums[at] };
+    for (b, (head, body)) in heads.chunks_exact(layout.head).zip(bodies).enumerate() {
+        for (sub, body) in body.chunks_exact(layout.sub_bytes).enumerate() {
+            let x = x.block(row, b * layout.subs + sub);
             for (lane, acc) in acc.iter_mut().enumerate() {
-                *acc = add_sub_block(ty, &layout, block, sub, lane, &x, *acc);
+                *acc = add_sub_block(ty, &layout, (head, body), sub, lane, &x, *acc);
             }
         }
     }
@@ -72,16 +81,15 @@ fn quantized_row(ty: WeightType, panel: &[u8], x: &Q8Buf, row: usize) -> [f32; P
 fn add_sub_block(
     ty: WeightType,
     layout: &PanelBlock,
-    block: &[u8],
+    (head, body): (&[u8], &[u8]),
     sub: usize,
     lane: usize,
-    x: &Block<'_>,
+    x: &Q8Block,
     acc: f32,
 ) -> f32 {
-    let at = layout.first + sub * layout.sub_bytes;
-    let (high, groups) = block[at..at + layout.sub_bytes].split_at(layout.high);
-    let dots = dots(high, groups, x.values, lane);
-    let half = |at: usize| f16::from_le_bytes([block[at + 2 * lane], block[at + 2 * lane + 1]]).to_f32();
+    let (high, groups) = body.split_at(layout.high);
+    let dots = dots(high, groups, &x.values, lane);
+    let half = |at: usize| f16::from_le_bytes([head[at + 2 * lane], head[at + 2 * lane + 1]]).to_f32();
     let [sum_0, sum_1] = x.sums;
     let (dot, sum) = (dots[0] + dots[1], sum_0 + sum_1);
     let d = half(0);
@@ -93,13 +101,13 @@ fn add_sub_block(
             (sum as f32).mul_add(half(layout.offsets) * x.scale, acc)
         }
         WeightType::Q4K | WeightType::Q5K => {
-            let sc = f32::from(block[layout.sub_scales.0 + sub * PANEL + lane]);
-            let mn = f32::from(block[layout.minima + sub * PANEL + lane]);
+            let sc = f32::from(head[layout.sub_scales.0 + sub * PANEL + lane]);
+            let mn = f32::from(head[layout.minima + sub * PANEL + lane]);
             let acc = (dot as f32).mul_add((d * sc) * x.scale, acc);
             ((-sum) as f32).mul_add((half(layout.offsets) * mn) * x.scale, acc)
         }
         WeightType::Q6K => {
-            let sc = |h: usize| i32::from(block[layout.sub_scales.0 + (2 * sub + h) * PANEL + lane] as i8);
+            let sc = |h: usize| i32::from(head[layout.sub_scales.0 + (2 * sub + h) * PANEL + lane] as i8);
             let total = sc(0) * (dots[0] - 32 * sum_0) + sc(1) * (dots[1] - 32 * sum_1);
             (total as f32).mul_add(d * x.scale, acc)
         }
@@ -112,15 +120,15 @@ fn dots(high: &[u8], groups: &[u8], x: &[i8; QUANT_BLOCK], lane: usize) -> [i32;
     let mut dots = [0; 2];
     for (i, &x) in x.iter().enumerate() {
         let (byte, half, g) = (lane * 4 + i % 4, i / 16, i / 4 % 4);
-        let weight = if groups.len() == 8 * QUANT_BLOCK {
-            i32::from(groups[32 * (i / 4) + byte] as i8)
+        let weight = if groups.len() == 8 * GROUP {
+            i32::from(groups[GROUP * (i / 4) + byte] as i8)
         } else {
-            let top = match high.len() {
-                32 => high[byte] >> (4 * half + g) & 1,
-                64 => high[32 * half + byte] >> (2 * g) & 3,
+            let top = match high.len() / GROUP {
+                1 => high[byte] >> (4 * half + g) & 1,
+                2 => high[GROUP * half + byte] >> (2 * g) & 3,
                 _ => 0,
             };
-            i32::from(groups[32 * g + byte] >> (4 * half) & 15 | top << 4)
+            i32::from(groups[GROUP * g + byte] >> (4 * half) & 15 | top << 4)
         };
         dots[half] += weight * i32::from(x);
     }

@@ -1,0 +1,344 @@
+//! Quantised weights × int8 blocks: a lane an output row, `vpdpbusd` for the exact integer dots, one or two fma a block.
+//!
+//! `vpdpbusd` multiplies unsigned by signed bytes. Weights are its unsigned side, so what a type takes off its integers (8, 16, 32, or
+//! the 128 that make int8 unsigned) comes off a dot as a multiple of the activations' sum: the accumulator starts there.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use crate::activations::{Q8_ROWS, Record};
+use crate::arch::each_row;
+use crate::matmul::Output;
+use crate::packed::{GROUP, PANEL, PanelBlock};
+use crate::{PackedMatrix, Q8Buf, WeightType};
+
+/// `WeightType` as a const parameter.
+type Ty = u8;
+const Q8_0: Ty = 0;
+const Q4_0: Ty = 1;
+const Q4_1: Ty = 2;
+const Q5_0: Ty = 3;
+const Q5_1: Ty = 4;
+const Q4K: Ty = 5;
+const Q5K: Ty = 6;
+const Q6K: Ty = 7;
+
+const fn layout<const TY: Ty>() -> PanelBlock {
+    PanelBlock::of(match TY {
+        Q8_0 => WeightType::Q8_0,
+        Q4_0 => WeightType::Q4_0,
+        Q4_1 => WeightType::Q4_1,
+        Q5_0 => WeightType::Q5_0,
+        Q5_1 => WeightType::Q5_1,
+        Q4K => WeightType::Q4K,
+        Q5K => WeightType::Q5K,
+        _ => WeightType::Q6K,
+    })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn matmul(
+    weights: &PackedMatrix,
+    x: &Q8Buf,
+    panels: Range<usize>,
+    groups: Range<usize>,
+    out: &Output<'_>,
+) {
+    match weights.ty() {
+        WeightType::Q4_0 => over_groups::<Q4_0>(weights, x, panels, groups, out),
+        WeightType::Q4_1 => over_groups::<Q4_1>(weights, x, panels, groups, out),
+        WeightType::Q5_0 => over_groups::<Q5_0>(weights, x, panels, groups, out),
+        WeightType::Q5_1 => over_groups::<Q5_1>(weights, x, panels, groups, out),
+        WeightType::Q4K => over_groups::<Q4K>(weights, x, panels, groups, out),
+        WeightType::Q5K => over_groups::<Q5K>(weights, x, panels, groups, out),
+        WeightType::Q6K => over_groups::<Q6K>(weights, x, panels, groups, out),
+        _ => over_groups::<Q8_0>(weights, x, panels, groups, out),
+    }
+}
+
+/// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn over_groups<const TY: Ty>(
+    weights: &PackedMatrix,
+    x: &Q8Buf,
+    panels: Range<usize>,
+    groups: Range<usize>,
+    out: &Output<'_>,
+) {
+    for group in groups {
+        let (rows, records) = x.group(group);
+        for panel in panels.clone() {
+            let tile = Tile { panel: weights.panel(panel), records, rows, at: (group * Q8_ROWS, panel) };
+            let mut row = 0;
+            while row < rows {
+                row += match rows - row {
+                    1 => tile.compute::<TY, 1>(row, out),
+                    2 => tile.compute::<TY, 2>(row, out),
+                    3 => tile.compute::<TY, 3>(row, out),
+                    4 => tile.compute::<TY, 4>(row, out),
+                    5 => tile.compute::<TY, 5>(row, out),
+                    6 => tile.compute::<TY, 6>(row, out),
+                    7 => tile.compute::<TY, 7>(row, out),
+                    8..=11 => tile.compute::<TY, 8>(row, out),
+                    12..=15 => tile.compute::<TY, 12>(row, out),
+                    _ => tile.compute::<TY, Q8_ROWS>(row, out),
+                };
+            }
+        }
+    }
+}
+
+/// A panel and a group of rows.
+struct Tile<'a> {
+    panel: &'a [u8],
+    records: &'a [u8],
+    /// Rows in the group.
+    rows: usize,
+    /// The group's first row, and the panel.
+    at: (usize, usize),
+}
+
+impl Tile<'_> {
+    /// Computes rows `row…row + R` of the group; returns R.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    fn compute<const TY: Ty, const R: usize>(&self, row: usize, out: &Output<'_>) -> usize {
+        let layout = const { layout::<TY>() };
+        let record = Record::of(self.rows);
+        let supers = self.records.len() / (record.bytes() * layout.subs);
+        assert!(
+            row + R <= self.rows
+                && self.records.len() == supers * layout.subs * record.bytes()
+                && self.panel.len() == layout.panel_bytes(supers),
+            "a panel's and a group's bytes"
+        );
+        let mut acc = [_mm512_setzero_ps(); R];
+        // SAFETY: super-block s < supers has its head at s·head, its body at bodies + s·subs·sub_bytes, and each of its subs
+        // sub-blocks one record, by the assertion; row + r is one of the record's rows.
+        unsafe {
+            let mut head = self.panel.as_ptr();
+            let mut body = head.add(layout.bodies(supers));
+            let mut values = self.records.as_ptr().add(record.values(row));
+            let mut scales = self.records.as_ptr().add(record.scale(row));
+            let sums = record.sum(0) - record.scale(0);
+            for _ in 0..supers {
+                for sub in 0..layout.subs {
+                    let x = Rows { values, scales, sums };
+                    add_sub_block::<TY, R>(head, body, sub, &x, &mut acc);
+                    body = body.add(layout.sub_bytes);
+                    values = values.add(record.bytes());
+                    scales = scales.add(record.bytes());
+                }
+                head = head.add(layout.head);
+            }
+        }
+        let (first, panel) = self.at;
+        each_row!(R, r, {
+            let mut lanes = [0.0; PANEL];
+            // SAFETY: `lanes` has room for sixteen f32.
+            unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), acc[r]) };
+            out.store(first + row + r, panel, &lanes);
+        });
+        R
+    }
+}
+
+/// Where one block of a tile's rows stands.
+struct Rows {
+    values: *const u8,
+    scales: *const u8,
+    /// From a field to the next: scales, sums, first sums.
+    sums: usize,
+}
+
+impl Rows {
+    /// Values 4g…4g + 3 of row r, in every lane.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn four(&self, r: usize, g: usize) -> __m512i {
+        // SAFETY: the caller's: row r is there.
+        _mm512_set1_epi32(unsafe { self.values.add(32 * r + 4 * g).cast::<i32>().read_unaligned() })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn scale(&self, r: usize) -> __m512 {
+        // SAFETY: as above.
+        _mm512_set1_ps(unsafe { self.scales.add(4 * r).cast::<f32>().read_unaligned() })
+    }
+
+    /// −8 × the sum of row r's values; with `field` 2 of its first 16.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn sum(&self, r: usize, field: usize) -> __m512i {
+        // SAFETY: as above.
+        _mm512_set1_epi32(unsafe { self.scales.add(field * self.sums + 4 * r).cast::<i32>().read_unaligned() })
+    }
+}
+
+/// Adds sub-block `sub`, which meets the block `x` of R rows.
+///
+/// # Safety
+/// `head`, `body` and `x` point to the fields of one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn add_sub_block<const TY: Ty, const R: usize>(
+    head: *const u8,
+    body: *const u8,
+    sub: usize,
+    x: &Rows,
+    acc: &mut [__m512; R],
+) {
+    let layout = const { layout::<TY>() };
+    // SAFETY: the caller's promise for every load.
+    unsafe {
+        let w = unpack::<TY>(body);
+        let d = halves(head);
+        match TY {
+            Q6K => {
+                let at = head.add(layout.sub_scales.0 + 2 * PANEL * sub);
+                let (sc_0, sc_1) = (signed_bytes(at), signed_bytes(at.add(PANEL)));
+                each_row!(R, r, {
+                    let (all, first) = (x.sum(r, 1), x.sum(r, 2));
+                    let mut dot_0 = _mm512_slli_epi32(first, 2);
+                    let mut dot_1 = _mm512_slli_epi32(_mm512_sub_epi32(all, first), 2);
+                    for g in 0..4 {
+                        dot_0 = _mm512_dpbusd_epi32(dot_0, w[g], x.four(r, g));
+                        dot_1 = _mm512_dpbusd_epi32(dot_1, w[g + 4], x.four(r, g + 4));
+                    }
+                    let total = _mm512_add_epi32(_mm512_mullo_epi32(sc_0, dot_0), _mm512_mullo_epi32(sc_1, dot_1));
+                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), _mm512_mul_ps(d, x.scale(r)), acc[r]);
+                });
+            }
+            Q4K | Q5K => {
+                let d = _mm512_mul_ps(d, unsigned_bytes(head.add(layout.sub_scales.0 + PANEL * sub)));
+                let m = _mm512_mul_ps(halves(head.add(layout.offsets)), unsigned_bytes(head.add(layout.minima + PANEL * sub)));
+                each_row!(R, r, {
+                    let dot = dot(&w, x, r, _mm512_setzero_si512());
+                    let minus_sum = _mm512_cvtepi32_ps(_mm512_srai_epi32(x.sum(r, 1), 3));
+                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x.scale(r)), acc[r]);
+                    acc[r] = _mm512_fmadd_ps(minus_sum, _mm512_mul_ps(m, x.scale(r)), acc[r]);
+                });
+            }
+            Q4_1 | Q5_1 => {
+                let m = halves(head.add(layout.offsets));
+                each_row!(R, r, {
+                    let dot = dot(&w, x, r, _mm512_setzero_si512());
+                    let minus_sum = _mm512_srai_epi32(x.sum(r, 1), 3);
+                    let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_setzero_si512(), minus_sum));
+                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x.scale(r)), acc[r]);
+                    acc[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(m, x.scale(r)), acc[r]);
+                });
+            }
+            _ => each_row!(R, r, {
+                // −8, −16 or −128 times the sum.
+                let start = match TY {
+                    Q4_0 => x.sum(r, 1),
+                    Q5_0 => _mm512_slli_epi32(x.sum(r, 1), 1),
+                    _ => _mm512_slli_epi32(x.sum(r, 1), 4),
+                };
+                let dot = dot(&w, x, r, start);
+                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x.scale(r)), acc[r]);
+            }),
+        }
+    }
+}
+
+/// `start` + the dot of all 32 values with row r.
+///
+/// # Safety
+/// Row r is there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn dot(w: &[__m512i; 8], x: &Rows, r: usize, start: __m512i) -> __m512i {
+    let mut dot = start;
+    for (g, w) in w.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        dot = _mm512_dpbusd_epi32(dot, *w, unsafe { x.four(r, g) });
+    }
+    dot
+}
+
+/// A sub-block's integers, unsigned: register g holds values 4g…4g + 3 of every row.
+///
+/// # Safety
+/// `body` points to a sub-block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn unpack<const TY: Ty>(body: *const u8) -> [__m512i; 8] {
+    let high = const { layout::<TY>().high };
+    // SAFETY: a sub-block has `high` bytes of high bits and 4 groups after them, or 8 groups.
+    let load = |at: usize| unsafe { _mm512_loadu_si512(body.add(at).cast()) };
+    let group = |g: usize| load(high + GROUP * g);
+    if TY == Q8_0 {
+        let flip = _mm512_set1_epi8(-128);
+        return [0, 1, 2, 3, 4, 5, 6, 7].map(|g| _mm512_xor_si512(group(g), flip));
+    }
+    let nibble = _mm512_set1_epi8(15);
+    let mut w = [_mm512_setzero_si512(); 8];
+    for g in 0..4 {
+        let both = group(g);
+        w[g] = _mm512_and_si512(both, nibble);
+        w[g + 4] = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
+    }
+    if TY == Q6K {
+        let mask = _mm512_set1_epi8(48);
+        for half in 0..2 {
+            let bits = load(GROUP * half);
+            let at_4 = [_mm512_slli_epi16(bits, 4), _mm512_slli_epi16(bits, 2), bits, _mm512_srli_epi16(bits, 2)];
+            for g in 0..4 {
+                w[4 * half + g] = or_masked(w[4 * half + g], at_4[g], mask);
+            }
+        }
+    } else if matches!(TY, Q5_0 | Q5_1 | Q5K) {
+        let (bits, mask) = (load(0), _mm512_set1_epi8(16));
+        let lower = [4, 3, 2, 1].map(|n| _mm512_sll_epi16(bits, _mm_cvtsi32_si128(n)));
+        let upper = [0, 1, 2, 3].map(|n| _mm512_srl_epi16(bits, _mm_cvtsi32_si128(n)));
+        for g in 0..4 {
+            w[g] = or_masked(w[g], lower[g], mask);
+            w[g + 4] = or_masked(w[g + 4], upper[g], mask);
+        }
+    }
+    w
+}
+
+/// a | (b & mask)
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn or_masked(a: __m512i, b: __m512i, mask: __m512i) -> __m512i {
+    _mm512_ternarylogic_epi32(a, b, mask, 0xf8)
+}
+
+/// Sixteen f16 as f32.
+///
+/// # Safety
+/// They are there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn halves(at: *const u8) -> __m512 {
+    // SAFETY: the caller's promise; an unaligned load.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
+}
+
+/// Sixteen u8 as f32.
+///
+/// # Safety
+/// They are there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn unsigned_bytes(at: *const u8) -> __m512 {
+    // SAFETY: the caller's promise; an unaligned load.
+    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
+}
+
+/// Sixteen i8 as i32.
+///
+/// # Safety
+/// They are there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn signed_bytes(at: *const u8) -> __m512i {
+    // SAFETY: the caller's promise; an unaligned load.
+    _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) })
+}
+
+const _: () = assert!(PANEL == 16, "a 512-bit register holds sixteen lanes");

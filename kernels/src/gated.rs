@@ -1,0 +1,199 @@
+//! An expert's first half in one pass: `silu(gate · x) × (up · x)`, quantised where the second half wants it so.
+//!
+//! A piece computes 32 columns, one quantisation block, for all rows: what lies between the two halves never leaves the caches.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::activations::{F32_ROWS, Q8_ROWS, RECORD_ROW, interleave, quantize_group};
+use crate::matmul::{Output, check, multiply};
+use crate::packed::PANEL;
+use crate::pool::Disjoint;
+use crate::{Activations, Compute, F32Buf, NotFinite, PackedMatrix, Q8Buf, QUANT_BLOCK, swiglu};
+
+/// Panels of a piece.
+const PIECE_PANELS: usize = QUANT_BLOCK / PANEL;
+/// The most rows in a group.
+const GROUP_ROWS: usize = if Q8_ROWS > F32_ROWS { Q8_ROWS } else { F32_ROWS };
+
+/// Where the result goes: rows × `gate.rows()`, in the form in which the input came.
+#[derive(Debug)]
+pub enum Inner<'a> {
+    /// As f32.
+    F32(&'a mut F32Buf),
+    /// As int8 blocks.
+    Q8(&'a mut Q8Buf),
+}
+
+/// A part of [`Inner`] that pieces write to.
+enum Parts<'a> {
+    F32(Disjoint<'a, f32>),
+    Q8(Disjoint<'a, u8>),
+}
+
+/// `inner[r] = silu(gate · x[r]) × (up · x[r])`.
+///
+/// # Errors
+/// [`NotFinite`] names the first row whose result is not finite, where it is to be quantised; f32 lets it through.
+///
+/// # Panics
+/// When shapes, or the kinds of weights, input and result, do not fit; or when blocks are wanted and 32 does not divide `gate.rows()`.
+pub fn gated(
+    compute: &Compute,
+    gate: &PackedMatrix,
+    up: &PackedMatrix,
+    x: Activations<'_>,
+    inner: Inner<'_>,
+) -> Result<(), NotFinite> {
+    check(gate, x);
+    check(up, x);
+    assert_eq!(gate.rows(), up.rows(), "as many gates as values");
+    let (rows, width) = (x.rows(), gate.rows());
+    let alike = matches!((&inner, x), (Inner::F32(_), Activations::F32(_)) | (Inner::Q8(_), Activations::Q8(_)));
+    assert!(alike, "a result of the input's kind: their rows stand in the same groups");
+    let parts = match inner {
+        Inner::F32(buf) => {
+            buf.resize(rows, width);
+            Parts::F32(Disjoint::new(buf.values_mut()))
+        }
+        Inner::Q8(buf) => {
+            buf.resize(rows, width);
+            Parts::Q8(Disjoint::new(buf.records_mut()))
+        }
+    };
+    let bad = AtomicUsize::new(usize::MAX);
+    compute.pool.run(width.div_ceil(QUANT_BLOCK), &|piece| {
+        let columns = QUANT_BLOCK.min(width - piece * QUANT_BLOCK);
+        for group in 0..x.groups() {
+            let first = group * x.group_rows();
+            let n = x.group_rows().min(rows - first);
+            let (mut gates, mut ups) = ([0.0; GROUP_ROWS * QUANT_BLOCK], [0.0; GROUP_ROWS * QUANT_BLOCK]);
+            let (gates, ups) = (&mut gates[..n * columns], &mut ups[..n * columns]);
+            for (weights, out) in [(gate, &mut *gates), (up, &mut *ups)] {
+                let first_panel = piece * PIECE_PANELS;
+                let panels = first_panel..weights.panels().min(first_panel + PIECE_PANELS);
+                let out = Output { data: Disjoint::new(out), stride: columns, first_row: first, first_panel };
+                multiply(compute.isa, weights, x, panels, group..group + 1, &out);
+            }
+            swiglu(compute.isa, gates, ups);
+            if let Some(row) = put(compute, &parts, gates, columns, (first, n), (piece, width)) {
+                bad.fetch_min(row, Relaxed);
+            }
+        }
+    });
+    match bad.into_inner() {
+        usize::MAX => Ok(()),
+        row => Err(NotFinite { row }),
+    }
+}
+
+/// Puts piece `piece`'s `columns` of the n rows from `first` in place; the first of them that is not finite where they are quantised.
+fn put(
+    compute: &Compute,
+    parts: &Parts<'_>,
+    values: &[f32],
+    columns: usize,
+    (first, n): (usize, usize),
+    (piece, width): (usize, usize),
+) -> Option<usize> {
+    match parts {
+        Parts::F32(to) => {
+            let at = first * width + piece * QUANT_BLOCK * n;
+            // SAFETY: these columns of this group are this piece's alone.
+            #[allow(unsafe_code)]
+            interleave(values, columns, unsafe { to.part(at, n * columns) });
+            None
+        }
+        Parts::Q8(to) => {
+            let at = first * (width / QUANT_BLOCK) * RECORD_ROW + piece * n * RECORD_ROW;
+            // SAFETY: this block of this group is this piece's alone.
+            #[allow(unsafe_code)]
+            let finite = quantize_group(compute.isa, values, columns, unsafe { to.part(at, n * RECORD_ROW) });
+            let bad = || values.iter().position(|v| !v.is_finite()).unwrap_or(0) / columns;
+            (!finite).then(|| first + bad())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::testing::{moderate, random_matrix};
+    use crate::{Isa, WeightType, matmul};
+
+    /// The same in three steps, by `portable`.
+    fn in_steps(gate: &PackedMatrix, up: &PackedMatrix, x: Activations<'_>) -> Vec<f32> {
+        let compute = Compute::new(Isa::Portable, 1);
+        let (mut a, mut b) = (vec![0.0; x.rows() * gate.rows()], vec![0.0; x.rows() * gate.rows()]);
+        matmul(&compute, gate, x, &mut a);
+        matmul(&compute, up, x, &mut b);
+        swiglu(Isa::Portable, &mut a, &b);
+        a
+    }
+
+    #[test]
+    fn is_the_three_steps_bit_for_bit() {
+        for (seed, ty) in WeightType::ALL.into_iter().enumerate() {
+            for (rows, inner) in [(1, 32), (3, 96), (12, 64), (17, 128), (40, 160)] {
+                let width = 256;
+                let matrix = |seed| PackedMatrix::pack(ty, inner, width, &random_matrix(ty, inner, width, seed)).unwrap();
+                let (gate, up) = (matrix(seed as u64), matrix(seed as u64 + 100));
+                // Adversarial float weights overflow here; `matmul` has had them.
+                let x: Vec<f32> = moderate(rows * width, 5).iter().map(|v| v * 1e-20).collect();
+                let (mut q, mut f) = (Q8Buf::default(), F32Buf::default());
+                q.quantize(&Compute::new(Isa::Portable, 1), &x, width).unwrap();
+                f.fill(&x, width);
+                let x = if ty.is_quantized() { Activations::Q8(&q) } else { Activations::F32(&f) };
+                let expected = in_steps(&gate, &up, x);
+                let (mut blocks, mut floats) = (Q8Buf::default(), F32Buf::default());
+                blocks.quantize(&Compute::new(Isa::Portable, 1), &expected, inner).unwrap();
+                floats.fill(&expected, inner);
+                for isa in Isa::available() {
+                    let compute = Compute::new(isa, 3);
+                    let (mut q, mut f) = (Q8Buf::default(), F32Buf::default());
+                    let to = if ty.is_quantized() { Inner::Q8(&mut q) } else { Inner::F32(&mut f) };
+                    gated(&compute, &gate, &up, x, to).unwrap();
+                    let what = format!("{isa} {} {rows}", ty.name());
+                    for group in 0..x.groups() {
+                        if ty.is_quantized() {
+                            assert!(q.group(group) == blocks.group(group), "{what}");
+                        } else {
+                            let bits = |b: &F32Buf| b.group(group).1.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                            assert!(bits(&f) == bits(&floats), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn float_columns_need_not_fill_a_block() {
+        let matrix = |seed| PackedMatrix::pack(WeightType::F16, 41, 8, &random_matrix(WeightType::F16, 41, 8, seed));
+        let (gate, up) = (matrix(1).unwrap(), matrix(2).unwrap());
+        let mut x = F32Buf::default();
+        x.fill(&moderate(14 * 8, 3), 8);
+        let expected = in_steps(&gate, &up, Activations::F32(&x));
+        for isa in Isa::available() {
+            let mut out = F32Buf::default();
+            gated(&Compute::new(isa, 2), &gate, &up, Activations::F32(&x), Inner::F32(&mut out)).unwrap();
+            let (rows, values) = out.group(1);
+            let last: Vec<u32> = values.iter().skip(1).step_by(rows).map(|v| v.to_bits()).collect();
+            let wanted: Vec<u32> = expected[13 * 41..].iter().map(|v| v.to_bits()).collect();
+            assert_eq!((rows, last), (2, wanted), "{isa}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_overflows_is_named() {
+        let stored: Vec<u8> = (0..64).flat_map(|_| [[0x00, 0x7b].as_slice(), &[127; 32]].concat()).collect();
+        let ones = PackedMatrix::pack(WeightType::Q8_0, 64, 32, &stored).unwrap();
+        let hidden = [vec![1.0; 18 * 32], vec![1e30; 32]].concat();
+        let mut x = Q8Buf::default();
+        x.quantize(&Compute::new(Isa::Portable, 1), &hidden, 32).unwrap();
+        for isa in Isa::available() {
+            let to = &mut Q8Buf::default();
+            let found = gated(&Compute::new(isa, 2), &ones, &ones, Activations::Q8(&x), Inner::Q8(to));
+            assert_eq!(found, Err(NotFinite { row: 18 }), "{isa}");
+        }
+    }
+}
