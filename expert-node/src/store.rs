@@ -76,7 +76,7 @@ impl ExpertStore {
                 self.config.layers, self.config.experts
             )));
         }
-        let loaded = Expert::load(&self.checkpoint, &self.config, layer, index, self.quantize)
+        let loaded = Expert::load(&self.compute.pool, &self.checkpoint, &self.config, layer, index, self.quantize)
             .map_err(|error| refused(error.to_string()))?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let bytes: usize = held.values().map(|e| e.bytes()).sum();

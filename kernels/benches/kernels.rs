@@ -3,7 +3,7 @@
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use tramontane_kernels::{Activations, Compute, F32Buf, Inner, Isa, PackedMatrix, Q8Buf, WeightType, gated, matmul};
+use tramontane_kernels::{Activations, Compute, F32Buf, Inner, Isa, PackedMatrix, Pool, Q8Buf, WeightType, gated, matmul};
 
 fn main() {
     divan::main();
@@ -27,7 +27,7 @@ fn matrix(ty: WeightType, seed: u64) -> PackedMatrix {
     // Upper bytes below 0x40: no NaN, whatever a field is.
     let bytes = ty.row_bytes(WIDTH).unwrap_or(0) * OUTPUTS;
     let stored: Vec<u8> = (0..bytes).map(|i| if i % 2 == 1 { next() & 0x3f } else { next() }).collect();
-    PackedMatrix::pack(ty, OUTPUTS, WIDTH, &stored).expect("whole rows")
+    PackedMatrix::pack(&Pool::new(2), ty, OUTPUTS, WIDTH, &stored).expect("whole rows")
 }
 
 struct Rows {

@@ -1,5 +1,7 @@
 //! Grouped-query causal attention over paged keys and values.
 
+use std::ops::Range;
+
 use crate::pool::Disjoint;
 use crate::{Compute, Isa, KV_BLOCK, KvLayer, arch};
 
@@ -21,7 +23,11 @@ pub struct QueryRow<'a> {
     pub blocks: &'a [u32],
 }
 
-/// For each row r: `out[r] = Σ softmax(q·k) v` per head; `queries` and `out` are rows × (heads × head_dim).
+/// Queries (rows × query heads of a KV head) that share a pass over keys and values.
+pub(crate) const TILE_QUERIES: usize = 8;
+
+/// For each row r: `out[r] = Σ softmax(q·k) v` per head; `queries` and `out` are rows × (heads × head_dim). Consecutive rows with the
+/// same `blocks` (the same slice) are read as one sequence's and computed together.
 ///
 /// # Panics
 /// When shapes do not fit or a row's blocks do not reach its position.
@@ -39,44 +45,87 @@ pub fn attention(
         group * kv.kv_heads == shape.heads && queries.len() == rows.len() * width && out.len() == queries.len(),
         "whole heads and rows"
     );
-    let span = group * kv.head_dim;
+    let rows_a_piece = (TILE_QUERIES / group).max(1);
     let out = Disjoint::new(out);
-    compute.pool.run(rows.len() * kv.kv_heads, &|piece| {
-        let (row, kv_head) = (piece / kv.kv_heads, piece % kv.kv_heads);
-        let at = row * width + kv_head * span;
-        // SAFETY: a piece is one (row, KV head), and its part of the row is its own.
-        #[allow(unsafe_code)]
-        let out = unsafe { out.part(at, span) };
-        let head =
-            HeadGroup { kv, kv_head, visible: visible(rows[row].position, shape.window), blocks: rows[row].blocks };
-        match compute.isa {
-            Isa::Portable => arch::portable::attention(&head, &queries[at..at + span], out),
-            Isa::Avx2(proof) => arch::avx2::attention(proof, &head, &queries[at..at + span], out),
-            Isa::Avx512(proof) => arch::avx512::attention(proof, &head, &queries[at..at + span], out),
+    compute.pool.run(rows.len().div_ceil(rows_a_piece) * kv.kv_heads, &|piece| {
+        let (chunk, kv_head) = (piece / kv.kv_heads, piece % kv.kv_heads);
+        let mut first = chunk * rows_a_piece;
+        let chunk = &rows[first..rows.len().min(first + rows_a_piece)];
+        for rows in chunk.chunk_by(|a, b| std::ptr::eq(a.blocks, b.blocks)) {
+            let head =
+                HeadGroup { kv, kv_head, group, window: shape.window, rows, first, width, queries, out: &out };
+            match compute.isa {
+                Isa::Portable => arch::portable::attention(&head),
+                Isa::Avx2(proof) => arch::avx2::attention(proof, &head),
+                Isa::Avx512(proof) => arch::avx512::attention(proof, &head),
+            }
+            first += rows.len();
         }
     });
 }
 
-/// One KV head as one query row sees it.
+/// One KV head as some rows of one sequence see it: rows × group queries, a row's heads side by side.
 pub(crate) struct HeadGroup<'a> {
     pub(crate) kv: &'a KvLayer,
-    pub(crate) kv_head: usize,
-    /// Positions that the query sees: start, end.
-    pub(crate) visible: (usize, usize),
-    pub(crate) blocks: &'a [u32],
+    kv_head: usize,
+    /// Query heads that share the KV head.
+    group: usize,
+    window: Option<usize>,
+    rows: &'a [QueryRow<'a>],
+    /// The first row, in `queries` and `out`.
+    first: usize,
+    /// Values in a row of `queries` and `out`.
+    width: usize,
+    queries: &'a [f32],
+    out: &'a Disjoint<'a, f32>,
 }
 
 impl HeadGroup<'_> {
-    /// Blocks with a visible slot, ascending: where the head's keys (and values) start in the layer's, and the visible slots.
-    #[inline(always)]
-    pub(crate) fn blocks(&self) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + '_ {
-        let (start, end) = self.visible;
-        (start / KV_BLOCK..end.div_ceil(KV_BLOCK)).map(move |i| {
-            let at = (self.blocks[i] as usize * self.kv.kv_heads + self.kv_head) * self.kv.head_dim * KV_BLOCK;
-            let slots = start.saturating_sub(i * KV_BLOCK)..KV_BLOCK.min(end - i * KV_BLOCK);
-            (at, slots)
-        })
+    /// How many queries there are.
+    pub(crate) fn queries(&self) -> usize {
+        self.rows.len() * self.group
     }
+
+    fn place(&self, query: usize) -> usize {
+        let (row, head) = (query / self.group, query % self.group);
+        (self.first + row) * self.width + (self.kv_head * self.group + head) * self.kv.head_dim
+    }
+
+    /// Query `query`.
+    pub(crate) fn query(&self, query: usize) -> &[f32] {
+        &self.queries[self.place(query)..][..self.kv.head_dim]
+    }
+
+    /// Where query `query`'s result goes.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) fn out(&self, query: usize) -> &mut [f32] {
+        // SAFETY: a query belongs to one piece, which asks for one result at a time.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.out.part(self.place(query), self.kv.head_dim)
+        }
+    }
+
+    /// Positions that query `query` sees: start, end.
+    pub(crate) fn visible(&self, query: usize) -> (usize, usize) {
+        visible(self.rows[query / self.group].position, self.window)
+    }
+
+    /// Where the head's keys (and values) of the sequence's block `i` start in the layer's.
+    pub(crate) fn block(&self, i: usize) -> usize {
+        (self.rows[0].blocks[i] as usize * self.kv.kv_heads + self.kv_head) * self.kv.head_dim * KV_BLOCK
+    }
+}
+
+/// The blocks that hold some of the positions `start … end`.
+pub(crate) const fn blocks_of((start, end): (usize, usize)) -> Range<usize> {
+    start / KV_BLOCK..end.div_ceil(KV_BLOCK)
+}
+
+/// The slots of block `i` among the positions `start … end`; empty where there are none.
+pub(crate) fn slots_of((start, end): (usize, usize), i: usize) -> Range<usize> {
+    let slot = |position: usize| position.saturating_sub(i * KV_BLOCK).min(KV_BLOCK);
+    slot(start)..slot(end)
 }
 
 fn visible(position: usize, window: Option<usize>) -> (usize, usize) {

@@ -135,7 +135,7 @@ mod tests {
         for (seed, ty) in WeightType::ALL.into_iter().enumerate() {
             for (rows, inner) in [(1, 32), (3, 96), (12, 64), (17, 128), (40, 160)] {
                 let width = 256;
-                let matrix = |seed| PackedMatrix::pack(ty, inner, width, &random_matrix(ty, inner, width, seed)).unwrap();
+                let matrix = |seed| PackedMatrix::pack(&crate::Pool::new(1), ty, inner, width, &random_matrix(ty, inner, width, seed)).unwrap();
                 let (gate, up) = (matrix(seed as u64), matrix(seed as u64 + 100));
                 // Adversarial float weights overflow here; `matmul` has had them.
                 let x: Vec<f32> = moderate(rows * width, 5).iter().map(|v| v * 1e-20).collect();
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn float_columns_need_not_fill_a_block() {
-        let matrix = |seed| PackedMatrix::pack(WeightType::F16, 41, 8, &random_matrix(WeightType::F16, 41, 8, seed));
+        let matrix = |seed| PackedMatrix::pack(&crate::Pool::new(1), WeightType::F16, 41, 8, &random_matrix(WeightType::F16, 41, 8, seed));
         let (gate, up) = (matrix(1).unwrap(), matrix(2).unwrap());
         let mut x = F32Buf::default();
         x.fill(&moderate(14 * 8, 3), 8);
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_row_that_overflows_is_named() {
         let stored: Vec<u8> = (0..64).flat_map(|_| [[0x00, 0x7b].as_slice(), &[127; 32]].concat()).collect();
-        let ones = PackedMatrix::pack(WeightType::Q8_0, 64, 32, &stored).unwrap();
+        let ones = PackedMatrix::pack(&crate::Pool::new(1), WeightType::Q8_0, 64, 32, &stored).unwrap();
         let hidden = [vec![1.0; 18 * 32], vec![1e30; 32]].concat();
         let mut x = Q8Buf::default();
         x.quantize(&Compute::new(Isa::Portable, 1), &hidden, 32).unwrap();

@@ -154,7 +154,7 @@ mod tests {
 
     fn check(ty: WeightType, n: usize, width: usize, rows: usize, seed: u64) {
         let stored = random_matrix(ty, n, width, seed);
-        let packed = PackedMatrix::pack(ty, n, width, &stored).unwrap();
+        let packed = PackedMatrix::pack(&crate::Pool::new(1), ty, n, width, &stored).unwrap();
         let x = adversarial(rows * width, seed);
         let mut q = Q8Buf::default();
         if ty.is_quantized() {

@@ -1,12 +1,14 @@
 //! Weight matrices repacked for SIMD: the rows of a panel lie side by side, so that a lane holds an output row.
-#![allow(unsafe_code)]
 
 use std::fmt;
+use std::ops::Range;
 
 use half::f16;
 
 use crate::blocks::{Scale, SubBlock};
-use crate::{QUANT_BLOCK, WeightType};
+use crate::memory::{Memory, Owned};
+use crate::pool::Disjoint;
+use crate::{Pool, QUANT_BLOCK, SharedBytes, WeightType};
 
 /// Output rows in a panel: the lanes of a 512-bit register; narrower instruction sets take a panel in parts.
 pub(crate) const PANEL: usize = 16;
@@ -158,44 +160,71 @@ pub enum PackError {
     },
 }
 
+/// The version of the panel layout: what was packed under another is not read.
+pub const PACKED_VERSION: u32 = 1;
+
 /// A weight matrix of `rows` output rows × `width` values in panel layout. Rows past the last stand as zeros.
 pub struct PackedMatrix {
     ty: WeightType,
     rows: usize,
     width: usize,
-    lines: Vec<Line>,
+    memory: Memory,
 }
 
-/// 64 bytes on a cache line of their own.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 impl PackedMatrix {
-    /// Packs a row-major matrix from the bytes in which a checkpoint stores it.
+    /// Packs a row-major matrix from the bytes in which a checkpoint stores it, on the threads of `pool`.
     ///
     /// # Errors
     /// [`PackError`] when type, shape and bytes do not fit together.
-    pub fn pack(ty: WeightType, rows: usize, width: usize, stored: &[u8]) -> Result<Self, PackError> {
+    pub fn pack(pool: &Pool, ty: WeightType, rows: usize, width: usize, stored: &[u8]) -> Result<Self, PackError> {
         let row_bytes = ty.row_bytes(width).ok_or(PackError::Width { ty, width })?;
         let expected = row_bytes.saturating_mul(rows);
         if stored.len() != expected {
             return Err(PackError::Length { ty, rows, width, expected, found: stored.len() });
         }
-        let panels = rows.div_ceil(PANEL);
-        // `stored` exists, and this is at most 8 × its length (Q4_K: and 3 %).
-        let mut packed = Self { ty, rows, width, lines: Vec::new() };
-        packed.lines = vec![Line([0; 64]); (panels * packed.panel_bytes()).div_ceil(64)];
-        for row in 0..rows {
-            let source = &stored[row * row_bytes..(row + 1) * row_bytes];
-            let panel = packed.panel_mut(row / PANEL);
-            match ty {
-                WeightType::F32 => interleave::<4>(source, panel, row % PANEL),
-                WeightType::Bf16 | WeightType::F16 => interleave::<2>(source, panel, row % PANEL),
-                _ => pack_blocks(ty, source, panel, row % PANEL),
+        // `stored` exists, and this is at most 16 × its length (Q4_K: and 3 %).
+        let panel_bytes = panel_bytes(ty, width);
+        let mut memory = Owned::zeroed(rows.div_ceil(PANEL) * panel_bytes);
+        let panels = Disjoint::new(memory.bytes_mut());
+        pool.run(rows.div_ceil(PANEL), &|i| {
+            #[allow(unsafe_code)]
+            // SAFETY: a piece is one panel.
+            let panel = unsafe { panels.part(i * panel_bytes, panel_bytes) };
+            let stored = &stored[i * PANEL * row_bytes..(i * PANEL + PANEL).min(rows) * row_bytes];
+            for (lane, source) in stored.chunks_exact(row_bytes.max(1)).enumerate() {
+                match ty {
+                    WeightType::F32 => interleave::<4>(source, panel, lane),
+                    WeightType::Bf16 | WeightType::F16 => interleave::<2>(source, panel, lane),
+                    _ => pack_blocks(ty, source, panel, lane),
+                }
             }
+        });
+        Ok(Self { ty, rows, width, memory: Memory::Owned(memory) })
+    }
+
+    /// A matrix that was packed before (by this [`PACKED_VERSION`]): `at` of `bytes` is its [`Self::as_bytes`].
+    ///
+    /// # Errors
+    /// [`PackError`] when type, shape and bytes do not fit together.
+    pub fn from_packed(
+        ty: WeightType,
+        rows: usize,
+        width: usize,
+        bytes: SharedBytes,
+        at: Range<usize>,
+    ) -> Result<Self, PackError> {
+        ty.row_bytes(width).ok_or(PackError::Width { ty, width })?;
+        let expected = panel_bytes(ty, width).saturating_mul(rows.div_ceil(PANEL));
+        let found = (*bytes).as_ref().get(at.clone()).map_or(0, <[u8]>::len);
+        if found != expected {
+            return Err(PackError::Length { ty, rows, width, expected, found });
         }
-        Ok(packed)
+        Ok(Self { ty, rows, width, memory: Memory::Shared(bytes, at) })
+    }
+
+    /// The matrix in panel layout.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.memory.bytes()
     }
 
     /// The storage type.
@@ -214,35 +243,27 @@ impl PackedMatrix {
     }
 
     /// Bytes in memory.
-    pub const fn bytes(&self) -> usize {
-        self.lines.len() * 64
+    pub fn bytes(&self) -> usize {
+        self.memory.bytes().len()
     }
 
     pub(crate) const fn panels(&self) -> usize {
         self.rows.div_ceil(PANEL)
     }
 
-    pub(crate) const fn panel_bytes(&self) -> usize {
-        let blocks = self.width / self.ty.block_values();
-        if self.ty.is_quantized() {
-            return PanelBlock::of(self.ty).panel_bytes(blocks);
-        }
-        blocks * self.ty.block_bytes() * PANEL
-    }
-
     pub(crate) fn panel(&self, i: usize) -> &[u8] {
-        let len = self.panel_bytes();
-        // SAFETY: `Line` is 64 plain bytes without padding, and any byte is a valid u8.
-        let bytes = unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>(), self.bytes()) };
-        &bytes[i * len..(i + 1) * len]
+        let len = panel_bytes(self.ty, self.width);
+        &self.memory.bytes()[i * len..(i + 1) * len]
     }
+}
 
-    fn panel_mut(&mut self, i: usize) -> &mut [u8] {
-        let len = self.panel_bytes();
-        // SAFETY: as in `panel`; `&mut self` makes it the only access.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast::<u8>(), self.bytes()) };
-        &mut bytes[i * len..(i + 1) * len]
+/// Bytes of a panel of rows of `width` values.
+const fn panel_bytes(ty: WeightType, width: usize) -> usize {
+    let blocks = width / ty.block_values();
+    if ty.is_quantized() {
+        return PanelBlock::of(ty).panel_bytes(blocks);
     }
+    blocks * ty.block_bytes() * PANEL
 }
 
 impl fmt::Debug for PackedMatrix {
@@ -278,7 +299,7 @@ mod tests {
     #[test]
     fn lanes_hold_rows() {
         let stored: Vec<u8> = (0..20u16 * 3).flat_map(u16::to_le_bytes).collect();
-        let packed = PackedMatrix::pack(WeightType::Bf16, 20, 3, &stored).unwrap();
+        let packed = PackedMatrix::pack(&Pool::new(1), WeightType::Bf16, 20, 3, &stored).unwrap();
         let value = |panel: usize, k: usize, lane: usize| {
             let at = (k * PANEL + lane) * 2;
             u16::from_le_bytes(packed.panel(panel)[at..at + 2].try_into().unwrap())
@@ -289,9 +310,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let ty = WeightType::Q4_0;
-        assert_eq!(PackedMatrix::pack(ty, 1, 33, &[]).unwrap_err(), PackError::Width { ty, width: 33 });
-        let error = PackedMatrix::pack(ty, 2, 32, &[0; 35]).unwrap_err();
+        assert_eq!(PackedMatrix::pack(&Pool::new(1), ty, 1, 33, &[]).unwrap_err(), PackError::Width { ty, width: 33 });
+        let error = PackedMatrix::pack(&Pool::new(1), ty, 2, 32, &[0; 35]).unwrap_err();
         assert_eq!(error.to_string(), "a 2 × 32 q4_0 matrix has 36 bytes, not 35");
-        assert!(PackedMatrix::pack(WeightType::F32, usize::MAX / 2, 8, &[]).is_err());
+        assert!(PackedMatrix::pack(&Pool::new(1), WeightType::F32, usize::MAX / 2, 8, &[]).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
 use tramontane_kernels::{
-    Activations, AttentionShape, Compute, F32Buf, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Q8Buf, QueryRow,
+    Activations, AttentionShape, Compute, F32Buf, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Pool, Q8Buf, QueryRow,
     attention, matmul, rms_norm, rope,
 };
 
@@ -93,12 +93,12 @@ pub struct DecoderScratch {
 }
 
 impl Decoder {
-    /// Loads embeddings, attention and gates; experts' bytes are not touched.
+    /// Loads embeddings, attention and gates on the threads of `pool`; experts' bytes are not touched.
     ///
     /// # Errors
     /// [`LoadError`] names the file and tensor.
-    pub fn load(checkpoint: Arc<Checkpoint>, config: &ModelConfig) -> Result<Self, LoadError> {
-        let matrix = |tensor| pack(&tensor, Quantize::AsStored);
+    pub fn load(pool: &Pool, checkpoint: Arc<Checkpoint>, config: &ModelConfig) -> Result<Self, LoadError> {
+        let matrix = |tensor| pack(pool, &tensor, Quantize::AsStored);
         let outer = checkpoint.outer(config)?;
         outer.embeddings.check_finite()?;
         let (norm, lm_head) = (vector(&outer.norm)?, matrix(outer.lm_head)?);

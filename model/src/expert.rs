@@ -1,6 +1,6 @@
 //! One expert's feed-forward network: `w2 · (silu(w1 · x) × (w3 · x))`.
 
-use tramontane_kernels::{Activations, Compute, F32Buf, Inner, NotFinite, PackedMatrix, Q8Buf, gated, matmul};
+use tramontane_kernels::{Activations, Compute, F32Buf, Inner, NotFinite, PackedMatrix, Pool, Q8Buf, gated, matmul};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
@@ -22,11 +22,12 @@ pub struct ExpertScratch {
 }
 
 impl Expert {
-    /// Maps and packs expert `expert` of layer `layer`; no other expert's bytes are touched.
+    /// Maps expert `expert` of layer `layer` and packs it on the threads of `pool`; no other expert's bytes are touched.
     ///
     /// # Errors
     /// [`LoadError`] names the file and tensor.
     pub fn load(
+        pool: &Pool,
         checkpoint: &Checkpoint,
         config: &ModelConfig,
         layer: usize,
@@ -39,9 +40,9 @@ impl Expert {
             return Err(LoadError::MixedExperts);
         }
         Ok(Self {
-            gate: pack(&tensors.w1, quantize)?,
-            up: pack(&tensors.w3, quantize)?,
-            down: pack(&tensors.w2, quantize)?,
+            gate: pack(pool, &tensors.w1, quantize)?,
+            up: pack(pool, &tensors.w3, quantize)?,
+            down: pack(pool, &tensors.w2, quantize)?,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tramontane_kernels::{PackError, PackedMatrix, Unquantizable, WeightType, quantize_row};
+use tramontane_kernels::{PackError, PackedMatrix, Pool, Unquantizable, WeightType, quantize_row};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
 use crate::config::ModelConfig;
@@ -100,11 +100,11 @@ impl ExpertTypes {
     }
 }
 
-/// Checks a 2-dimensional tensor for NaN and infinities and packs it, converted if asked.
+/// Checks a 2-dimensional tensor for NaN and infinities and packs it on the threads of `pool`, converted if asked.
 ///
 /// # Errors
 /// [`LoadError`] names file, tensor and element.
-pub fn pack(tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
+pub fn pack(pool: &Pool, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
     tensor.check_finite()?;
     let &[rows, width] = tensor.shape else {
         return Err(CheckpointError::WrongShape {
@@ -117,7 +117,7 @@ pub fn pack(tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, Loa
     };
     let pack_error = |source| LoadError::Pack { file: tensor.file.into(), tensor: tensor.name.into(), source };
     let Some(ty) = quantize.target().filter(|&ty| ty != tensor.ty) else {
-        return PackedMatrix::pack(tensor.ty, rows, width, tensor.data).map_err(pack_error);
+        return PackedMatrix::pack(pool, tensor.ty, rows, width, tensor.data).map_err(pack_error);
     };
     let row_bytes = ty.row_bytes(width).ok_or_else(|| pack_error(PackError::Width { ty, width }))?;
     let mut stored = Vec::with_capacity(rows * row_bytes);
@@ -131,7 +131,7 @@ pub fn pack(tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, Loa
             source,
         })?;
     }
-    PackedMatrix::pack(ty, rows, width, &stored).map_err(pack_error)
+    PackedMatrix::pack(pool, ty, rows, width, &stored).map_err(pack_error)
 }
 
 /// A 1-dimensional tensor as f32.

@@ -82,7 +82,7 @@ impl Cluster {
         let compute = Compute::new(setup.isa, setup.threads);
         let (nodes, exchange, watch) = runtime.block_on(start_nodes(model, setup, &compute));
         let nodes = Nodes { stores: nodes, _runtime: runtime };
-        let decoder = Decoder::load(model.checkpoint.clone(), &model.config).expect("the decoder loads");
+        let decoder = Decoder::load(&compute.pool, model.checkpoint.clone(), &model.config).expect("the decoder loads");
         let dispatcher = Dispatcher::new(model.id.clone(), exchange, watch, Policy::default());
         let encoding = if model.experts(setup.quantize).quantized { RowFormat::Q8 } else { RowFormat::F32 };
         let forward = Forward::new(decoder, compute, setup.kv, setup.kv_blocks, dispatcher, encoding);

@@ -104,7 +104,7 @@ fn start_engine(
     exchange: Box<dyn Exchange>,
     watch: Watch,
 ) -> anyhow::Result<InProcessEngine> {
-    let decoder = Decoder::load(model.checkpoint.clone(), &model.config)?;
+    let decoder = Decoder::load(&compute.pool, model.checkpoint.clone(), &model.config)?;
     let config = &model.config;
     let block = config.layers * config.kv_heads * config.head_dim * KV_BLOCK * 2 * kv.ty.bytes();
     let enough = LIMITS.max_running * config.context.div_ceil(KV_BLOCK);

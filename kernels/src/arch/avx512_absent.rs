@@ -19,8 +19,8 @@ pub(crate) fn swiglu(_: Avx512Proof, gate: &mut [f32], up: &[f32]) {
     portable::swiglu(gate, up);
 }
 
-pub(crate) fn attention(_: Avx512Proof, head: &HeadGroup<'_>, queries: &[f32], out: &mut [f32]) {
-    portable::attention(head, queries, out);
+pub(crate) fn attention(_: Avx512Proof, head: &HeadGroup<'_>) {
+    portable::attention(head);
 }
 
 pub(crate) fn matmul(

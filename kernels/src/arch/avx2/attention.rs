@@ -1,155 +1,230 @@
-//! Attention of one query row over one KV head: a lane is a key for the scores, a value's dimension for the sums.
+//! Attention of some queries over one KV head: a lane is a key for the scores, a value's dimension for the sums.
+//!
+//! The queries of a tile (rows of one sequence × heads that share the KV head) read each block of keys and values once, and what a
+//! block adds is merged into the result from registers.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::KV_BLOCK;
 use crate::arch::portable::{merge_scales, sum_tree};
-use crate::attention::HeadGroup;
+use crate::attention::{HeadGroup, blocks_of, slots_of};
 use crate::kv::KvData;
 use crate::math::exp;
 
-/// Query heads that share a pass over a block's keys: two × 4 accumulators, 4 keys.
-const HEADS: usize = 2;
-/// The widest head; beyond it a partial result would not fit on the stack. `ModelConfig` refuses wider ones.
-const MAX_HEAD_DIM: usize = 1024;
+/// Lanes of a register.
+const LANES: usize = 8;
+/// Queries in a tile. Of each two registers of keys: two × 4 accumulators.
+const TILE: usize = 4;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn attention(head: &HeadGroup<'_>, queries: &[f32], out: &mut [f32]) {
+pub(super) fn attention(head: &HeadGroup<'_>) {
     match &head.kv.data {
-        KvData::F16 { k, v } => over_heads(head, queries, out, k, v),
-        KvData::F32 { k, v } => over_heads(head, queries, out, k, v),
+        KvData::F16 { k, v } => over_tiles(head, k, v),
+        KvData::F32 { k, v } => over_tiles(head, k, v),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn over_heads<T: Stored>(head: &HeadGroup<'_>, queries: &[f32], out: &mut [f32], k: &[T], v: &[T]) {
-    let width = head.kv.head_dim;
-    let mut pairs = queries.chunks_exact(HEADS * width);
-    let mut outs = out.chunks_exact_mut(HEADS * width);
-    for (queries, out) in pairs.by_ref().zip(outs.by_ref()) {
-        over_blocks::<T, HEADS>(head, queries, out, k, v);
-    }
-    if !pairs.remainder().is_empty() {
-        over_blocks::<T, 1>(head, pairs.remainder(), outs.into_remainder(), k, v);
+fn over_tiles<T: Stored>(head: &HeadGroup<'_>, k: &[T], v: &[T]) {
+    let mut query = 0;
+    while query < head.queries() {
+        query += match head.queries() - query {
+            TILE.. => tile::<T, TILE>(head, query, k, v),
+            2.. => tile::<T, 2>(head, query, k, v),
+            _ => tile::<T, 1>(head, query, k, v),
+        };
     }
 }
 
+/// What the blocks so far came to, and what the next one is scaled by.
+#[derive(Clone, Copy)]
+struct Merge {
+    max: f32,
+    sum: f32,
+    step: Step,
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    /// No slot of the block is visible.
+    Skip,
+    /// The first block: as it is.
+    First,
+    /// The result so far and the block, each with its factor.
+    Scale(f32, f32),
+}
+
+/// Computes queries `first…first + Q`; returns Q.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn over_blocks<T: Stored, const H: usize>(head: &HeadGroup<'_>, queries: &[f32], out: &mut [f32], k: &[T], v: &[T]) {
+fn tile<T: Stored, const Q: usize>(head: &HeadGroup<'_>, first: usize, k: &[T], v: &[T]) -> usize {
     let width = head.kv.head_dim;
-    assert!(width <= MAX_HEAD_DIM, "heads of at most {MAX_HEAD_DIM} values");
     let scale = 1.0 / (width as f32).sqrt();
-    let mut partial = [0.0f32; MAX_HEAD_DIM];
-    let (mut max, mut sum, mut merged) = ([0.0f32; H], [0.0f32; H], false);
-    for (at, slots) in head.blocks() {
-        let block = at..at + width * KV_BLOCK;
-        let mut weights = scores::<T, H>(queries, &k[block.clone()], scale);
-        for h in 0..H {
-            let block_max = soften(&mut weights[h], slots.clone());
-            let block_sum = sum_tree(&weights[h]);
-            let out = &mut out[h * width..(h + 1) * width];
-            if !merged {
-                weigh(&weights[h], &v[block.clone()], slots.clone(), out);
-                (max[h], sum[h]) = (block_max, block_sum);
-                continue;
-            }
-            let partial = &mut partial[..width];
-            weigh(&weights[h], &v[block.clone()], slots.clone(), partial);
-            let (new_max, alpha, beta) = merge_scales(max[h], block_max);
-            sum[h] = sum[h].mul_add(alpha, block_sum * beta);
-            max[h] = new_max;
-            for (out, partial) in out.iter_mut().zip(partial) {
-                *out = out.mul_add(alpha, *partial * beta);
-            }
+    let queries: [&[f32]; Q] = std::array::from_fn(|q| head.query(first + q));
+    let visible: [(usize, usize); Q] = std::array::from_fn(|q| head.visible(first + q));
+    let all = visible.iter().fold(visible[0], |all, v| (all.0.min(v.0), all.1.max(v.1)));
+    let mut merge: [Option<Merge>; Q] = [None; Q];
+    for i in blocks_of(all) {
+        let block = head.block(i)..head.block(i) + width * KV_BLOCK;
+        let slots: [Range<usize>; Q] = std::array::from_fn(|q| slots_of(visible[q], i));
+        let mut weights = scores::<T, Q>(&queries, &k[block.clone()], scale);
+        for q in 0..Q {
+            merge[q] = soften(&mut weights[q], &slots[q], merge[q]);
         }
-        merged = true;
+        let values = &v[block];
+        if slots.iter().all(|s| s.len() == KV_BLOCK) {
+            weigh::<T, Q>(head, first, &weights, values, 0..KV_BLOCK, &merge);
+            continue;
+        }
+        for q in 0..Q {
+            weigh::<T, 1>(head, first + q, &[weights[q]], values, slots[q].clone(), &[merge[q]]);
+        }
     }
-    for (out, sum) in out.chunks_exact_mut(width).zip(sum) {
-        let inverse = 1.0 / sum;
-        out.iter_mut().for_each(|o| *o *= inverse);
+    for (q, merge) in merge.iter().enumerate() {
+        let inverse = 1.0 / merge.map_or(1.0, |m| m.sum);
+        head.out(first + q).iter_mut().for_each(|o| *o *= inverse);
     }
+    Q
 }
 
-/// All 32 scores of a block for H heads. Slots that are not visible give what they give; `soften` drops them.
+/// All 32 scores of a block for Q queries. Slots that are not visible give what they give; `soften` drops them.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scores<T: Stored, const H: usize>(queries: &[f32], k: &[T], scale: f32) -> [[f32; KV_BLOCK]; H] {
-    let width = queries.len() / H;
-    let mut acc = [[_mm256_setzero_ps(); KV_BLOCK / 8]; H];
-    for (d, keys) in k.as_chunks::<KV_BLOCK>().0.iter().enumerate().take(width) {
-        let keys: [__m256; KV_BLOCK / 8] = std::array::from_fn(|i| load::<T>(&keys[8 * i..8 * i + 8]));
-        for h in 0..H {
-            let q = _mm256_set1_ps(queries[h * width + d]);
-            for (acc, keys) in acc[h].iter_mut().zip(keys) {
-                *acc = _mm256_fmadd_ps(keys, q, *acc);
+fn scores<T: Stored, const Q: usize>(queries: &[&[f32]; Q], k: &[T], scale: f32) -> [[f32; KV_BLOCK]; Q] {
+    let width = queries[0].len();
+    assert!(k.len() == width * KV_BLOCK && queries.iter().all(|q| q.len() == width), "a block of keys, and queries");
+    let mut out = [[0.0; KV_BLOCK]; Q];
+    for part in 0..KV_BLOCK / (2 * LANES) {
+        let mut acc = [[_mm256_setzero_ps(); 2]; Q];
+        for d in 0..width {
+            // SAFETY: value d of 32 keys, by the assertion above.
+            let keys = unsafe {
+                let at = k.as_ptr().add(d * KV_BLOCK + part * 2 * LANES);
+                [load::<T>(at), load::<T>(at.add(LANES))]
+            };
+            for q in 0..Q {
+                // SAFETY: d < width.
+                let value = _mm256_set1_ps(unsafe { *queries[q].get_unchecked(d) });
+                acc[q][0] = _mm256_fmadd_ps(keys[0], value, acc[q][0]);
+                acc[q][1] = _mm256_fmadd_ps(keys[1], value, acc[q][1]);
             }
         }
-    }
-    let mut out = [[0.0; KV_BLOCK]; H];
-    for (out, acc) in out.iter_mut().zip(acc) {
-        for (out, acc) in out.as_chunks_mut::<8>().0.iter_mut().zip(acc) {
-            // SAFETY: `out` has room for eight f32.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(acc, _mm256_set1_ps(scale))) };
+        for (out, acc) in out.iter_mut().zip(acc) {
+            let to = out[part * 2 * LANES..].as_chunks_mut::<LANES>().0;
+            for (to, acc) in to.iter_mut().zip(acc) {
+                // SAFETY: `to` has room for a register.
+                unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_mul_ps(acc, _mm256_set1_ps(scale))) };
+            }
         }
     }
     out
 }
 
-/// Scores to exponentials relative to their maximum, which it returns; +0 where not visible.
+/// Scores to exponentials relative to their maximum, +0 where not visible; and how the block is to be merged.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn soften(scores: &mut [f32; KV_BLOCK], slots: Range<usize>) -> f32 {
+fn soften(scores: &mut [f32; KV_BLOCK], slots: &Range<usize>, before: Option<Merge>) -> Option<Merge> {
+    if slots.is_empty() {
+        return before.map(|m| Merge { step: Step::Skip, ..m });
+    }
     scores[..slots.start].fill(f32::NEG_INFINITY);
     scores[slots.end..].fill(f32::NEG_INFINITY);
-    let max = scores.iter().fold(f32::NEG_INFINITY, |m, s| m.max(*s));
-    for score in scores.iter_mut() {
-        *score = exp(*score - max);
+    // Lane by lane: a maximum does not depend on the order, and no score is NaN.
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in scores.as_chunks::<LANES>().0 {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *lane = if *score > *lane { *score } else { *lane };
+        }
     }
-    max
+    let block_max = lanes.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
+    for score in scores.iter_mut() {
+        *score = exp(*score - block_max);
+    }
+    let block_sum = sum_tree(scores);
+    let Some(Merge { max, sum, .. }) = before else {
+        return Some(Merge { max: block_max, sum: block_sum, step: Step::First });
+    };
+    let (max, alpha, beta) = merge_scales(max, block_max);
+    Some(Merge { max, sum: sum.mul_add(alpha, block_sum * beta), step: Step::Scale(alpha, beta) })
 }
 
-/// `out = Σ e_j v_j` over the visible slots.
+/// Merges `Σ e_j v_j` over `slots` into the results of queries `first…first + Q`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn weigh<T: Stored>(e: &[f32; KV_BLOCK], v: &[T], slots: Range<usize>, out: &mut [f32]) {
-    const WIDE: usize = 8;
-    let width = out.len();
+fn weigh<T: Stored, const Q: usize>(
+    head: &HeadGroup<'_>,
+    first: usize,
+    e: &[[f32; KV_BLOCK]; Q],
+    v: &[T],
+    slots: Range<usize>,
+    merge: &[Option<Merge>; Q],
+) {
+    let width = head.kv.head_dim;
+    assert!(v.len() == width * KV_BLOCK && slots.end <= KV_BLOCK, "a block of values");
     let mut d = 0;
-    while d + 8 * WIDE <= width {
-        weigh_lanes::<T, WIDE>(e, v, slots.clone(), d, out);
-        d += 8 * WIDE;
+    while d + 2 * LANES <= width {
+        weigh_lanes::<T, Q, 2>(head, first, e, v, slots.clone(), d, merge);
+        d += 2 * LANES;
     }
-    while d + 8 <= width {
-        weigh_lanes::<T, 1>(e, v, slots.clone(), d, out);
-        d += 8;
+    if d + LANES <= width {
+        weigh_lanes::<T, Q, 1>(head, first, e, v, slots.clone(), d, merge);
+        d += LANES;
     }
     for d in d..width {
-        out[d] = slots.clone().fold(0.0, |acc, slot| e[slot].mul_add(v[slot * width + d].widen(), acc));
+        for q in 0..Q {
+            let sum = slots.clone().fold(0.0, |acc, slot| e[q][slot].mul_add(v[slot * width + d].widen(), acc));
+            let out = &mut head.out(first + q)[d];
+            match merge[q].map(|m| m.step) {
+                None | Some(Step::Skip) => {}
+                Some(Step::First) => *out = sum,
+                Some(Step::Scale(alpha, beta)) => *out = out.mul_add(alpha, sum * beta),
+            }
+        }
     }
 }
 
+/// Dimensions d…d + N registers of [`weigh`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn weigh_lanes<T: Stored, const N: usize>(
-    e: &[f32; KV_BLOCK],
+fn weigh_lanes<T: Stored, const Q: usize, const N: usize>(
+    head: &HeadGroup<'_>,
+    first: usize,
+    e: &[[f32; KV_BLOCK]; Q],
     v: &[T],
     slots: Range<usize>,
     d: usize,
-    out: &mut [f32],
+    merge: &[Option<Merge>; Q],
 ) {
-    let width = out.len();
-    let mut acc = [_mm256_setzero_ps(); N];
+    let width = head.kv.head_dim;
+    let mut acc = [[_mm256_setzero_ps(); N]; Q];
     for slot in slots {
-        let weight = _mm256_set1_ps(e[slot]);
-        let row = &v[slot * width + d..slot * width + d + 8 * N];
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = _mm256_fmadd_ps(weight, load::<T>(&row[8 * i..8 * i + 8]), *acc);
+        // SAFETY: dimensions d…d + N·LANES ≤ width of slot < 32: inside `v`, which `weigh` has measured.
+        let values: [__m256; N] =
+            std::array::from_fn(|n| unsafe { load::<T>(v.as_ptr().add(slot * width + d + n * LANES)) });
+        for q in 0..Q {
+            let weight = _mm256_set1_ps(e[q][slot]);
+            for n in 0..N {
+                acc[q][n] = _mm256_fmadd_ps(weight, values[n], acc[q][n]);
+            }
         }
     }
-    for (out, acc) in out[d..].as_chunks_mut::<8>().0.iter_mut().zip(acc) {
-        // SAFETY: `out` has room for eight f32.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), acc) };
+    for q in 0..Q {
+        let out = &mut head.out(first + q)[d..d + N * LANES];
+        let step = merge[q].map_or(Step::Skip, |m| m.step);
+        for (out, acc) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(acc[q]) {
+            // SAFETY: `out` is a register's values; unaligned loads and stores.
+            unsafe {
+                match step {
+                    Step::Skip => {}
+                    Step::First => _mm256_storeu_ps(out.as_mut_ptr(), acc),
+                    Step::Scale(alpha, beta) => {
+                        let before = _mm256_loadu_ps(out.as_ptr());
+                        let block = _mm256_mul_ps(acc, _mm256_set1_ps(beta));
+                        _mm256_storeu_ps(out.as_mut_ptr(), _mm256_fmadd_ps(before, _mm256_set1_ps(alpha), block));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -175,16 +250,13 @@ impl Stored for f32 {
     }
 }
 
+/// A register of values.
+///
+/// # Safety
+/// `at` points to eight of them: u16 where `F16` says so and f32 otherwise.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load<T: Stored>(eight: &[T]) -> __m256 {
-    assert!(eight.len() == 8, "eight lanes");
-    // SAFETY: eight elements, u16 where `F16` says so and f32 otherwise; unaligned loads.
-    unsafe {
-        if T::F16 {
-            _mm256_cvtph_ps(_mm_loadu_si128(eight.as_ptr().cast()))
-        } else {
-            _mm256_loadu_ps(eight.as_ptr().cast())
-        }
-    }
+unsafe fn load<T: Stored>(at: *const T) -> __m256 {
+    // SAFETY: the caller's promise; unaligned loads.
+    unsafe { if T::F16 { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) } else { _mm256_loadu_ps(at.cast()) } }
 }

@@ -32,7 +32,7 @@ macro_rules! with_features {
 with_features!(quantize(x: &[f32], width: usize, records: &mut [u8]) -> bool = portable::quantize);
 with_features!(rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) = portable::rms_norm);
 with_features!(swiglu(gate: &mut [f32], up: &[f32]) = portable::swiglu);
-with_features!(attention(head: &HeadGroup<'_>, queries: &[f32], out: &mut [f32]) = attention::attention);
+with_features!(attention(head: &HeadGroup<'_>) = attention::attention);
 with_features!(
     /// Columns `panels` of the product for rows `groups`.
     matmul(weights: &PackedMatrix, activations: Activations<'_>, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) = by_kind

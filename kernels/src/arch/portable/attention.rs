@@ -1,53 +1,49 @@
-//! Attention of one query row over one KV head, block by block.
+//! Attention of one query at a time over one KV head, block by block.
 
 use std::ops::Range;
 
 use half::f16;
 
 use crate::KV_BLOCK;
-use crate::attention::HeadGroup;
+use crate::attention::{HeadGroup, blocks_of, slots_of};
 use crate::kv::KvData;
 use crate::math::exp;
 
-pub(crate) fn attention(head: &HeadGroup<'_>, queries: &[f32], out: &mut [f32]) {
-    match &head.kv.data {
-        KvData::F16 { k, v } => over_blocks(head, queries, out, k, v, |x| f16::from_bits(x).to_f32()),
-        KvData::F32 { k, v } => over_blocks(head, queries, out, k, v, |x| x),
+pub(crate) fn attention(head: &HeadGroup<'_>) {
+    for query in 0..head.queries() {
+        match &head.kv.data {
+            KvData::F16 { k, v } => over_blocks(head, query, k, v, |x| f16::from_bits(x).to_f32()),
+            KvData::F32 { k, v } => over_blocks(head, query, k, v, |x| x),
+        }
     }
 }
 
-fn over_blocks<T: Copy>(
-    head: &HeadGroup<'_>,
-    queries: &[f32],
-    out: &mut [f32],
-    k: &[T],
-    v: &[T],
-    value: impl Fn(T) -> f32 + Copy,
-) {
+fn over_blocks<T: Copy>(head: &HeadGroup<'_>, query: usize, k: &[T], v: &[T], value: impl Fn(T) -> f32 + Copy) {
     let width = head.kv.head_dim;
     let scale = 1.0 / (width as f32).sqrt();
     let mut partial = vec![0.0; width];
-    for (query, out) in queries.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        let (mut max, mut sum, mut merged) = (0.0, 0.0, false);
-        for (at, slots) in head.blocks() {
-            let block = at..at + width * KV_BLOCK;
-            let (block_max, block_sum) =
-                one_block(query, scale, &k[block.clone()], &v[block], slots, &mut partial, value);
-            if !merged {
-                (max, sum, merged) = (block_max, block_sum, true);
-                out.copy_from_slice(&partial);
-                continue;
-            }
-            let (new_max, alpha, beta) = merge_scales(max, block_max);
-            sum = sum.mul_add(alpha, block_sum * beta);
-            max = new_max;
-            for (out, partial) in out.iter_mut().zip(&partial) {
-                *out = out.mul_add(alpha, partial * beta);
-            }
+    let (visible, out) = (head.visible(query), head.out(query));
+    let query = head.query(query);
+    let (mut max, mut sum, mut merged) = (0.0, 0.0, false);
+    for i in blocks_of(visible) {
+        let block = head.block(i)..head.block(i) + width * KV_BLOCK;
+        let slots = slots_of(visible, i);
+        let (block_max, block_sum) =
+            one_block(query, scale, &k[block.clone()], &v[block], slots, &mut partial, value);
+        if !merged {
+            (max, sum, merged) = (block_max, block_sum, true);
+            out.copy_from_slice(&partial);
+            continue;
         }
-        let inverse = 1.0 / sum;
-        out.iter_mut().for_each(|o| *o *= inverse);
+        let (new_max, alpha, beta) = merge_scales(max, block_max);
+        sum = sum.mul_add(alpha, block_sum * beta);
+        max = new_max;
+        for (out, partial) in out.iter_mut().zip(&partial) {
+            *out = out.mul_add(alpha, partial * beta);
+        }
     }
+    let inverse = 1.0 / sum;
+    out.iter_mut().for_each(|o| *o *= inverse);
 }
 
 /// A block's maximum and sum of exponentials; its weighted values go to `partial`.
