@@ -8,8 +8,10 @@ use crate::{Activations, Compute, Isa, PackedMatrix, arch};
 
 /// The most panels of a piece: with a group of rows they stay in the second-level cache.
 const PIECE_PANELS: usize = 4;
+/// What a piece of several panels reads at most: some microseconds' worth, which is what a thread may have to wait for at a job's end.
+const PIECE_BYTES: usize = 128 << 10;
 /// Pieces a thread should find in a job where the matrix is large enough, so that one that comes late takes fewer.
-const PIECES_PER_THREAD: usize = 16;
+const PIECES_PER_THREAD: usize = 32;
 
 /// `out[r][n] = Σ_k weights[n][k] · activations[r][k]` in the contract's order; `out` is rows × `weights.rows()`.
 ///
@@ -19,7 +21,8 @@ pub fn matmul(compute: &Compute, weights: &PackedMatrix, activations: Activation
     check(weights, activations);
     assert_eq!(out.len(), activations.rows() * weights.rows(), "rows × outputs");
     let panels = weights.panels();
-    let per_piece = panels.div_ceil(compute.pool.threads() * PIECES_PER_THREAD).clamp(1, PIECE_PANELS);
+    let per_piece = panels.div_ceil(compute.pool.threads() * PIECES_PER_THREAD);
+    let per_piece = per_piece.min(PIECE_BYTES * panels / weights.bytes().max(1)).clamp(1, PIECE_PANELS);
     let out = Output { data: Disjoint::new(out), stride: weights.rows(), first_row: 0, first_panel: 0 };
     compute.pool.run(panels.div_ceil(per_piece), &|piece| {
         let panels = piece * per_piece..panels.min((piece + 1) * per_piece);

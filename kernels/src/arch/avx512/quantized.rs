@@ -12,6 +12,11 @@ use crate::matmul::Output;
 use crate::packed::{GROUP, PANEL, PanelBlock};
 use crate::{PackedMatrix, Q8Buf, WeightType};
 
+/// Tiles of so few rows wait for weights, not for arithmetic: they ask for them this many bytes ahead, across the ends of pages and panels,
+/// where the hardware's own prefetching starts anew.
+const PREFETCH_ROWS: usize = 4;
+const PREFETCH: usize = 8192;
+
 /// `WeightType` as a const parameter.
 type Ty = u8;
 const Q8_0: Ty = 0;
@@ -122,6 +127,9 @@ impl Tile<'_> {
             let sums = record.sum(0) - record.scale(0);
             for _ in 0..supers {
                 for sub in 0..layout.subs {
+                    if R <= PREFETCH_ROWS {
+                        prefetch(body.wrapping_add(PREFETCH), layout.sub_bytes);
+                    }
                     let x = Rows { values, scales, sums };
                     add_sub_block::<TY, R>(head, body, sub, &x, &mut acc);
                     body = body.add(layout.sub_bytes);
@@ -139,6 +147,16 @@ impl Tile<'_> {
             out.store(first + row + r, panel, &lanes);
         });
         R
+    }
+}
+
+/// Asks for `len` bytes from `at` to be brought near; a hint, so that `at` may be anywhere.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn prefetch(at: *const u8, len: usize) {
+    for line in (0..len).step_by(64) {
+        // SAFETY: a prefetch touches nothing.
+        unsafe { _mm_prefetch(at.wrapping_add(line).cast(), _MM_HINT_T0) };
     }
 }
 
