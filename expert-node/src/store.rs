@@ -8,7 +8,7 @@ use tramontane_cluster::exchange::{ExpertServer, ServeError};
 use tramontane_kernels::{Activations, Compute, F32Buf, Q8Buf, bf16_from_f32};
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
-use tramontane_model::expert::{Expert, ExpertScratch};
+use tramontane_model::expert::{Expert, ExpertRun, ExpertScratch, forward_all};
 use tramontane_model::weights::Quantize;
 use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, RowFormat, Rows};
 
@@ -25,10 +25,11 @@ pub struct ExpertStore {
     compute: Compute,
     held: RwLock<BTreeMap<ExpertId, Arc<Expert>>>,
     received: Mutex<BTreeMap<ExpertId, u64>>,
-    workspace: Mutex<Workspace>,
+    /// One for each expert that computed in the largest call so far.
+    workspaces: Mutex<Vec<Workspace>>,
 }
 
-/// Buffers kept from batch to batch.
+/// One expert's buffers, kept from batch to batch.
 #[derive(Default)]
 struct Workspace {
     floats: F32Buf,
@@ -56,7 +57,7 @@ impl ExpertStore {
             compute,
             held: RwLock::default(),
             received: Mutex::default(),
-            workspace: Mutex::default(),
+            workspaces: Mutex::default(),
         }
     }
 
@@ -126,62 +127,84 @@ impl ExpertStore {
         })
     }
 
-    /// Computes one expert's merged rows into the batches' answers.
-    ///
-    /// # Errors
-    /// The first of `rows` whose result is not finite.
-    fn compute(
-        &self,
-        expert: &Expert,
-        batches: &[ExpertBatch],
-        rows: &[MergedRow],
-        workspace: &mut Workspace,
-        answers: &mut [Vec<u8>],
-    ) -> Result<(), usize> {
-        let Workspace { floats, blocks, scratch, out } = workspace;
-        let stored = rows.iter().map(|r| batches[r.batch].rows.row(r.row));
-        let activations = if expert.is_quantized() {
-            blocks.receive(self.config.hidden, stored);
-            Activations::Q8(blocks)
-        } else {
-            floats.receive(self.config.hidden, stored);
-            Activations::F32(floats)
-        };
-        expert.forward(&self.compute, activations, scratch, out).map_err(|bad| bad.row)?;
-        let format = answer_format(if expert.is_quantized() { RowFormat::Q8 } else { RowFormat::F32 });
+    fn answer(&self, batches: &[ExpertBatch], results: &mut [Result<(), ServeError>]) -> Vec<Vec<u8>> {
+        let mut workspaces = lock(&self.workspaces);
+        let bytes = |b: &ExpertBatch| b.answers() * answer_format(b.rows.format).row_bytes(self.config.hidden);
+        let mut answers: Vec<Vec<u8>> = batches.iter().map(|b| vec![0; bytes(b)]).collect();
+        let mut left = self.work(batches, results);
+        // A row that overflows costs its own batch the answer, no other's: its expert computes again without that batch.
+        while !left.is_empty() {
+            let most = workspaces.len().max(left.len());
+            workspaces.resize_with(most, Workspace::default);
+            let outcomes = self.compute(&left, batches, &mut workspaces);
+            let mut again = Vec::new();
+            for ((mut work, bad), workspace) in left.into_iter().zip(outcomes).zip(workspaces.iter()) {
+                let Some(bad) = bad else {
+                    self.put(&work, &workspace.out, &mut answers);
+                    *lock(&self.received).entry(work.id).or_default() += work.rows.len() as u64;
+                    continue;
+                };
+                let batch = work.rows[bad].batch;
+                let why = format!("{}: a row's inner activation is not finite", work.id);
+                results[batch] = Err(ServeError::Corrupt { why });
+                work.rows.retain(|r| r.batch != batch);
+                again.extend((!work.rows.is_empty()).then_some(work));
+            }
+            left = again;
+        }
+        answers
+    }
+
+    /// What each expert is to compute. Batches for an expert that was given up since `refuse` looked are refused now.
+    fn work(&self, batches: &[ExpertBatch], results: &mut [Result<(), ServeError>]) -> Vec<Work> {
+        let mut all = Vec::new();
+        for ((layer, expert), rows) in merge(batches, |i| results[i].is_ok()) {
+            let id = ExpertId::new(layer, expert);
+            match self.expert(id) {
+                Some(expert) => all.push(Work { id, expert, rows }),
+                None => rows.iter().for_each(|r| results[r.batch] = Err(ServeError::NotHeld { expert: id })),
+            }
+        }
+        all
+    }
+
+    /// Computes all of `work`, each in its workspace; for each the first of its rows whose result is not finite.
+    fn compute(&self, work: &[Work], batches: &[ExpertBatch], workspaces: &mut [Workspace]) -> Vec<Option<usize>> {
+        let mut runs = Vec::with_capacity(work.len());
+        for (work, workspace) in work.iter().zip(workspaces) {
+            let Workspace { floats, blocks, scratch, out } = workspace;
+            let stored = work.rows.iter().map(|r| batches[r.batch].rows.row(r.row));
+            let rows = if work.expert.is_quantized() {
+                blocks.receive(self.config.hidden, stored);
+                Activations::Q8(blocks)
+            } else {
+                floats.receive(self.config.hidden, stored);
+                Activations::F32(floats)
+            };
+            runs.push(ExpertRun { expert: &work.expert, rows, scratch, out });
+        }
+        forward_all(&self.compute, &mut runs).into_iter().map(|outcome| outcome.err().map(|bad| bad.row)).collect()
+    }
+
+    /// Puts an expert's results where the batches' answers want them.
+    fn put(&self, work: &Work, out: &[f32], answers: &mut [Vec<u8>]) {
+        let format = answer_format(if work.expert.is_quantized() { RowFormat::Q8 } else { RowFormat::F32 });
         let row_bytes = format.row_bytes(self.config.hidden);
-        for (row, values) in rows.iter().zip(out.chunks_exact(self.config.hidden)) {
+        for (row, values) in work.rows.iter().zip(out.chunks_exact(self.config.hidden)) {
             let answer = &mut answers[row.batch][row.answer * row_bytes..(row.answer + 1) * row_bytes];
             match format {
                 RowFormat::Bf16 => put(answer, values, |v| bf16_from_f32(v).to_le_bytes()),
                 _ => put(answer, values, f32::to_le_bytes),
             }
         }
-        Ok(())
     }
+}
 
-    fn answer(&self, batches: &[ExpertBatch], results: &mut [Result<(), ServeError>]) -> Vec<Vec<u8>> {
-        let mut workspace = lock(&self.workspace);
-        let bytes = |b: &ExpertBatch| b.answers() * answer_format(b.rows.format).row_bytes(self.config.hidden);
-        let mut answers: Vec<Vec<u8>> = batches.iter().map(|b| vec![0; bytes(b)]).collect();
-        for ((layer, expert), mut rows) in merge(batches, |i| results[i].is_ok()) {
-            let id = ExpertId::new(layer, expert);
-            let Some(expert) = self.expert(id) else {
-                // Given up since `refuse` looked.
-                rows.iter().for_each(|r| results[r.batch] = Err(ServeError::NotHeld { expert: id }));
-                continue;
-            };
-            // A row that overflows costs its own batch the answer, no other's.
-            while let Err(bad) = self.compute(&expert, batches, &rows, &mut workspace, &mut answers) {
-                let batch = rows[bad].batch;
-                results[batch] =
-                    Err(ServeError::Corrupt { why: format!("{id}: a row's inner activation is not finite") });
-                rows.retain(|r| r.batch != batch);
-            }
-            *lock(&self.received).entry(id).or_default() += rows.len() as u64;
-        }
-        answers
-    }
+/// An expert and the rows that it computes together.
+struct Work {
+    id: ExpertId,
+    expert: Arc<Expert>,
+    rows: Vec<MergedRow>,
 }
 
 impl ExpertServer for ExpertStore {

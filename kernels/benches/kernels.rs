@@ -3,7 +3,9 @@
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use tramontane_kernels::{Activations, Compute, F32Buf, Inner, Isa, PackedMatrix, Pool, Q8Buf, WeightType, gated, matmul};
+use tramontane_kernels::{
+    Activations, Compute, F32Buf, Gated, Inner, Isa, PackedMatrix, Pool, Q8Buf, WeightType, gated_all, matmul,
+};
 
 fn main() {
     divan::main();
@@ -97,8 +99,7 @@ fn first_half(bencher: Bencher<'_, '_>, case: &str) {
         .bench_local(|| {
             for two in matrices.chunks_exact(2) {
                 let to = if ty.is_quantized() { Inner::Q8(&mut blocks) } else { Inner::F32(&mut floats) };
-                // Random weights may overflow; what is measured is the same.
-                let _ = gated(&compute, &two[0], &two[1], x.of(ty), to);
+                gated_all(&compute, &mut [Gated::new(&two[0], &two[1], x.of(ty), to)]);
             }
         });
 }

@@ -3,10 +3,13 @@
 //! Rows stand in groups, and within a group block by block: the rows that a tile multiplies together lie side by side, wherever
 //! in the batch they came from, and their distance is never a power of two.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+mod blocks;
+mod floats;
 
-use crate::pool::Disjoint;
-use crate::{Compute, Isa, QUANT_BLOCK, arch};
+pub use blocks::Q8Buf;
+pub(crate) use blocks::{Q8_ROWS, Q8Block, RECORD_ROW, Record, quantize_group};
+pub use floats::F32Buf;
+pub(crate) use floats::{F32_ROWS, interleave};
 
 /// A value that is NaN or infinite stood in a hidden state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,24 +32,24 @@ impl Activations<'_> {
     /// Rows.
     pub const fn rows(&self) -> usize {
         match self {
-            Self::F32(x) => x.rows,
-            Self::Q8(x) => x.rows,
+            Self::F32(x) => x.rows(),
+            Self::Q8(x) => x.rows(),
         }
     }
 
     /// Values in a row.
     pub const fn width(&self) -> usize {
         match self {
-            Self::F32(x) => x.width,
-            Self::Q8(x) => x.width,
+            Self::F32(x) => x.width(),
+            Self::Q8(x) => x.width(),
         }
     }
 
     /// Groups of rows.
     pub(crate) const fn groups(&self) -> usize {
         match self {
-            Self::F32(x) => x.rows.div_ceil(F32_ROWS),
-            Self::Q8(x) => x.rows.div_ceil(Q8_ROWS),
+            Self::F32(x) => x.rows().div_ceil(F32_ROWS),
+            Self::Q8(x) => x.rows().div_ceil(Q8_ROWS),
         }
     }
 
@@ -56,349 +59,5 @@ impl Activations<'_> {
             Self::F32(_) => F32_ROWS,
             Self::Q8(_) => Q8_ROWS,
         }
-    }
-}
-
-/// Rows in a group of [`F32Buf`]: with two panels they fill 24 of AVX-512's registers, in halves 12 of AVX2's.
-pub(crate) const F32_ROWS: usize = 12;
-
-/// Rows of f32. A buffer to be filled again and again.
-#[derive(Clone, Debug, Default)]
-pub struct F32Buf {
-    rows: usize,
-    width: usize,
-    /// Group after group; in a group of n rows, value k of row r is at `n·k + r`.
-    values: Vec<f32>,
-}
-
-impl F32Buf {
-    /// Takes rows (rows × `width`) in place of what the buffer held.
-    ///
-    /// # Panics
-    /// When `x` is not whole rows.
-    pub fn fill(&mut self, x: &[f32], width: usize) {
-        assert!(width > 0 && x.len().is_multiple_of(width), "whole rows");
-        self.resize(x.len() / width, width);
-        let groups = x.chunks(F32_ROWS * width).zip(self.values.chunks_mut(F32_ROWS * width));
-        for (from, to) in groups {
-            interleave(from, width, to);
-        }
-    }
-
-    /// Takes rows in their wire form (`width` little-endian f32) in place of what the buffer held.
-    ///
-    /// # Panics
-    /// When a row has another length.
-    pub fn receive<'a>(&mut self, width: usize, rows: impl ExactSizeIterator<Item = &'a [u8]>) {
-        self.resize(rows.len(), width);
-        for (row, wire) in rows.enumerate() {
-            assert_eq!(wire.len(), 4 * width, "bytes of a row");
-            let first = row / F32_ROWS * F32_ROWS;
-            let n = F32_ROWS.min(self.rows - first);
-            let to = self.values[first * width + row - first..].iter_mut().step_by(n);
-            for (value, to) in wire.as_chunks::<4>().0.iter().zip(to) {
-                *to = f32::from_le_bytes(*value);
-            }
-        }
-    }
-
-    /// Makes room for rows whose values will be written by [`interleave`].
-    pub(crate) fn resize(&mut self, rows: usize, width: usize) {
-        (self.rows, self.width) = (rows, width);
-        self.values.resize(rows * width, 0.0);
-    }
-
-    /// Group `group`: its rows and values.
-    pub(crate) fn group(&self, group: usize) -> (usize, &[f32]) {
-        let rows = F32_ROWS.min(self.rows - group * F32_ROWS);
-        let at = group * F32_ROWS * self.width;
-        (rows, &self.values[at..at + rows * self.width])
-    }
-
-    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.values
-    }
-}
-
-/// Rows (of `width` values) to the order in which a group holds them.
-pub(crate) fn interleave(rows: &[f32], width: usize, to: &mut [f32]) {
-    let n = rows.len() / width;
-    for (r, row) in rows.chunks_exact(width).enumerate() {
-        for (value, to) in row.iter().zip(to[r..].iter_mut().step_by(n)) {
-            *to = *value;
-        }
-    }
-}
-
-/// Rows in a group of [`Q8Buf`].
-pub(crate) const Q8_ROWS: usize = 16;
-/// Bytes of one row's block in a record.
-pub(crate) const RECORD_ROW: usize = QUANT_BLOCK + 12;
-
-/// Rows of int8 blocks with an f32 scale each (numeric contract, "activations"). A buffer to be filled again and again.
-#[derive(Clone, Debug, Default)]
-pub struct Q8Buf {
-    rows: usize,
-    width: usize,
-    /// Group after group; a group of n rows is a record a block, see [`Record`].
-    records: Vec<u8>,
-}
-
-/// Where the fields of a block of n rows stand in its record of `n × RECORD_ROW` bytes: n × 32 int8 values; n f32 scales; n i32 of −8
-/// times the sum of a row's values; n of −8 times the sum of its first 16. (Offsets and minima of weights meet these sums; −8 is Q4_0's.)
-#[derive(Clone, Copy)]
-pub(crate) struct Record {
-    rows: usize,
-}
-
-impl Record {
-    pub(crate) const fn of(rows: usize) -> Self {
-        Self { rows }
-    }
-
-    pub(crate) const fn bytes(self) -> usize {
-        self.rows * RECORD_ROW
-    }
-
-    pub(crate) const fn values(self, row: usize) -> usize {
-        row * QUANT_BLOCK
-    }
-
-    pub(crate) const fn scale(self, row: usize) -> usize {
-        self.rows * QUANT_BLOCK + 4 * row
-    }
-
-    pub(crate) const fn sum(self, row: usize) -> usize {
-        self.scale(row) + 4 * self.rows
-    }
-
-    pub(crate) const fn first_sum(self, row: usize) -> usize {
-        self.sum(row) + 4 * self.rows
-    }
-
-    /// Writes row `row`'s block, its sums computed here.
-    #[inline(always)]
-    pub(crate) fn put(self, record: &mut [u8], row: usize, values: &[i8; QUANT_BLOCK], scale: f32) {
-        let sum = |values: &[i8]| -> i32 { values.iter().map(|&v| i32::from(v)).sum() };
-        let (first, rest) = (sum(&values[..QUANT_BLOCK / 2]), sum(&values[QUANT_BLOCK / 2..]));
-        let to: &mut [u8] = &mut record[self.values(row)..self.values(row) + QUANT_BLOCK];
-        for (to, value) in to.iter_mut().zip(values) {
-            *to = *value as u8;
-        }
-        let mut field = |at: usize, bytes: [u8; 4]| record[at..at + 4].copy_from_slice(&bytes);
-        field(self.scale(row), scale.to_le_bytes());
-        field(self.sum(row), (-8 * (first + rest)).to_le_bytes());
-        field(self.first_sum(row), (-8 * first).to_le_bytes());
-    }
-}
-
-/// One block of one row, as the contract speaks of it.
-pub(crate) struct Q8Block {
-    pub(crate) values: [i8; QUANT_BLOCK],
-    pub(crate) scale: f32,
-    /// Of the first and the second 16 values.
-    pub(crate) sums: [i32; 2],
-}
-
-impl Q8Buf {
-    /// Rows held.
-    pub const fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Values in a row; a multiple of [`QUANT_BLOCK`].
-    pub const fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Quantises `hidden` (rows × `width`) in place of what the buffer held.
-    ///
-    /// # Errors
-    /// [`NotFinite`] names the first row with a NaN or an infinity.
-    ///
-    /// # Panics
-    /// When `width` is no multiple of [`QUANT_BLOCK`] or of `hidden`'s length.
-    pub fn quantize(&mut self, compute: &Compute, hidden: &[f32], width: usize) -> Result<(), NotFinite> {
-        assert!(width > 0 && hidden.len().is_multiple_of(width), "whole rows");
-        self.resize(hidden.len() / width, width);
-        let (rows, record_row) = (self.rows, width / QUANT_BLOCK * RECORD_ROW);
-        let records = Disjoint::new(&mut self.records);
-        let finite = AtomicBool::new(true);
-        compute.pool.run(rows.div_ceil(Q8_ROWS), &|group| {
-            let first = group * Q8_ROWS;
-            let n = Q8_ROWS.min(rows - first);
-            // SAFETY: a piece is one group, and its records are its own.
-            #[allow(unsafe_code)]
-            let records = unsafe { records.part(first * record_row, n * record_row) };
-            if !quantize_group(compute.isa, &hidden[first * width..(first + n) * width], width, records) {
-                finite.store(false, Relaxed);
-            }
-        });
-        if finite.into_inner() {
-            return Ok(());
-        }
-        let at = hidden.iter().position(|x| !x.is_finite()).unwrap_or(0);
-        Err(NotFinite { row: at / width })
-    }
-
-    /// Takes rows in their wire form (`width` int8, then `width / 32` little-endian f32 scales) in place of what the buffer held.
-    /// The caller has checked them.
-    ///
-    /// # Panics
-    /// When a row has another length.
-    pub fn receive<'a>(&mut self, width: usize, rows: impl ExactSizeIterator<Item = &'a [u8]>) {
-        self.resize(rows.len(), width);
-        let blocks = width / QUANT_BLOCK;
-        for (row, wire) in rows.enumerate() {
-            assert_eq!(wire.len(), width + blocks * 4, "bytes of a row");
-            let (values, scales) = wire.split_at(width);
-            let blocks = values.as_chunks::<QUANT_BLOCK>().0.iter().zip(scales.as_chunks::<4>().0);
-            for (b, (values, scale)) in blocks.enumerate() {
-                let (record, at, r) = self.place(row, b);
-                let values = values.map(|v| v as i8);
-                record.put(&mut self.records[at..at + record.bytes()], r, &values, f32::from_le_bytes(*scale));
-            }
-        }
-    }
-
-    /// Appends row `row` in its wire form to `wire`.
-    ///
-    /// # Panics
-    /// When there is no such row.
-    pub fn write_wire(&self, row: usize, wire: &mut Vec<u8>) {
-        assert!(row < self.rows, "row {row} of {}", self.rows);
-        let blocks = self.width / QUANT_BLOCK;
-        for b in 0..blocks {
-            let (record, at, r) = self.place(row, b);
-            wire.extend_from_slice(&self.records[at + record.values(r)..][..QUANT_BLOCK]);
-        }
-        for b in 0..blocks {
-            let (record, at, r) = self.place(row, b);
-            wire.extend_from_slice(&self.records[at + record.scale(r)..][..4]);
-        }
-    }
-
-    /// Makes room for rows whose blocks will be written by [`quantize_group`].
-    pub(crate) fn resize(&mut self, rows: usize, width: usize) {
-        assert!(width.is_multiple_of(QUANT_BLOCK), "whole blocks");
-        (self.rows, self.width) = (rows, width);
-        self.records.resize(rows * width / QUANT_BLOCK * RECORD_ROW, 0);
-    }
-
-    /// Group `group`: its rows and records.
-    pub(crate) fn group(&self, group: usize) -> (usize, &[u8]) {
-        let rows = Q8_ROWS.min(self.rows - group * Q8_ROWS);
-        let row_bytes = self.width / QUANT_BLOCK * RECORD_ROW;
-        let at = group * Q8_ROWS * row_bytes;
-        (rows, &self.records[at..at + rows * row_bytes])
-    }
-
-    pub(crate) fn records_mut(&mut self) -> &mut [u8] {
-        &mut self.records
-    }
-
-    /// Block `b` of row `row`.
-    pub(crate) fn block(&self, row: usize, b: usize) -> Q8Block {
-        let (record, at, r) = self.place(row, b);
-        let bytes = &self.records[at..at + record.bytes()];
-        let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-        let sum = |at: usize| i32::from_le_bytes(word(at)) / -8;
-        let (all, first) = (sum(record.sum(r)), sum(record.first_sum(r)));
-        Q8Block {
-            values: std::array::from_fn(|i| bytes[record.values(r) + i] as i8),
-            scale: f32::from_le_bytes(word(record.scale(r))),
-            sums: [first, all - first],
-        }
-    }
-
-    /// The record of row `row`'s block `b`, where it starts, and the row within it.
-    fn place(&self, row: usize, b: usize) -> (Record, usize, usize) {
-        let first = row / Q8_ROWS * Q8_ROWS;
-        let record = Record::of(Q8_ROWS.min(self.rows - first));
-        (record, first * (self.width / QUANT_BLOCK) * RECORD_ROW + b * record.bytes(), row - first)
-    }
-}
-
-/// Quantises one group of rows (of `width` values) to its records; false when a value is not finite.
-pub(crate) fn quantize_group(isa: Isa, hidden: &[f32], width: usize, records: &mut [u8]) -> bool {
-    match isa {
-        Isa::Portable => arch::portable::quantize(hidden, width, records),
-        Isa::Avx2(proof) => arch::avx2::quantize(proof, hidden, width, records),
-        Isa::Avx512(proof) => arch::avx512::quantize(proof, hidden, width, records),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::arch::testing::adversarial;
-
-    #[test]
-    fn all_paths_agree_and_the_wire_carries_everything() {
-        for (seed, (rows, width)) in [(1, 32), (3, 64), (17, 96), (64, 256)].into_iter().enumerate() {
-            let hidden = adversarial(rows * width, seed as u64);
-            let mut reference = Q8Buf::default();
-            reference.quantize(&Compute::new(Isa::Portable, 1), &hidden, width).unwrap();
-            for row in 0..rows {
-                for b in 0..width / QUANT_BLOCK {
-                    let block = reference.block(row, b);
-                    assert!(block.values.iter().all(|&v| v != -128));
-                    let halves = block.values.chunks(16).map(|half| half.iter().map(|&v| i32::from(v)).sum());
-                    assert_eq!(halves.collect::<Vec<i32>>(), block.sums);
-                }
-            }
-            for isa in Isa::available() {
-                let mut buf = Q8Buf::default();
-                buf.quantize(&Compute::new(isa, 3), &hidden, width).unwrap();
-                assert_eq!(buf.records, reference.records, "{isa}");
-            }
-            let wires: Vec<Vec<u8>> = (0..rows)
-                .map(|row| {
-                    let mut wire = Vec::new();
-                    reference.write_wire(row, &mut wire);
-                    wire
-                })
-                .collect();
-            let mut received = Q8Buf::default();
-            received.receive(width, wires.iter().map(Vec::as_slice));
-            assert_eq!((received.rows(), &received.records), (rows, &reference.records));
-        }
-    }
-
-    #[test]
-    fn blocks_round_half_to_even_and_tiny_ones_are_zero() {
-        let mut hidden = [0.0f32; 64];
-        (hidden[0], hidden[1], hidden[2], hidden[3]) = (127.0, 0.5, 1.5, -2.5);
-        hidden[40] = 1e-40;
-        let mut buf = Q8Buf::default();
-        buf.quantize(&Compute::new(Isa::Portable, 1), &hidden, 64).unwrap();
-        let (first, second) = (buf.block(0, 0), buf.block(0, 1));
-        assert_eq!(&first.values[..4], &[127, 0, 2, -2]);
-        assert_eq!((first.scale, second.scale, second.values[8]), (1.0, 0.0, 0));
-    }
-
-    #[test]
-    fn what_is_not_finite_is_named() {
-        for isa in Isa::available() {
-            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                let mut hidden = vec![1.0; 30 * 32];
-                hidden[20 * 32 + 6] = bad;
-                let found = Q8Buf::default().quantize(&Compute::new(isa, 2), &hidden, 32);
-                assert_eq!(found, Err(NotFinite { row: 20 }));
-            }
-        }
-    }
-
-    #[test]
-    fn float_rows_stand_side_by_side() {
-        let x: Vec<f32> = (0..14 * 5).map(|i| i as f32).collect();
-        let mut buf = F32Buf::default();
-        buf.fill(&x, 5);
-        let (rows, values) = buf.group(1);
-        assert_eq!((rows, values[0], values[1], values[2]), (2, 60.0, 65.0, 61.0));
-        let wires: Vec<Vec<u8>> = x.chunks(5).map(|row| row.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-        let mut received = F32Buf::default();
-        received.receive(5, wires.iter().map(Vec::as_slice));
-        assert_eq!((received.rows, received.values), (14, buf.values));
     }
 }

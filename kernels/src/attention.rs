@@ -52,8 +52,7 @@ pub fn attention(
         let mut first = chunk * rows_a_piece;
         let chunk = &rows[first..rows.len().min(first + rows_a_piece)];
         for rows in chunk.chunk_by(|a, b| std::ptr::eq(a.blocks, b.blocks)) {
-            let head =
-                HeadGroup { kv, kv_head, group, window: shape.window, rows, first, width, queries, out: &out };
+            let head = HeadGroup { kv, kv_head, group, window: shape.window, rows, first, width, queries, out: &out };
             match compute.isa {
                 Isa::Portable => arch::portable::attention(&head),
                 Isa::Avx2(proof) => arch::avx2::attention(proof, &head),

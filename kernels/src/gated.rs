@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::activations::{F32_ROWS, Q8_ROWS, RECORD_ROW, interleave, quantize_group};
-use crate::matmul::{Output, check, multiply};
+use crate::matmul::{Output, check, multiply, run_all};
 use crate::packed::PANEL;
 use crate::pool::Disjoint;
 use crate::{Activations, Compute, F32Buf, NotFinite, PackedMatrix, Q8Buf, QUANT_BLOCK, swiglu};
@@ -31,37 +31,55 @@ enum Parts<'a> {
 }
 
 /// `inner[r] = silu(gate · x[r]) × (up · x[r])`.
-///
-/// # Errors
-/// [`NotFinite`] names the first row whose result is not finite, where it is to be quantised; f32 lets it through.
-///
-/// # Panics
-/// When shapes, or the kinds of weights, input and result, do not fit; or when blocks are wanted and 32 does not divide `gate.rows()`.
-pub fn gated(
-    compute: &Compute,
-    gate: &PackedMatrix,
-    up: &PackedMatrix,
-    x: Activations<'_>,
-    inner: Inner<'_>,
-) -> Result<(), NotFinite> {
-    check(gate, x);
-    check(up, x);
-    assert_eq!(gate.rows(), up.rows(), "as many gates as values");
-    let (rows, width) = (x.rows(), gate.rows());
-    let alike = matches!((&inner, x), (Inner::F32(_), Activations::F32(_)) | (Inner::Q8(_), Activations::Q8(_)));
-    assert!(alike, "a result of the input's kind: their rows stand in the same groups");
-    let parts = match inner {
-        Inner::F32(buf) => {
-            buf.resize(rows, width);
-            Parts::F32(Disjoint::new(buf.values_mut()))
+pub struct Gated<'a> {
+    gate: &'a PackedMatrix,
+    up: &'a PackedMatrix,
+    x: Activations<'a>,
+    parts: Parts<'a>,
+    /// The first row that is not finite.
+    bad: AtomicUsize,
+}
+
+impl<'a> Gated<'a> {
+    /// A first half to be computed.
+    ///
+    /// # Panics
+    /// When shapes, or the kinds of weights, input and result, do not fit; or when blocks are wanted and 32 does not divide
+    /// `gate.rows()`.
+    pub fn new(gate: &'a PackedMatrix, up: &'a PackedMatrix, x: Activations<'a>, inner: Inner<'a>) -> Self {
+        check(gate, x);
+        check(up, x);
+        assert_eq!(gate.rows(), up.rows(), "as many gates as values");
+        let (rows, width) = (x.rows(), gate.rows());
+        let alike = matches!((&inner, x), (Inner::F32(_), Activations::F32(_)) | (Inner::Q8(_), Activations::Q8(_)));
+        assert!(alike, "a result of the input's kind: their rows stand in the same groups");
+        let parts = match inner {
+            Inner::F32(buf) => {
+                buf.resize(rows, width);
+                Parts::F32(Disjoint::new(buf.values_mut()))
+            }
+            Inner::Q8(buf) => {
+                buf.resize(rows, width);
+                Parts::Q8(Disjoint::new(buf.records_mut()))
+            }
+        };
+        Self { gate, up, x, parts, bad: AtomicUsize::new(usize::MAX) }
+    }
+
+    /// Once computed: whether the result is.
+    ///
+    /// # Errors
+    /// [`NotFinite`] names the first row that is not finite, where it was to be quantised; f32 lets it through.
+    pub fn finite(&self) -> Result<(), NotFinite> {
+        match self.bad.load(Relaxed) {
+            usize::MAX => Ok(()),
+            row => Err(NotFinite { row }),
         }
-        Inner::Q8(buf) => {
-            buf.resize(rows, width);
-            Parts::Q8(Disjoint::new(buf.records_mut()))
-        }
-    };
-    let bad = AtomicUsize::new(usize::MAX);
-    compute.pool.run(width.div_ceil(QUANT_BLOCK), &|piece| {
+    }
+
+    fn piece(&self, compute: &Compute, piece: usize) {
+        let Self { gate, up, x, .. } = *self;
+        let (rows, width) = (x.rows(), gate.rows());
         let columns = QUANT_BLOCK.min(width - piece * QUANT_BLOCK);
         for group in 0..x.groups() {
             let first = group * x.group_rows();
@@ -75,15 +93,16 @@ pub fn gated(
                 multiply(compute.isa, weights, x, panels, group..group + 1, &out);
             }
             swiglu(compute.isa, gates, ups);
-            if let Some(row) = put(compute, &parts, gates, columns, (first, n), (piece, width)) {
-                bad.fetch_min(row, Relaxed);
+            if let Some(row) = put(compute, &self.parts, gates, columns, (first, n), (piece, width)) {
+                self.bad.fetch_min(row, Relaxed);
             }
         }
-    });
-    match bad.into_inner() {
-        usize::MAX => Ok(()),
-        row => Err(NotFinite { row }),
     }
+}
+
+/// Computes first halves as one job: threads go on from one to the next without waiting for each other.
+pub fn gated_all(compute: &Compute, all: &mut [Gated<'_>]) {
+    run_all(compute, all, |g| g.gate.rows().div_ceil(QUANT_BLOCK), |g, piece| g.piece(compute, piece));
 }
 
 /// Puts piece `piece`'s `columns` of the n rows from `first` in place; the first of them that is not finite where they are quantised.
@@ -120,6 +139,18 @@ mod tests {
     use crate::arch::testing::{moderate, random_matrix};
     use crate::{Isa, WeightType, matmul};
 
+    fn gated(
+        compute: &Compute,
+        gate: &PackedMatrix,
+        up: &PackedMatrix,
+        x: Activations<'_>,
+        inner: Inner<'_>,
+    ) -> Result<(), NotFinite> {
+        let mut one = [Gated::new(gate, up, x, inner)];
+        gated_all(compute, &mut one);
+        one[0].finite()
+    }
+
     /// The same in three steps, by `portable`.
     fn in_steps(gate: &PackedMatrix, up: &PackedMatrix, x: Activations<'_>) -> Vec<f32> {
         let compute = Compute::new(Isa::Portable, 1);
@@ -135,7 +166,10 @@ mod tests {
         for (seed, ty) in WeightType::ALL.into_iter().enumerate() {
             for (rows, inner) in [(1, 32), (3, 96), (12, 64), (17, 128), (40, 160)] {
                 let width = 256;
-                let matrix = |seed| PackedMatrix::pack(&crate::Pool::new(1), ty, inner, width, &random_matrix(ty, inner, width, seed)).unwrap();
+                let matrix = |seed| {
+                    PackedMatrix::pack(&crate::Pool::new(1), ty, inner, width, &random_matrix(ty, inner, width, seed))
+                        .unwrap()
+                };
                 let (gate, up) = (matrix(seed as u64), matrix(seed as u64 + 100));
                 // Adversarial float weights overflow here; `matmul` has had them.
                 let x: Vec<f32> = moderate(rows * width, 5).iter().map(|v| v * 1e-20).collect();
@@ -168,7 +202,15 @@ mod tests {
 
     #[test]
     fn float_columns_need_not_fill_a_block() {
-        let matrix = |seed| PackedMatrix::pack(&crate::Pool::new(1), WeightType::F16, 41, 8, &random_matrix(WeightType::F16, 41, 8, seed));
+        let matrix = |seed| {
+            PackedMatrix::pack(
+                &crate::Pool::new(1),
+                WeightType::F16,
+                41,
+                8,
+                &random_matrix(WeightType::F16, 41, 8, seed),
+            )
+        };
         let (gate, up) = (matrix(1).unwrap(), matrix(2).unwrap());
         let mut x = F32Buf::default();
         x.fill(&moderate(14 * 8, 3), 8);

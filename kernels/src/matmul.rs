@@ -13,20 +13,72 @@ const PIECE_BYTES: usize = 128 << 10;
 /// Pieces a thread should find in a job where the matrix is large enough, so that one that comes late takes fewer.
 const PIECES_PER_THREAD: usize = 32;
 
-/// `out[r][n] = Σ_k weights[n][k] · activations[r][k]` in the contract's order; `out` is rows × `weights.rows()`.
+/// One matrix product: `out[r][n] = Σ_k weights[n][k] · rows[r][k]` in the contract's order; `out` is rows × `weights.rows()`.
+pub struct Product<'a> {
+    weights: &'a PackedMatrix,
+    rows: Activations<'a>,
+    out: Output<'a>,
+}
+
+impl<'a> Product<'a> {
+    /// A product to be computed.
+    ///
+    /// # Panics
+    /// When shapes, or the kinds of weights and activations, do not fit.
+    pub fn new(weights: &'a PackedMatrix, rows: Activations<'a>, out: &'a mut [f32]) -> Self {
+        check(weights, rows);
+        assert_eq!(out.len(), rows.rows() * weights.rows(), "rows × outputs");
+        let out = Output { data: Disjoint::new(out), stride: weights.rows(), first_row: 0, first_panel: 0 };
+        Self { weights, rows, out }
+    }
+
+    /// Panels in a piece, on `threads` threads.
+    fn piece_panels(&self, threads: usize) -> usize {
+        let panels = self.weights.panels();
+        let per_piece = panels.div_ceil(threads * PIECES_PER_THREAD);
+        per_piece.min(PIECE_BYTES * panels / self.weights.bytes().max(1)).clamp(1, PIECE_PANELS)
+    }
+
+    fn pieces(&self, threads: usize) -> usize {
+        self.weights.panels().div_ceil(self.piece_panels(threads))
+    }
+
+    fn piece(&self, isa: Isa, threads: usize, piece: usize) {
+        let per_piece = self.piece_panels(threads);
+        let panels = piece * per_piece..self.weights.panels().min((piece + 1) * per_piece);
+        multiply(isa, self.weights, self.rows, panels, 0..self.rows.groups(), &self.out);
+    }
+}
+
+/// Computes one product.
 ///
 /// # Panics
-/// When shapes, or the kinds of weights and activations, do not fit.
-pub fn matmul(compute: &Compute, weights: &PackedMatrix, activations: Activations<'_>, out: &mut [f32]) {
-    check(weights, activations);
-    assert_eq!(out.len(), activations.rows() * weights.rows(), "rows × outputs");
-    let panels = weights.panels();
-    let per_piece = panels.div_ceil(compute.pool.threads() * PIECES_PER_THREAD);
-    let per_piece = per_piece.min(PIECE_BYTES * panels / weights.bytes().max(1)).clamp(1, PIECE_PANELS);
-    let out = Output { data: Disjoint::new(out), stride: weights.rows(), first_row: 0, first_panel: 0 };
-    compute.pool.run(panels.div_ceil(per_piece), &|piece| {
-        let panels = piece * per_piece..panels.min((piece + 1) * per_piece);
-        multiply(compute.isa, weights, activations, panels, 0..activations.groups(), &out);
+/// As [`Product::new`].
+pub fn matmul(compute: &Compute, weights: &PackedMatrix, rows: Activations<'_>, out: &mut [f32]) {
+    matmul_all(compute, &mut [Product::new(weights, rows, out)]);
+}
+
+/// Computes products as one job: threads go on from one to the next without waiting for each other.
+pub fn matmul_all(compute: &Compute, products: &mut [Product<'_>]) {
+    let (products, threads) = (&*products, compute.pool.threads());
+    run_all(compute, products, |p| p.pieces(threads), |p, piece| p.piece(compute.isa, threads, piece));
+}
+
+/// Runs the pieces of all `items` as one job.
+pub(crate) fn run_all<T: Sync>(
+    compute: &Compute,
+    items: &[T],
+    pieces: impl Fn(&T) -> usize + Sync,
+    run: impl Fn(&T, usize) + Sync,
+) {
+    compute.pool.run(items.iter().map(&pieces).sum(), &|mut piece| {
+        for item in items {
+            let own = pieces(item);
+            if piece < own {
+                return run(item, piece);
+            }
+            piece -= own;
+        }
     });
 }
 
@@ -90,9 +142,9 @@ impl Output<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{F32Buf, Q8Buf, WeightType};
     use crate::arch::testing::{adversarial, random_matrix};
     use crate::blocks::{Scale, SubBlock};
+    use crate::{F32Buf, Q8Buf, WeightType};
 
     /// The contract, straight from its text: one output at a time over stored weights.
     fn by_definition(ty: WeightType, stored: &[u8], width: usize, x: &[f32], q: &Q8Buf, row: usize, n: usize) -> f32 {

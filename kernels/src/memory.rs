@@ -48,7 +48,9 @@ impl Owned {
     /// `len` zero bytes.
     pub(crate) fn zeroed(len: usize) -> Self {
         let align = if len >= HUGE_PAGE { HUGE_PAGE } else { LINE };
-        let layout = Layout::from_size_align(len.max(1), align).expect("a matrix fits in memory");
+        // More than the address space holds is more than there is.
+        let layout =
+            Layout::from_size_align(len.max(1), align).unwrap_or_else(|_| handle_alloc_error(Layout::new::<u8>()));
         // SAFETY: the layout has a size above 0.
         let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
         if align == HUGE_PAGE {

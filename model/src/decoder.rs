@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
 use tramontane_kernels::{
-    Activations, AttentionShape, Compute, F32Buf, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Pool, Q8Buf, QueryRow,
-    attention, matmul, rms_norm, rope,
+    Activations, AttentionShape, Compute, F32Buf, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Pool, Product,
+    Q8Buf, QueryRow, attention, matmul_all, rms_norm, rope,
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -188,9 +188,17 @@ impl Decoder {
         let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected, head_normed, rows: encoded } = scratch;
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &weights.attention_norm, config.rms_eps, normed);
+        let kept: Vec<usize> = match keep {
+            Keep::All => (0..rows.len()).collect(),
+            Keep::Rows(kept) => kept.to_vec(),
+        };
+        let pruned = kept.len() < rows.len();
         encoded.encode(compute, &[&weights.q, &weights.k, &weights.v], normed)?;
-        encoded.project(compute, &weights.k, k);
-        encoded.project(compute, &weights.v, v);
+        if pruned {
+            encoded.project(compute, [(&weights.k, &mut *k), (&weights.v, &mut *v)]);
+        } else {
+            encoded.project(compute, [(&weights.q, &mut *q), (&weights.k, &mut *k), (&weights.v, &mut *v)]);
+        }
         self.norm_heads(compute, weights.k_norm.as_deref(), k, head_normed);
         for (i, row) in rows.iter().enumerate() {
             let (key, value) = (&mut k[i * kv_width..(i + 1) * kv_width], &v[i * kv_width..(i + 1) * kv_width]);
@@ -199,23 +207,17 @@ impl Decoder {
             kv.write(row.blocks[row.position / KV_BLOCK], row.position % KV_BLOCK, key, value);
         }
 
-        let kept: Vec<usize> = match keep {
-            Keep::All => (0..rows.len()).collect(),
-            Keep::Rows(kept) => kept.to_vec(),
-        };
-        if kept.len() < rows.len() {
+        let of_step = |NotFinite { row }| NotFinite { row: kept[row] };
+        if pruned {
             for (to, &from) in kept.iter().enumerate() {
                 hidden.copy_within(from * width..(from + 1) * width, to * width);
                 normed.copy_within(from * width..(from + 1) * width, to * width);
             }
             hidden.truncate(kept.len() * width);
             normed.truncate(kept.len() * width);
-        }
-        let of_step = |NotFinite { row }| NotFinite { row: kept[row] };
-        if kept.len() < rows.len() {
             encoded.encode(compute, &[&weights.q], normed).map_err(of_step)?;
+            encoded.project(compute, [(&weights.q, &mut *q)]);
         }
-        encoded.project(compute, &weights.q, q);
         self.norm_heads(compute, weights.q_norm.as_deref(), q, head_normed);
         for (q, &row) in q.chunks_exact_mut(config.heads * config.head_dim).zip(&kept) {
             rope(q, config.rope_pairs, &sin[row * half..(row + 1) * half], &cos[row * half..(row + 1) * half]);
@@ -225,7 +227,7 @@ impl Decoder {
         let shape = AttentionShape { heads: config.heads, window: config.sliding_window };
         attention(compute, kv, shape, &kept_rows, q, mixed);
         encoded.encode(compute, &[&weights.o], mixed).map_err(of_step)?;
-        encoded.project(compute, &weights.o, projected);
+        encoded.project(compute, [(&weights.o, &mut *projected)]);
         for (hidden, projected) in hidden.iter_mut().zip(projected) {
             *hidden += *projected;
         }
@@ -258,7 +260,7 @@ impl Decoder {
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &weights.expert_norm, self.config.rms_eps, normed);
         scratch.rows.encode(compute, &[&weights.gate], normed)?;
-        scratch.rows.project(compute, &weights.gate, logits);
+        scratch.rows.project(compute, [(&weights.gate, logits)]);
         Ok(())
     }
 
@@ -276,7 +278,7 @@ impl Decoder {
         scratch.normed.resize(hidden.len(), 0.0);
         rms_norm(compute.isa, hidden, &self.norm, self.config.rms_eps, &mut scratch.normed);
         scratch.rows.encode(compute, &[&self.lm_head], &scratch.normed)?;
-        scratch.rows.project(compute, &self.lm_head, logits);
+        scratch.rows.project(compute, [(&self.lm_head, logits)]);
         Ok(())
     }
 }
@@ -300,11 +302,18 @@ impl EncodedRows {
         Ok(())
     }
 
-    /// `out = weights · x`, `out` made to fit; `weights` are among those for which the rows were taken.
-    fn project(&self, compute: &Compute, weights: &PackedMatrix, out: &mut Vec<f32>) {
-        let rows =
-            if weights.ty().is_quantized() { Activations::Q8(&self.blocks) } else { Activations::F32(&self.floats) };
-        out.resize(rows.rows() * weights.rows(), 0.0);
-        matmul(compute, weights, rows, out);
+    /// `out = weights · x` for each of `products`, as one job; `out` is made to fit. The weights are among those for which the rows were
+    /// taken.
+    fn project<const N: usize>(&self, compute: &Compute, products: [(&PackedMatrix, &mut Vec<f32>); N]) {
+        let mut products = products.map(|(weights, out)| {
+            let rows = if weights.ty().is_quantized() {
+                Activations::Q8(&self.blocks)
+            } else {
+                Activations::F32(&self.floats)
+            };
+            out.resize(rows.rows() * weights.rows(), 0.0);
+            Product::new(weights, rows, out)
+        });
+        matmul_all(compute, &mut products);
     }
 }

@@ -1,6 +1,8 @@
 //! One expert's feed-forward network: `w2 · (silu(w1 · x) × (w3 · x))`.
 
-use tramontane_kernels::{Activations, Compute, F32Buf, Inner, NotFinite, PackedMatrix, Pool, Q8Buf, gated, matmul};
+use tramontane_kernels::{
+    Activations, Compute, F32Buf, Gated, Inner, NotFinite, PackedMatrix, Pool, Product, Q8Buf, gated_all, matmul_all,
+};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
@@ -14,7 +16,19 @@ pub struct Expert {
     down: PackedMatrix,
 }
 
-/// Buffers of [`Expert::forward`], kept from call to call.
+/// What one expert is to compute: rows of the model's hidden width, and where their results go.
+pub struct ExpertRun<'a> {
+    /// The expert.
+    pub expert: &'a Expert,
+    /// Its rows, in the form it takes.
+    pub rows: Activations<'a>,
+    /// Buffers.
+    pub scratch: &'a mut ExpertScratch,
+    /// The result, rows × hidden, made to fit.
+    pub out: &'a mut Vec<f32>,
+}
+
+/// Buffers of [`forward_all`], one for each expert of a call, kept from call to call.
 #[derive(Debug, Default)]
 pub struct ExpertScratch {
     floats: F32Buf,
@@ -55,31 +69,41 @@ impl Expert {
     pub fn is_quantized(&self) -> bool {
         self.gate.ty().is_quantized()
     }
+}
 
-    /// Computes the network for `rows` (of the model's hidden width) into `out` (rows × hidden).
-    ///
-    /// # Errors
-    /// [`NotFinite`] when the inner activation of a row is not, and the expert's weights are quantised. A float expert lets it
-    /// through to its answer, where the coordinator finds it.
-    ///
-    /// # Panics
-    /// When the kind or shape of `rows` is not this expert's.
-    pub fn forward(
-        &self,
-        compute: &Compute,
-        rows: Activations<'_>,
-        scratch: &mut ExpertScratch,
-        out: &mut Vec<f32>,
-    ) -> Result<(), NotFinite> {
-        out.resize(rows.rows() * self.down.rows(), 0.0);
-        let inner = if self.is_quantized() {
-            gated(compute, &self.gate, &self.up, rows, Inner::Q8(&mut scratch.blocks))?;
-            Activations::Q8(&scratch.blocks)
-        } else {
-            gated(compute, &self.gate, &self.up, rows, Inner::F32(&mut scratch.floats))?;
-            Activations::F32(&scratch.floats)
-        };
-        matmul(compute, &self.down, inner, out);
-        Ok(())
-    }
+/// Computes several experts together: what one leaves of the threads' time the next one takes. For each the outcome:
+///
+/// # Errors
+/// [`NotFinite`] when the inner activation of a row is not, and the expert's weights are quantised; its result means nothing then. A
+/// float expert lets it through to its answer, where the coordinator finds it.
+///
+/// # Panics
+/// When the kind or shape of an expert's rows is not its own.
+pub fn forward_all(compute: &Compute, runs: &mut [ExpertRun<'_>]) -> Vec<Result<(), NotFinite>> {
+    let mut halves: Vec<Gated<'_>> = runs
+        .iter_mut()
+        .map(|run| {
+            let inner = match run.rows {
+                Activations::Q8(_) => Inner::Q8(&mut run.scratch.blocks),
+                Activations::F32(_) => Inner::F32(&mut run.scratch.floats),
+            };
+            Gated::new(&run.expert.gate, &run.expert.up, run.rows, inner)
+        })
+        .collect();
+    gated_all(compute, &mut halves);
+    let outcomes: Vec<_> = halves.iter().map(Gated::finite).collect();
+    let finite = runs.iter_mut().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+    let mut products: Vec<Product<'_>> = finite
+        .map(|(run, _)| {
+            let down = &run.expert.down;
+            run.out.resize(run.rows.rows() * down.rows(), 0.0);
+            let inner = match run.rows {
+                Activations::Q8(_) => Activations::Q8(&run.scratch.blocks),
+                Activations::F32(_) => Activations::F32(&run.scratch.floats),
+            };
+            Product::new(down, inner, run.out)
+        })
+        .collect();
+    matmul_all(compute, &mut products);
+    outcomes
 }

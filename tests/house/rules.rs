@@ -138,10 +138,13 @@ pub(crate) fn no_stubs(path: &str, text: &str) -> Vec<String> {
     lines.collect()
 }
 
-/// The `.unwrap()` and `.expect(` of a file outside its tests.
+/// The `.unwrap()` and `.expect(` of a file outside its tests and benches.
 pub(crate) fn panics(path: &str, text: &str) -> usize {
     let test = ["/tests.rs", "/testing.rs"].iter().any(|name| path.ends_with(name));
-    if !is_rust(path) || test || path.starts_with("tests/") || path.contains("/tests/") {
+    if !is_rust(path)
+        || test
+        || ["tests/", "benches/"].iter().any(|dir| path.starts_with(dir) || path.contains(&format!("/{dir}")))
+    {
         return 0;
     }
     let shipped = without_test_items(&code(text));

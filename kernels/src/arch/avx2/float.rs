@@ -3,10 +3,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::lanes::lanes;
 use crate::activations::F32_ROWS;
 use crate::arch::each_row;
 use crate::matmul::Output;
-use super::quantized::lanes;
 use crate::packed::PANEL;
 use crate::{F32Buf, PackedMatrix, WeightType};
 

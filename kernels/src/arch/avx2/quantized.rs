@@ -7,6 +7,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::lanes::{LANES, halves, lanes, signed_bytes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
 use crate::arch::each_row;
 use crate::matmul::Output;
@@ -15,8 +16,11 @@ use crate::{PackedMatrix, Q8Buf, WeightType};
 
 /// Rows of activations in a tile: beside the unpacked weights their accumulators still fit in registers.
 const TILE_ROWS: usize = 4;
-/// Lanes of a register.
-const LANES: usize = 8;
+
+/// Tiles of so few rows wait for weights, not for arithmetic: they ask for them this many bytes ahead, across the ends of pages and panels,
+/// where the hardware's own prefetching starts anew.
+const PREFETCH_ROWS: usize = 2;
+const PREFETCH: usize = 8192;
 
 /// `WeightType` as a const parameter.
 type Ty = u8;
@@ -43,13 +47,7 @@ const fn layout<const TY: Ty>() -> PanelBlock {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn matmul(
-    weights: &PackedMatrix,
-    x: &Q8Buf,
-    panels: Range<usize>,
-    groups: Range<usize>,
-    out: &Output<'_>,
-) {
+pub(super) fn matmul(weights: &PackedMatrix, x: &Q8Buf, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) {
     match weights.ty() {
         WeightType::Q4_0 => over_groups::<Q4_0>(weights, x, panels, groups, out),
         WeightType::Q4_1 => over_groups::<Q4_1>(weights, x, panels, groups, out),
@@ -136,6 +134,9 @@ impl Tile<'_> {
             let sums = record.sum(0) - record.scale(0);
             for _ in 0..supers {
                 for sub in 0..layout.subs {
+                    if R <= PREFETCH_ROWS && half + H == PANEL / LANES {
+                        prefetch(body.wrapping_add(PREFETCH), layout.sub_bytes);
+                    }
                     let x = Rows { values, scales, sums };
                     for (h, acc) in acc.iter_mut().enumerate() {
                         add_sub_block::<TY, R>(head, body, (sub, half + h), &x, acc);
@@ -153,6 +154,15 @@ impl Tile<'_> {
                 out.store_part(first + row + r, panel, (half + h) * LANES, &lanes(acc[r]));
             });
         }
+    }
+}
+
+/// Asks for `len` bytes from `at` to be brought near; a hint, so that `at` may be anywhere.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch(at: *const u8, len: usize) {
+    for line in (0..len).step_by(64) {
+        _mm_prefetch(at.wrapping_add(line).cast(), _MM_HINT_T0);
     }
 }
 
@@ -223,8 +233,7 @@ unsafe fn add_sub_block<const TY: Ty, const R: usize>(
                         );
                         dots[g / 4] = _mm256_add_epi32(dots[g / 4], widen(pairs));
                     }
-                    let total =
-                        _mm256_add_epi32(_mm256_mullo_epi32(sc_0, dots[0]), _mm256_mullo_epi32(sc_1, dots[1]));
+                    let total = _mm256_add_epi32(_mm256_mullo_epi32(sc_0, dots[0]), _mm256_mullo_epi32(sc_1, dots[1]));
                     acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(d, x.scale(r)), acc[r]);
                 });
             }
@@ -347,46 +356,4 @@ unsafe fn unpack<const TY: Ty>(body: *const u8) -> [__m256i; 8] {
     w
 }
 
-/// Eight f16 as f32.
-///
-/// # Safety
-/// They are there.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn halves(at: *const u8) -> __m256 {
-    // SAFETY: the caller's promise; an unaligned load.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
-}
-
-/// Eight u8 as f32.
-///
-/// # Safety
-/// They are there.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn unsigned_bytes(at: *const u8) -> __m256 {
-    // SAFETY: the caller's promise; an unaligned load.
-    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(at.cast()) }))
-}
-
-/// Eight i8 as i32.
-///
-/// # Safety
-/// They are there.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn signed_bytes(at: *const u8) -> __m256i {
-    // SAFETY: the caller's promise; an unaligned load.
-    _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(at.cast()) })
-}
-
 const _: () = assert!(PANEL == 16, "two 256-bit registers hold a panel");
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn lanes(v: __m256) -> [f32; LANES] {
-    let mut out = [0.0; LANES];
-    // SAFETY: `out` has room for eight f32.
-    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) };
-    out
-}

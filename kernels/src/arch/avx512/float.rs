@@ -128,9 +128,7 @@ unsafe fn load<const TY: u8>(at: *const u8) -> __m512 {
     unsafe {
         match TY {
             F32 => _mm512_loadu_ps(at.cast()),
-            BF16 => {
-                _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())), 16))
-            }
+            BF16 => _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())), 16)),
             _ => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
         }
     }

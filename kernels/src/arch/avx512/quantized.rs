@@ -42,13 +42,7 @@ const fn layout<const TY: Ty>() -> PanelBlock {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn matmul(
-    weights: &PackedMatrix,
-    x: &Q8Buf,
-    panels: Range<usize>,
-    groups: Range<usize>,
-    out: &Output<'_>,
-) {
+pub(super) fn matmul(weights: &PackedMatrix, x: &Q8Buf, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) {
     match weights.ty() {
         WeightType::Q4_0 => over_groups::<Q4_0>(weights, x, panels, groups, out),
         WeightType::Q4_1 => over_groups::<Q4_1>(weights, x, panels, groups, out),
@@ -155,8 +149,7 @@ impl Tile<'_> {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn prefetch(at: *const u8, len: usize) {
     for line in (0..len).step_by(64) {
-        // SAFETY: a prefetch touches nothing.
-        unsafe { _mm_prefetch(at.wrapping_add(line).cast(), _MM_HINT_T0) };
+        _mm_prefetch(at.wrapping_add(line).cast(), _MM_HINT_T0);
     }
 }
 
@@ -229,7 +222,10 @@ unsafe fn add_sub_block<const TY: Ty, const R: usize>(
             }
             Q4K | Q5K => {
                 let d = _mm512_mul_ps(d, unsigned_bytes(head.add(layout.sub_scales.0 + PANEL * sub)));
-                let m = _mm512_mul_ps(halves(head.add(layout.offsets)), unsigned_bytes(head.add(layout.minima + PANEL * sub)));
+                let m = _mm512_mul_ps(
+                    halves(head.add(layout.offsets)),
+                    unsigned_bytes(head.add(layout.minima + PANEL * sub)),
+                );
                 each_row!(R, r, {
                     let dot = dot(&w, x, r, _mm512_setzero_si512());
                     let minus_sum = _mm512_cvtepi32_ps(_mm512_srai_epi32(x.sum(r, 1), 3));

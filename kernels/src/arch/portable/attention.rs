@@ -28,8 +28,7 @@ fn over_blocks<T: Copy>(head: &HeadGroup<'_>, query: usize, k: &[T], v: &[T], va
     for i in blocks_of(visible) {
         let block = head.block(i)..head.block(i) + width * KV_BLOCK;
         let slots = slots_of(visible, i);
-        let (block_max, block_sum) =
-            one_block(query, scale, &k[block.clone()], &v[block], slots, &mut partial, value);
+        let (block_max, block_sum) = one_block(query, scale, &k[block.clone()], &v[block], slots, &mut partial, value);
         if !merged {
             (max, sum, merged) = (block_max, block_sum, true);
             out.copy_from_slice(&partial);
