@@ -87,7 +87,7 @@ pub(crate) struct UpArgs {
 /// Which model, and how it is held.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint in Hugging Face's layout, or a GGUF file [default: the demo model, which is in this binary]
+    /// Folder of a checkpoint in Hugging Face's layout, a GGUF file, or the word `demo` [default: the demo model, which is in this binary]
     #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
     pub(crate) model: Option<PathBuf>,
     /// Convert expert weights at load

@@ -21,10 +21,7 @@ use args::{InspectArgs, ModelsCommand, QuantizeArgs, SplitArgs, SynthArgs, Verif
 use crate::demo;
 use crate::expert_node::cores;
 use crate::progress::Progress;
-use crate::up::node_id;
-
-/// The word that names the demo model where a path is wanted (`./demo` is a folder of that name).
-const DEMO: &str = "demo";
+use crate::up::assemble::node_id;
 
 /// Does what was asked. `Err` is also what `verify` finds wrong.
 pub(crate) fn run(command: ModelsCommand) -> anyhow::Result<()> {
@@ -46,7 +43,7 @@ struct Source {
 
 impl Source {
     fn open(path: &Path) -> anyhow::Result<Self> {
-        if path == Path::new(DEMO) {
+        if path == Path::new(demo::WORD) {
             let checkpoint = Checkpoint::from_files(&demo::FILES)?;
             return Ok(Self { name: demo::NAME.to_owned(), path: None, checkpoint });
         }
