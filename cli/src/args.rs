@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tramontane_kernels::KvType;
 use tramontane_model::weights::Quantize;
 
+use crate::bench::BenchArgs;
 use crate::models::ModelsArgs;
 
 /// Threads that carry bytes; the computing ones are the pool's.
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     ExpertNode(NodeArgs),
     /// Convert, make up, cut, look into and check checkpoints
     Models(ModelsArgs),
+    /// Measure how fast a model runs on this machine
+    Bench(BenchArgs),
 }
 
 /// Runs a whole cluster on this machine and completes a prompt.
@@ -207,7 +210,7 @@ impl From<KvArg> for KvType {
     }
 }
 
-fn nodes(text: &str) -> Result<usize, String> {
+pub(crate) fn nodes(text: &str) -> Result<usize, String> {
     within(text, 1..=MAX_EXPERT_NODES)
 }
 

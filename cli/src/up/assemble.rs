@@ -3,8 +3,9 @@
 use anyhow::Context;
 use tramontane_cluster::exchange::Exchange;
 use tramontane_cluster::registry::{Registry, Watch};
-use tramontane_coordinator::{Dispatcher, Forward};
+use tramontane_coordinator::{Dispatcher, Forward, KV_BLOCK};
 use tramontane_kernels::{Compute, KvType};
+use tramontane_model::config::ModelConfig;
 use tramontane_model::decoder::Decoder;
 use tramontane_router::flight::Policy;
 use tramontane_router::placement::{ExpertSize, NodeRoom, Problem, solve};
@@ -50,6 +51,11 @@ pub(crate) async fn place(model: &Model, registry: &dyn Registry) -> anyhow::Res
     };
     watch.until(all_held).await?;
     Ok(())
+}
+
+/// Bytes of one block of keys and values in all layers.
+pub(crate) fn kv_block_bytes(config: &ModelConfig, ty: KvType) -> u64 {
+    (config.layers * config.kv_heads * config.head_dim * KV_BLOCK * 2 * ty.bytes()) as u64
 }
 
 /// The model's forward pass: its decoder on `compute`, room for `kv_blocks` blocks of keys and values, and the way to its

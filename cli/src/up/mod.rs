@@ -9,7 +9,7 @@ mod processes;
 use std::thread;
 
 use anyhow::anyhow;
-use assemble::{default_nodes, forward, place};
+use assemble::{default_nodes, forward, kv_block_bytes, place};
 use nodes::Nodes;
 use tramontane_cluster::engine::{InProcessEngine, in_process};
 use tramontane_cluster::exchange::Exchange;
@@ -74,9 +74,9 @@ fn start_engine(
     watch: Watch,
 ) -> anyhow::Result<InProcessEngine> {
     let config = &model.config;
-    let block = config.layers * config.kv_heads * config.head_dim * KV_BLOCK * 2 * kv.ty.bytes();
+    let block = kv_block_bytes(config, kv.ty);
     let enough = LIMITS.max_running * config.context.div_ceil(KV_BLOCK);
-    let blocks = u32::try_from((kv.memory / block as u64).min(enough as u64)).unwrap_or(u32::MAX);
+    let blocks = u32::try_from((kv.memory / block).min(enough as u64)).unwrap_or(u32::MAX);
     if blocks == 0 {
         return Err(anyhow!("--kv-memory {}: one block of keys and values has {block} bytes", kv.memory));
     }
