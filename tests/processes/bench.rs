@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::run::{Outcome, run};
 
-/// A kilobyte would do; the buffer has whole pieces.
+/// A prompt in two steps, two tokens, two rounds; a buffer of one piece.
 const TINY: [&str; 12] = [
     "--prompt-tokens",
     "6",

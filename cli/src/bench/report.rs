@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use tramontane_kernels::KvType;
+use tramontane_model::config::ModelConfig;
 
 use super::cost::{ActiveWeights, kv_bytes};
 use super::machine::{Memory, ReadBandwidth};
@@ -10,12 +12,11 @@ use super::measure::Samples;
 use super::plan::{Case, Work};
 use super::stats::{Summary, ratio};
 use crate::output::bytes;
-use tramontane_kernels::KvType;
-use tramontane_model::config::ModelConfig;
 
 /// All of it.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
+    /// Of this program.
     pub(super) version: &'static str,
     /// `debug` figures say nothing.
     pub(super) build: &'static str,
@@ -26,6 +27,7 @@ pub(super) struct Report {
     pub(super) cases: Vec<CaseReport>,
 }
 
+/// Which model.
 #[derive(Debug, Serialize)]
 pub(super) struct ModelReport {
     pub(super) name: String,
@@ -37,6 +39,7 @@ pub(super) struct ModelReport {
     pub(super) vocab: usize,
 }
 
+/// What the engine was made of, and how it was measured.
 #[derive(Debug, Serialize)]
 pub(super) struct EngineReport {
     pub(super) isa: String,
@@ -49,6 +52,7 @@ pub(super) struct EngineReport {
     pub(super) chunk: Option<usize>,
 }
 
+/// What it ran on.
 #[derive(Debug, Serialize)]
 pub(super) struct MachineReport {
     pub(super) cpu: Option<String>,
@@ -57,12 +61,16 @@ pub(super) struct MachineReport {
     pub(super) read_bandwidth: Option<ReadBandwidth>,
 }
 
+/// A case, and how fast it went.
 #[derive(Debug, Serialize)]
 pub(super) struct CaseReport {
-    pub(super) case: String,
-    /// What is computed: sequences, positions before, tokens of each.
+    /// Its name.
+    case: String,
+    /// Sequences that are computed together.
     sequences: usize,
+    /// Positions that each has before.
     depth: usize,
+    /// Tokens of each.
     tokens: usize,
     tokens_per_second: Summary,
     /// One entry a round.
@@ -90,6 +98,7 @@ pub(super) enum Cost {
     },
 }
 
+/// How fast another engine did the same.
 #[derive(Debug, Serialize)]
 pub(super) struct OtherReport {
     label: String,
@@ -217,4 +226,68 @@ fn cost(cost: &Cost) -> String {
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{arguments}");
+}
+
+#[cfg(test)]
+mod tests {
+    use tramontane_model::checkpoint::Checkpoint;
+    use tramontane_model::weights::Quantize;
+
+    use super::super::args::WorkArgs;
+    use super::super::plan::plan;
+    use super::*;
+    use crate::demo;
+
+    /// Reports of `pp8`, `tg4` and `tg4 x 2` on Breeze, at 3 tokens a second where another engine has 2 in the first two.
+    fn cases(read_bandwidth: Option<f64>) -> (Vec<CaseReport>, ActiveWeights) {
+        let checkpoint = Checkpoint::from_files(&demo::FILES).expect("the demo model opens");
+        let config = checkpoint.config().expect("it has a configuration");
+        let weights = ActiveWeights::of(&checkpoint, &config, Quantize::AsStored).expect("it is whole");
+        let sizes = Sizes { config: &config, weights: &weights, kv_type: KvType::F16, read_bandwidth };
+        let work = WorkArgs {
+            prompt_tokens: 8,
+            chunk: None,
+            tokens: 4,
+            depth: Some(0),
+            batch: vec![1, 2],
+            repeats: 1,
+            seed: 0,
+        };
+        let plan = plan(&work, config.context).expect("it fits");
+        let theirs = [vec![2.0], vec![2.0], vec![]];
+        let of = |(of, theirs): (&Case, &Vec<f64>)| {
+            let samples = Samples { ours: vec![3.0], theirs: vec![theirs.clone()] };
+            case(of, &samples, &["other"], &sizes).expect("it has samples")
+        };
+        (plan.cases.iter().zip(&theirs).map(of).collect(), weights)
+    }
+
+    #[test]
+    fn rates_are_told_in_operations_and_bytes() {
+        let (cases, weights) = cases(Some(1e-3));
+        let Some(Cost::Prefill { operations, gigaoperations_per_second: rate }) = &cases[0].cost else {
+            panic!("{:?}", cases[0]);
+        };
+        assert_eq!(
+            (*operations, *rate),
+            (weights.prefill_operations(8), weights.prefill_operations(8) * 3.0 / 8.0 / 1e9)
+        );
+        let Some(Cost::Decode { gigabytes_per_second: rate, share_of_read_bandwidth, .. }) = &cases[1].cost else {
+            panic!("{:?}", cases[1]);
+        };
+        // Positions 0 … 3 see 1 … 4 of 2048 bytes.
+        assert_eq!(*rate, (weights.decode_bytes() + 2.5 * 2048.0) * 3.0 / 1e9);
+        assert_eq!(*share_of_read_bandwidth, Some(*rate / 1e-3));
+        assert!(cases[2].cost.is_none(), "{:?}", cases[2]);
+    }
+
+    #[test]
+    fn other_engines_stand_beside_the_cases_that_they_did() {
+        let (cases, _) = cases(None);
+        let others = |case: &CaseReport| -> Vec<(String, f64)> {
+            case.others.iter().map(|other| (other.label.clone(), other.ratio.median)).collect()
+        };
+        let one = vec![("other".to_owned(), 1.5)];
+        assert_eq!(cases.iter().map(others).collect::<Vec<_>>(), [one.clone(), one, vec![]]);
+    }
 }
