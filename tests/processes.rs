@@ -3,6 +3,8 @@
 
 #[path = "processes/answers.rs"]
 mod answers;
+#[path = "processes/bench.rs"]
+mod bench;
 #[path = "processes/checkpoint.rs"]
 mod checkpoint;
 #[path = "processes/faults.rs"]

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tramontane_kernels::KvType;
 use tramontane_model::weights::Quantize;
 
+use crate::bench::BenchArgs;
 use crate::models::ModelsArgs;
 
 /// Threads that carry bytes; the computing ones are the pool's.
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     ExpertNode(NodeArgs),
     /// Convert, make up, cut, look into and check checkpoints
     Models(ModelsArgs),
+    /// Measure how fast a model runs on this machine
+    Bench(BenchArgs),
 }
 
 /// Runs a whole cluster on this machine and completes a prompt.
@@ -87,7 +90,7 @@ pub(crate) struct UpArgs {
 /// Which model, and how it is held.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint in Hugging Face's layout, or a GGUF file [default: the demo model, which is in this binary]
+    /// Folder of a checkpoint in Hugging Face's layout, a GGUF file, or the word `demo` [default: the demo model, which is in this binary]
     #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
     pub(crate) model: Option<PathBuf>,
     /// Convert expert weights at load
@@ -207,7 +210,7 @@ impl From<KvArg> for KvType {
     }
 }
 
-fn nodes(text: &str) -> Result<usize, String> {
+pub(crate) fn nodes(text: &str) -> Result<usize, String> {
     within(text, 1..=MAX_EXPERT_NODES)
 }
 

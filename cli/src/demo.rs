@@ -3,6 +3,9 @@
 /// Its name.
 pub(crate) const NAME: &str = "breeze";
 
+/// The word that names it where a path is wanted (`./demo` is a folder of that name).
+pub(crate) const WORD: &str = "demo";
+
 /// Its checkpoint's files.
 pub(crate) const FILES: [(&str, &[u8]); 5] = [
     ("config.json", include_bytes!("../../models/breeze/config.json")),

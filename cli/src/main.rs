@@ -1,4 +1,4 @@
-//! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, and (with later issues) the admin commands.
+//! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, and (with later issues) the admin commands.
 //!
 //! *Absent from here*: logic that a library crate should hold; HTTP and gRPC front doors, etcd, `--config` files and the
 //! admin commands, which come with later issues.
@@ -6,10 +6,12 @@
 //! Data goes to stdout, everything else to stderr. Exit codes: 0, 1 failure, 2 usage, 3 unreachable.
 
 mod args;
+mod bench;
 mod demo;
 mod expert_node;
 mod model;
 mod models;
+mod output;
 mod progress;
 mod up;
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
                     Command::Up(args) => up::run(args).await,
                     Command::ExpertNode(args) => expert_node::run(args).await,
                     Command::Models(args) => models::run(args.command),
+                    Command::Bench(args) => bench::run(args.command).await,
                 }
             });
             // A blocked reader or a loading thread must not keep the process.

@@ -28,7 +28,8 @@ pub(crate) struct Model {
 impl Model {
     /// Opens and validates the checkpoint, and finds its hash: from its manifest where it has one, else by reading it all.
     pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<Self> {
-        let (name, checkpoint, manifest) = match &args.model {
+        let path = args.model.as_deref().filter(|path| *path != Path::new(demo::WORD));
+        let (name, checkpoint, manifest) = match path {
             None => (demo::NAME.to_owned(), Checkpoint::from_files(&demo::FILES)?, None),
             Some(path) => {
                 let failed = || format!("cannot open the model {}", path.display());

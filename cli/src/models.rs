@@ -20,11 +20,9 @@ use args::{InspectArgs, ModelsCommand, QuantizeArgs, SplitArgs, SynthArgs, Verif
 
 use crate::demo;
 use crate::expert_node::cores;
+use crate::output::{bytes, out};
 use crate::progress::Progress;
-use crate::up::node_id;
-
-/// The word that names the demo model where a path is wanted (`./demo` is a folder of that name).
-const DEMO: &str = "demo";
+use crate::up::assemble::node_id;
 
 /// Does what was asked. `Err` is also what `verify` finds wrong.
 pub(crate) fn run(command: ModelsCommand) -> anyhow::Result<()> {
@@ -46,7 +44,7 @@ struct Source {
 
 impl Source {
     fn open(path: &Path) -> anyhow::Result<Self> {
-        if path == Path::new(DEMO) {
+        if path == Path::new(demo::WORD) {
             let checkpoint = Checkpoint::from_files(&demo::FILES)?;
             return Ok(Self { name: demo::NAME.to_owned(), path: None, checkpoint });
         }
@@ -84,8 +82,8 @@ fn split(args: &SplitArgs) -> anyhow::Result<()> {
 }
 
 fn written(path: &Path) -> anyhow::Result<()> {
-    let bytes = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
-    print::out(&format!("{}  {}\n", path.display(), print::bytes(bytes)))
+    let size = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
+    out(&format!("{}  {}\n", path.display(), bytes(size)))
 }
 
 fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
@@ -95,7 +93,7 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         None => Vec::new(),
         Some(count) => shares(&source.name, &report, count)?,
     };
-    print::out(&if args.json { print::report_json(&report, &nodes)? } else { print::report(&report, &nodes) })
+    out(&if args.json { print::report_json(&report, &nodes)? } else { print::report(&report, &nodes) })
 }
 
 /// What one expert node would hold.
@@ -162,5 +160,5 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         _ if known => "as its manifest says".to_owned(),
         _ => "no manifest to compare with".to_owned(),
     };
-    print::out(&format!("{} tensors are sound; {against}\nweights {}\n", verdict.tensors, manifest.root()))
+    out(&format!("{} tensors are sound; {against}\nweights {}\n", verdict.tensors, manifest.root()))
 }

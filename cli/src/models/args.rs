@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use tramontane_model::tools::{Like, Recipe};
 
-use crate::args::{MAX_EXPERT_NODES, threads, within};
+use crate::args::{nodes, threads, within};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -198,8 +198,4 @@ impl ValueEnum for LikeArg {
 
 fn layers(text: &str) -> Result<usize, String> {
     within(text, 1..=tramontane_model::config::MAX_LAYERS)
-}
-
-fn nodes(text: &str) -> Result<usize, String> {
-    within(text, 1..=MAX_EXPERT_NODES)
 }

@@ -1,41 +1,11 @@
 //! What `tramontane models` prints.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use tramontane_model::tools::Report;
 
 use super::Share;
-
-/// Writes `text` to stdout. A reader that has gone away (`| head`) is no failure.
-pub(super) fn out(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
-}
-
-/// A number of bytes to three digits or so, in powers of 1024.
-pub(super) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = n as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    let digits = if unit == "B" || value >= 100.0 {
-        0
-    } else if value >= 10.0 {
-        1
-    } else {
-        2
-    };
-    format!("{value:.digits$} {unit}")
-}
+use crate::output::bytes;
 
 /// One JSON object: the report, and `nodes` where they were asked for.
 pub(super) fn report_json(report: &Report, nodes: &[Share]) -> anyhow::Result<String> {
@@ -81,19 +51,4 @@ pub(super) fn report(report: &Report, nodes: &[Share]) -> String {
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{arguments}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn bytes_have_three_digits() {
-        for (n, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (15 << 10, "15.0 KiB"), (700 << 20, "700 MiB")]
-        {
-            assert_eq!(bytes(n), text);
-        }
-        assert_eq!(bytes(u64::MAX), "16384 PiB");
-    }
 }

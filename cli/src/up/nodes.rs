@@ -16,7 +16,7 @@ use tramontane_expert_node::{ExpertStore, Node};
 use tramontane_kernels::Compute;
 use tramontane_router::{ExpertId, NodeId, NumericProfile};
 
-use super::node_id;
+use super::assemble::node_id;
 use crate::model::Model;
 
 /// How long after its connections break the end of a process may be told.

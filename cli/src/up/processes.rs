@@ -14,7 +14,7 @@ use tramontane_cluster::registry::served::serve_registry;
 use tramontane_cluster::registry::{EmbeddedRegistry, Registry};
 use tramontane_router::NodeId;
 
-use super::node_id;
+use super::assemble::node_id;
 use super::nodes::{Nodes, first_to_end};
 use crate::args::ModelArgs;
 use crate::model::Model;

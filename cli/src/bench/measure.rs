@@ -1,0 +1,90 @@
+//! Runs the cases, ours and the others' in turn.
+
+use std::time::Instant;
+
+use tramontane_coordinator::{Forward, StepError};
+
+use super::llama_bench::{Given, Program};
+use super::plan::{Case, Wanted, filling};
+use crate::progress::Progress;
+
+/// The engine that is measured.
+pub(super) struct Engine {
+    /// Its forward pass, on nodes that hold their experts.
+    pub(super) forward: Forward,
+    /// What its tokens are drawn with.
+    pub(super) seed: u64,
+}
+
+/// Other engines, and what they are given; none when they are not asked for.
+pub(super) struct Others {
+    /// The ways to run them.
+    pub(super) programs: Vec<Program>,
+    /// `None` when there are none.
+    pub(super) given: Option<Given>,
+}
+
+/// Tokens a second of one case, one entry a round.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Samples {
+    /// Ours.
+    pub(super) ours: Vec<f64>,
+    /// Each other engine's, in the order of the programs; empty where it cannot do the case.
+    pub(super) theirs: Vec<Vec<f64>>,
+}
+
+impl Engine {
+    /// Computes the positions that come before those that are timed.
+    fn prepare(&mut self, case: &Case) -> Result<(), StepError> {
+        let vocab = self.forward.decoder().config().vocab;
+        for positions in filling(case.work.depth()) {
+            self.forward.run(&case.step(self.seed, vocab, &positions, Wanted::None))?;
+        }
+        Ok(())
+    }
+
+    /// Runs the case once: tokens a second.
+    fn time(&mut self, case: &Case) -> Result<f64, StepError> {
+        let vocab = self.forward.decoder().config().vocab;
+        let steps = case.work.steps();
+        let started = Instant::now();
+        for (positions, wanted) in &steps {
+            self.forward.run(&case.step(self.seed, vocab, positions, *wanted))?;
+        }
+        Ok(case.work.tokens() as f64 / started.elapsed().as_secs_f64())
+    }
+}
+
+/// Measures every case `repeats` times, after one round of ours that is not counted: in each round ours, and then each other
+/// engine's, case by case.
+///
+/// # Errors
+/// A step that failed, or another engine that did.
+pub(super) fn measure(
+    engine: &mut Engine,
+    others: &Others,
+    cases: &[Case],
+    repeats: usize,
+) -> anyhow::Result<Vec<Samples>> {
+    let empty = Samples { ours: Vec::new(), theirs: vec![Vec::new(); others.programs.len()] };
+    let mut samples = vec![empty; cases.len()];
+    let progress = Progress::start("measuring", ((repeats + 1) * cases.len()) as u64);
+    for (done, case) in cases.iter().enumerate() {
+        engine.prepare(case)?;
+        engine.time(case)?;
+        progress.set(done as u64 + 1);
+    }
+    for round in 1..=repeats {
+        for (at, (case, samples)) in cases.iter().zip(&mut samples).enumerate() {
+            samples.ours.push(engine.time(case)?);
+            if let Some(given) = &others.given {
+                for (program, theirs) in others.programs.iter().zip(&mut samples.theirs) {
+                    theirs.extend(program.measure(given, case.work)?);
+                }
+            }
+            tracing::info!(round, case = case.work.name(), tokens_per_second = samples.ours.last(), "measured");
+            progress.set((round * cases.len() + at) as u64 + 1);
+        }
+    }
+    Ok(samples)
+}

@@ -1,0 +1,155 @@
+//! `tramontane bench`: how fast a model runs. `engine` measures the forward pass that `up` serves with, in this process.
+
+mod args;
+mod cost;
+mod llama_bench;
+mod machine;
+mod measure;
+mod plan;
+mod report;
+mod stats;
+
+use anyhow::{Context, bail};
+use tokio::task::spawn_blocking;
+use tramontane_kernels::{Compute, KvType};
+
+pub(crate) use args::BenchArgs;
+use args::{BenchCommand, EngineArgs, OutputArg};
+use cost::ActiveWeights;
+use llama_bench::{Given, Program, is_gguf};
+use machine::{Memory, ReadBandwidth};
+use measure::{Engine, Others, Samples, measure};
+use plan::Plan;
+use report::{EngineReport, MachineReport, ModelReport, Report, Sizes};
+
+use crate::expert_node::cores;
+use crate::model::Model;
+use crate::output::out;
+use crate::up::assemble::{default_nodes, forward, kv_block_bytes, place};
+use crate::up::nodes;
+
+/// Measures what was asked for.
+pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::Engine(args) => engine(args).await,
+    }
+}
+
+/// What the engine is made of, settled.
+struct Setup {
+    expert_nodes: usize,
+    threads: usize,
+    kv_type: KvType,
+    kv_blocks: u32,
+}
+
+/// What came of a measurement.
+struct Measured {
+    samples: Vec<Samples>,
+    plan: Plan,
+    labels: Vec<String>,
+    memory: Memory,
+}
+
+async fn engine(args: EngineArgs) -> anyhow::Result<()> {
+    let threads = args.threads.unwrap_or_else(cores);
+    let kv_type = args.kv_type.into();
+    let others = others(&args, threads, kv_type)?;
+    let model = Model::open(&args.model)?;
+    let plan = plan::plan(&args.work, model.config.context)?;
+    let kv_blocks = plan.blocks_within(args.kv_memory, kv_block_bytes(&model.config, kv_type))?;
+    let expert_nodes = args.expert_nodes.unwrap_or_else(|| default_nodes(&model));
+    let setup = Setup { expert_nodes, threads, kv_type, kv_blocks };
+    let compute = Compute::new(args.isa, threads);
+    let measured = measure_model(&args, &model, &setup, compute.clone(), plan, others).await?;
+    // The engine's memory is given back: its peak has been read, and the buffer needs room.
+    let read_bandwidth = read_bandwidth(&compute, args.read_buffer)?;
+    let report = report(&args, &model, &setup, &measured, read_bandwidth)?;
+    out(&match args.form() {
+        OutputArg::Table => report::table(&report),
+        OutputArg::Json => format!("{}\n", serde_json::to_string(&report)?),
+    })
+}
+
+/// The other engines that were asked for, and what they are given.
+fn others(args: &EngineArgs, threads: usize, kv_type: KvType) -> anyhow::Result<Others> {
+    let model = match &args.model.model {
+        _ if args.llama_bench.is_empty() => return Ok(Others { programs: Vec::new(), given: None }),
+        Some(path) if is_gguf(path) => path.clone(),
+        _ => bail!("--llama-bench: name a GGUF file by --model; others cannot open anything else"),
+    };
+    let given = Given { model, threads, kv_type: kv_type.name() };
+    Ok(Others { programs: Program::find(&args.llama_bench)?, given: Some(given) })
+}
+
+/// Starts the cluster that `up` would, and measures on a thread of its own, as the engine has one.
+async fn measure_model(
+    args: &EngineArgs,
+    model: &Model,
+    setup: &Setup,
+    compute: Compute,
+    plan: Plan,
+    others: Others,
+) -> anyhow::Result<Measured> {
+    let mut nodes = nodes::start(model, setup.expert_nodes, &compute).await?;
+    let registry = nodes.registry.clone();
+    nodes.until(place(model, registry.as_ref())).await?;
+    let forward = forward(model, compute, setup.kv_type, setup.kv_blocks, nodes.exchange(), registry.watch())?;
+    let (seed, repeats) = (args.work.seed, args.work.repeats);
+    let work = spawn_blocking(move || {
+        let mut engine = Engine { forward, seed };
+        let samples = measure(&mut engine, &others, &plan.cases, repeats)?;
+        // While the engine still has what it needed.
+        let memory = machine::memory();
+        let labels = others.programs.iter().map(|program| program.label().to_owned()).collect();
+        Ok(Measured { samples, plan, labels, memory })
+    });
+    let measured = nodes.until(async { work.await.context("the measuring thread")? }).await;
+    nodes.stop().await;
+    measured
+}
+
+fn read_bandwidth(compute: &Compute, bytes: u64) -> anyhow::Result<Option<ReadBandwidth>> {
+    let measured = (bytes > 0).then(|| machine::read_bandwidth(&compute.pool, bytes)).transpose();
+    measured.with_context(|| format!("--read-buffer {bytes}"))
+}
+
+fn report(
+    args: &EngineArgs,
+    model: &Model,
+    setup: &Setup,
+    measured: &Measured,
+    read_bandwidth: Option<ReadBandwidth>,
+) -> anyhow::Result<Report> {
+    let config = &model.config;
+    let weights = ActiveWeights::of(&model.checkpoint, config, model.quantize)?;
+    let best = read_bandwidth.as_ref().map(|read| read.gigabytes_per_second.max);
+    let sizes = Sizes { config, weights: &weights, kv_type: setup.kv_type, read_bandwidth: best };
+    let labels: Vec<&str> = measured.labels.iter().map(String::as_str).collect();
+    let cases = measured.plan.cases.iter().zip(&measured.samples);
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        build: if cfg!(debug_assertions) { "debug" } else { "release" },
+        model: ModelReport {
+            name: model.id.as_str().to_owned(),
+            experts_type: model.experts.name.clone(),
+            layers: config.layers,
+            experts: config.experts,
+            experts_per_token: config.experts_per_token,
+            hidden: config.hidden,
+            vocab: config.vocab,
+        },
+        engine: EngineReport {
+            isa: args.isa.to_string(),
+            threads: setup.threads,
+            expert_nodes: setup.expert_nodes,
+            kv_type: setup.kv_type.name(),
+            repeats: args.work.repeats,
+            seed: args.work.seed,
+            chunk: args.work.chunk,
+        },
+        machine: MachineReport { cpu: machine::cpu(), cores: cores(), read_bandwidth },
+        memory: measured.memory,
+        cases: cases.filter_map(|(case, samples)| report::case(case, samples, &labels, &sizes)).collect(),
+    })
+}
