@@ -96,6 +96,12 @@ pub(crate) struct ModelArgs {
     /// Convert expert weights at load
     #[arg(long, env = "TRAMONTANE_QUANTIZE", value_name = "TYPE", help_heading = "Model")]
     pub(crate) quantize: Option<QuantizeArg>,
+    /// Folder in which weights are kept as this program lays them out, and mapped from at the next start [default: none]
+    #[arg(long, env = "TRAMONTANE_CACHE_DIR", value_name = "DIR", help_heading = "Model")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Bytes that the cache may hold; the least recently used weights make room
+    #[arg(long, env = "TRAMONTANE_CACHE_BYTES", value_name = "BYTES", default_value_t = 256 << 30, help_heading = "Model")]
+    pub(crate) cache_bytes: u64,
 }
 
 /// What to complete, and how.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tramontane_expert_node::{ExpertStore, NodeOptions};
 use tramontane_kernels::{CONTRACT_VERSION, Compute, WeightType};
+use tramontane_model::cache::PackedCache;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
 use tramontane_model::manifest::Manifest;
@@ -23,6 +24,8 @@ pub(crate) struct Model {
     pub(crate) quantize: Quantize,
     pub(crate) experts: ExpertTypes,
     pub(crate) profile: NumericProfile,
+    /// Where its packed weights are kept, if they are.
+    pub(crate) cache: Option<Arc<PackedCache>>,
 }
 
 impl Model {
@@ -48,7 +51,12 @@ impl Model {
             weights: manifest.root().to_owned(),
             quantization: experts.name.clone(),
         };
-        Ok(Self { id: ModelId::from(name), checkpoint: Arc::new(checkpoint), config, quantize, experts, profile })
+        let cache = args.cache_dir.as_deref().map(|dir| {
+            let opened = PackedCache::open(dir, args.cache_bytes, Arc::new(manifest));
+            opened.map(Arc::new).with_context(|| format!("cannot use the cache {}", dir.display()))
+        });
+        let (id, checkpoint, cache) = (ModelId::from(name), Arc::new(checkpoint), cache.transpose()?);
+        Ok(Self { id, checkpoint, config, quantize, experts, profile, cache })
     }
 
     /// Bytes of one expert as it is held, to within the padding of its panels.
@@ -61,7 +69,8 @@ impl Model {
     /// A store for its experts, of at most `capacity` bytes, that computes on `compute`.
     pub(crate) fn expert_store(&self, capacity: u64, compute: Compute) -> Arc<ExpertStore> {
         let (id, checkpoint, config) = (self.id.clone(), self.checkpoint.clone(), self.config.clone());
-        Arc::new(ExpertStore::new(id, checkpoint, config, self.quantize, capacity, compute))
+        let store = ExpertStore::new(id, checkpoint, config, self.quantize, capacity, compute);
+        Arc::new(store.with_cache(self.cache.clone()))
     }
 
     /// What a node `id` at `addr` that holds its experts says of itself when it joins.

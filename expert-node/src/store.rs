@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use bytes::Bytes;
 use tramontane_cluster::exchange::{ExpertServer, ServeError};
 use tramontane_kernels::{Activations, Compute, F32Buf, Q8Buf, bf16_from_f32};
+use tramontane_model::cache::PackedCache;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
 use tramontane_model::expert::{Expert, ExpertRun, ExpertScratch, forward_all};
-use tramontane_model::weights::Quantize;
+use tramontane_model::weights::{Packing, Quantize};
 use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, RowFormat, Rows};
 
 use crate::merge::{MergedRow, merge};
@@ -23,6 +24,7 @@ pub struct ExpertStore {
     /// Bytes of experts that it may hold.
     capacity: u64,
     compute: Compute,
+    packing: Packing,
     held: RwLock<BTreeMap<ExpertId, Arc<Expert>>>,
     received: Mutex<BTreeMap<ExpertId, u64>>,
     /// One for each expert that computed in the largest call so far.
@@ -48,6 +50,7 @@ impl ExpertStore {
         capacity: u64,
         compute: Compute,
     ) -> Self {
+        let packing = Packing { pool: compute.pool.clone(), cache: None };
         Self {
             model,
             checkpoint,
@@ -55,10 +58,17 @@ impl ExpertStore {
             quantize,
             capacity,
             compute,
+            packing,
             held: RwLock::default(),
             received: Mutex::default(),
             workspaces: Mutex::default(),
         }
+    }
+
+    /// The same, that keeps what it packs in `cache`.
+    pub fn with_cache(mut self, cache: Option<Arc<PackedCache>>) -> Self {
+        self.packing.cache = cache;
+        self
     }
 
     /// Loads `expert` from the checkpoint unless it is held.
@@ -77,7 +87,7 @@ impl ExpertStore {
                 self.config.layers, self.config.experts
             )));
         }
-        let loaded = Expert::load(&self.compute.pool, &self.checkpoint, &self.config, layer, index, self.quantize)
+        let loaded = Expert::load(&self.packing, &self.checkpoint, &self.config, layer, index, self.quantize)
             .map_err(|error| refused(error.to_string()))?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let bytes: usize = held.values().map(|e| e.bytes()).sum();

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
 use tramontane_kernels::{
-    Activations, AttentionShape, Compute, F32Buf, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Pool, Product,
-    Q8Buf, QueryRow, attention, matmul_all, rms_norm, rope,
+    Activations, AttentionShape, Compute, F32Buf, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Product, Q8Buf,
+    QueryRow, attention, matmul_all, rms_norm, rope,
 };
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::ModelConfig;
-use crate::weights::{LoadError, Quantize, pack, vector};
+use crate::weights::{LoadError, Packing, Quantize, pack, vector};
 
 /// Why a step's tokens have no embeddings.
 #[derive(Debug, thiserror::Error)]
@@ -93,12 +93,12 @@ pub struct DecoderScratch {
 }
 
 impl Decoder {
-    /// Loads embeddings, attention and gates on the threads of `pool`; experts' bytes are not touched.
+    /// Loads embeddings, attention and gates; experts' bytes are not touched.
     ///
     /// # Errors
     /// [`LoadError`] names the file and tensor.
-    pub fn load(pool: &Pool, checkpoint: Arc<Checkpoint>, config: &ModelConfig) -> Result<Self, LoadError> {
-        let matrix = |tensor| pack(pool, &tensor, Quantize::AsStored);
+    pub fn load(packing: &Packing, checkpoint: Arc<Checkpoint>, config: &ModelConfig) -> Result<Self, LoadError> {
+        let matrix = |tensor| pack(packing, &tensor, Quantize::AsStored);
         let outer = checkpoint.outer(config)?;
         outer.embeddings.check_finite()?;
         let (norm, lm_head) = (vector(&outer.norm)?, matrix(outer.lm_head)?);

@@ -1,12 +1,12 @@
 //! One expert's feed-forward network: `w2 · (silu(w1 · x) × (w3 · x))`.
 
 use tramontane_kernels::{
-    Activations, Compute, F32Buf, Gated, Inner, NotFinite, PackedMatrix, Pool, Product, Q8Buf, gated_all, matmul_all,
+    Activations, Compute, F32Buf, Gated, Inner, NotFinite, PackedMatrix, Product, Q8Buf, gated_all, matmul_all,
 };
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::weights::{LoadError, Quantize, pack};
+use crate::weights::{LoadError, Packing, Quantize, pack};
 
 /// An expert's three matrices, ready to multiply.
 #[derive(Debug)]
@@ -36,12 +36,12 @@ pub struct ExpertScratch {
 }
 
 impl Expert {
-    /// Maps expert `expert` of layer `layer` and packs it on the threads of `pool`; no other expert's bytes are touched.
+    /// Maps expert `expert` of layer `layer` and packs it; no other expert's bytes are touched.
     ///
     /// # Errors
     /// [`LoadError`] names the file and tensor.
     pub fn load(
-        pool: &Pool,
+        packing: &Packing,
         checkpoint: &Checkpoint,
         config: &ModelConfig,
         layer: usize,
@@ -54,9 +54,9 @@ impl Expert {
             return Err(LoadError::MixedExperts);
         }
         Ok(Self {
-            gate: pack(pool, &tensors.w1, quantize)?,
-            up: pack(pool, &tensors.w3, quantize)?,
-            down: pack(pool, &tensors.w2, quantize)?,
+            gate: pack(packing, &tensors.w1, quantize)?,
+            up: pack(packing, &tensors.w3, quantize)?,
+            down: pack(packing, &tensors.w2, quantize)?,
         })
     }
 

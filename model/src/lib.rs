@@ -1,8 +1,9 @@
 //! What a checkpoint is and what it computes: configuration, safetensors, tokenizer, chat template, hashes.
 //!
-//! *Absent from here*: networking, async, clocks, scheduling, sampling, and any trust in files: whatever comes from a
+//! *Absent from here*: networking, async, clocks (but for when a cached file was last used), scheduling, sampling, and any trust in files: whatever comes from a
 //! checkpoint is checked against named bounds, and what is wrong with it is an error that names the file and the tensor.
 
+pub mod cache;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;

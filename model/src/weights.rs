@@ -1,9 +1,11 @@
 //! From a tensor in a checkpoint to a matrix that kernels can multiply with.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use tramontane_kernels::{PackError, PackedMatrix, Pool, Unquantizable, WeightType, quantize_row};
 
+use crate::cache::PackedCache;
 use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
 use crate::config::ModelConfig;
 
@@ -100,11 +102,34 @@ impl ExpertTypes {
     }
 }
 
-/// Checks a 2-dimensional tensor for NaN and infinities and packs it on the threads of `pool`, converted if asked.
+/// How weights are made ready.
+#[derive(Clone, Debug)]
+pub struct Packing {
+    /// The threads that do it.
+    pub pool: Arc<Pool>,
+    /// Where packed weights are kept, if they are.
+    pub cache: Option<Arc<PackedCache>>,
+}
+
+impl Packing {
+    /// On the calling thread, without a cache.
+    pub fn on_one_thread() -> Self {
+        Self { pool: Arc::new(Pool::new(1)), cache: None }
+    }
+}
+
+/// A 2-dimensional tensor packed, converted if asked: out of the cache, or checked for NaN and infinities and made.
 ///
 /// # Errors
 /// [`LoadError`] names file, tensor and element.
-pub fn pack(pool: &Pool, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
+pub fn pack(packing: &Packing, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
+    match &packing.cache {
+        Some(cache) => cache.matrix(tensor, quantize.held_as(tensor.ty), || make(&packing.pool, tensor, quantize)),
+        None => make(&packing.pool, tensor, quantize),
+    }
+}
+
+fn make(pool: &Pool, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
     tensor.check_finite()?;
     let &[rows, width] = tensor.shape else {
         return Err(CheckpointError::WrongShape {

@@ -14,7 +14,7 @@ use tramontane_coordinator::{Dispatcher, Forward};
 use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa, KvType};
 use tramontane_model::decoder::Decoder;
-use tramontane_model::weights::Quantize;
+use tramontane_model::weights::{Packing, Quantize};
 use tramontane_router::flight::Policy;
 use tramontane_router::placement::{ExpertSize, NodeRoom, Problem, solve};
 use tramontane_router::{NodeId, RowFormat};
@@ -82,7 +82,12 @@ impl Cluster {
         let compute = Compute::new(setup.isa, setup.threads);
         let (nodes, exchange, watch) = runtime.block_on(start_nodes(model, setup, &compute));
         let nodes = Nodes { stores: nodes, _runtime: runtime };
-        let decoder = Decoder::load(&compute.pool, model.checkpoint.clone(), &model.config).expect("the decoder loads");
+        let decoder = Decoder::load(
+            &Packing { pool: compute.pool.clone(), cache: None },
+            model.checkpoint.clone(),
+            &model.config,
+        )
+        .expect("the decoder loads");
         let dispatcher = Dispatcher::new(model.id.clone(), exchange, watch, Policy::default());
         let encoding = if model.experts(setup.quantize).quantized { RowFormat::Q8 } else { RowFormat::F32 };
         let forward = Forward::new(decoder, compute, setup.kv, setup.kv_blocks, dispatcher, encoding);

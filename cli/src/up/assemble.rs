@@ -7,6 +7,7 @@ use tramontane_coordinator::{Dispatcher, Forward, KV_BLOCK};
 use tramontane_kernels::{Compute, KvType};
 use tramontane_model::config::ModelConfig;
 use tramontane_model::decoder::Decoder;
+use tramontane_model::weights::Packing;
 use tramontane_router::flight::Policy;
 use tramontane_router::placement::{ExpertSize, NodeRoom, Problem, solve};
 use tramontane_router::{ClusterView, NodeId, NodeRecord, RowFormat};
@@ -68,7 +69,8 @@ pub(crate) fn forward(
     exchange: Box<dyn Exchange>,
     watch: Watch,
 ) -> anyhow::Result<Forward> {
-    let decoder = Decoder::load(&compute.pool, model.checkpoint.clone(), &model.config)?;
+    let packing = Packing { pool: compute.pool.clone(), cache: model.cache.clone() };
+    let decoder = Decoder::load(&packing, model.checkpoint.clone(), &model.config)?;
     let dispatcher = Dispatcher::new(model.id.clone(), exchange, watch, Policy::default());
     let encoding = if model.experts.quantized { RowFormat::Q8 } else { RowFormat::F32 };
     Ok(Forward::new(decoder, compute, kv_type, kv_blocks as usize, dispatcher, encoding))

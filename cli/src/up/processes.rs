@@ -51,6 +51,9 @@ fn spawn(id: &NodeId, registry: &str, args: &ModelArgs, threads: usize) -> std::
     if let Some(path) = &args.model {
         command.arg("--model").arg(path);
     }
+    if let Some(dir) = &args.cache_dir {
+        command.arg("--cache-dir").arg(dir).args(["--cache-bytes", &args.cache_bytes.to_string()]);
+    }
     if let Some(quantize) = args.quantize {
         command.args(["--quantize", quantize.name()]);
     }

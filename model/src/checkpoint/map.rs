@@ -28,6 +28,23 @@ impl FileBytes {
         // numbers and text, never as a type with invalid values, so a change cannot break an invariant of a type.
         unsafe { Mmap::map(file) }.map(Self::Mapped)
     }
+
+    /// As [`Self::map`], on huge pages where the system has them for files: for bytes that are read again and again.
+    pub(crate) fn map_huge(file: &File) -> io::Result<Self> {
+        let bytes = Self::map(file)?;
+        #[cfg(target_os = "linux")]
+        if let Self::Mapped(map) = &bytes {
+            // Advice: a system without huge pages for files maps small ones.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Ok(bytes)
+    }
+}
+
+impl AsRef<[u8]> for FileBytes {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
 }
 
 impl Deref for FileBytes {

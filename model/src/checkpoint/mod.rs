@@ -33,7 +33,7 @@ pub use tensor::Tensor;
 use entry::StoredType;
 use files::Files;
 use gguf::Metadata;
-use map::FileBytes;
+pub(crate) use map::FileBytes;
 
 /// An open checkpoint.
 pub struct Checkpoint {
@@ -85,7 +85,7 @@ impl Checkpoint {
                 Some(_) => gguf::SUPPORTED_TYPES,
             },
         })?;
-        Ok(Tensor { name, file, ty, shape: &located.shape, data: &bytes[located.bytes.clone()] })
+        Ok(Tensor { name, file, ty, shape: &located.shape, data: &bytes[located.bytes.clone()], offset: 0 })
     }
 
     /// Whether the tensor `name` is there, of whatever type.

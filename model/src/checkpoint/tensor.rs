@@ -19,6 +19,8 @@ pub struct Tensor<'a> {
     pub shape: &'a [usize],
     /// Its bytes, little endian; not aligned to anything.
     pub data: &'a [u8],
+    /// Where these start in the tensor of that name: 0, but for one of several experts stacked in it.
+    pub offset: usize,
 }
 
 impl Tensor<'_> {
@@ -26,8 +28,9 @@ impl Tensor<'_> {
     pub(crate) fn part(self, index: usize) -> Option<Self> {
         let (&parts, shape) = self.shape.split_first()?;
         let bytes = self.data.len().checked_div(parts)?;
-        let data = self.data.get(index.checked_mul(bytes)?..)?.get(..bytes)?;
-        (index < parts).then_some(Self { shape, data, ..self })
+        let start = index.checked_mul(bytes)?;
+        let data = self.data.get(start..)?.get(..bytes)?;
+        (index < parts).then_some(Self { shape, data, offset: self.offset + start, ..self })
     }
 
     /// Checks that its shape is `shape`, and hands it back.
@@ -113,7 +116,7 @@ mod tests {
     use super::*;
 
     fn tensor<'a>(ty: WeightType, shape: &'a [usize], data: &'a [u8]) -> Tensor<'a> {
-        Tensor { name: "t", file: "f", ty, shape, data }
+        Tensor { name: "t", file: "f", ty, shape, data, offset: 0 }
     }
 
     /// Values of which number `at` is `bad`.

@@ -41,7 +41,7 @@ fn decoder(kv: WeightType) -> Decoder {
     }
     let checkpoint = open(writer.finish().unwrap()).unwrap();
     let config = checkpoint.config().unwrap();
-    Decoder::load(&Pool::new(1), Arc::new(checkpoint), &config).unwrap()
+    Decoder::load(&Packing::on_one_thread(), Arc::new(checkpoint), &config).unwrap()
 }
 
 /// Three rows, of which row `bad` has a NaN.
