@@ -43,6 +43,18 @@ fn nodes_threads_and_where_the_model_lies_change_no_bit() {
     for cluster in [["--model", path].as_slice(), &["--model", path, "--processes", "--expert-nodes", "2"]] {
         assert_eq!(ask(cluster).replace(&*name, "breeze"), usual, "{cluster:?}");
     }
+    // The first fills the cache, the others find it full; one process and several.
+    let cache = tempfile::tempdir().expect("a folder");
+    let dir = cache.path().join("packed");
+    let dir = dir.to_str().expect("a path in UTF-8");
+    let mut held = Vec::new();
+    for cluster in [&[][..], &["--threads", "1"], &["--processes", "--expert-nodes", "2"]] {
+        assert_eq!(ask(&[&["--cache-dir", dir], cluster].concat()), usual, "{cluster:?}");
+        held.push(std::fs::read_dir(dir).expect("the cache").count());
+    }
+    // In each layer q, k, v, o, the gate and three matrices an expert; and the output head.
+    let matrices = LAYERS * (5 + 3 * EXPERTS) + 1;
+    assert_eq!(held, [matrices as usize; 3]);
 }
 
 /// A node, one of its experts as (layer, expert), the rows that this received.
