@@ -67,6 +67,7 @@ pub mod math;
 mod matmul;
 mod memory;
 mod packed;
+pub mod peak;
 mod pool;
 mod quantize_weights;
 mod rms_norm;

@@ -1,7 +1,4 @@
-//! What the machine is and gives: the CPU's name, its read bandwidth; and what this process takes of its memory.
-//!
-//! *Left out*: the peak of float multiply-adds. Safe code compiled for every x86-64 has no fused multiply-add and no wide
-//! vectors, so what it reached would say nothing of the machine.
+//! What the machine is and gives: the CPU's name, its read bandwidth, its arithmetic; and what this process takes of its memory.
 
 use std::hint::black_box;
 use std::io;
@@ -10,7 +7,8 @@ use std::time::Instant;
 
 use memmap2::{Advice, MmapMut};
 use serde::Serialize;
-use tramontane_kernels::Pool;
+use tramontane_kernels::peak::{Unit, burn};
+use tramontane_kernels::{Compute, Pool};
 
 use super::stats::Summary;
 
@@ -28,6 +26,29 @@ pub(super) struct ReadBandwidth {
     pub(super) buffer_bytes: u64,
     /// 10⁹ bytes a second, over the passes.
     pub(super) gigabytes_per_second: Summary,
+}
+
+/// How fast the machine multiplies and adds, from registers alone, by the instructions that the engine uses.
+#[derive(Debug, Serialize)]
+pub(super) struct Arithmetic {
+    /// 10⁹ f32 operations a second, a multiply-add two.
+    pub(super) float_gigaflops: Summary,
+    /// 10⁹ operations a second on 8-bit integers.
+    pub(super) int8_gigaops: Summary,
+}
+
+/// Rounds of a pass over the arithmetic units: some 50 ms.
+const BURN_ROUNDS: usize = 30_000;
+
+/// `None` where the engine runs without an instruction set of its own.
+pub(super) fn arithmetic(compute: &Compute) -> Option<Arithmetic> {
+    let pass = |unit| {
+        let started = Instant::now();
+        let operations = burn(compute, unit, BURN_ROUNDS)?;
+        Some(operations as f64 / started.elapsed().as_secs_f64() / 1e9)
+    };
+    let passes = |unit| Summary::of(&(0..PASSES).map(|_| pass(unit)).collect::<Option<Vec<f64>>>()?);
+    Some(Arithmetic { float_gigaflops: passes(Unit::Float)?, int8_gigaops: passes(Unit::Int8)? })
 }
 
 /// What this process takes, in bytes; `None` where the system does not say.

@@ -64,7 +64,9 @@ async fn engine(args: EngineArgs) -> anyhow::Result<()> {
     let measured = measure_model(&args, &model, &setup, compute.clone(), plan, others).await?;
     // The engine's memory is given back: its peak has been read, and the buffer needs room.
     let read_bandwidth = read_bandwidth(&compute, args.read_buffer)?;
-    let report = report(&args, &model, &setup, &measured, read_bandwidth)?;
+    let machine =
+        MachineReport { cpu: machine::cpu(), cores: cores(), read_bandwidth, arithmetic: machine::arithmetic(&compute) };
+    let report = report(&args, &model, &setup, &measured, machine)?;
     out(&match args.form() {
         OutputArg::Table => report::table(&report),
         OutputArg::Json => format!("{}\n", serde_json::to_string(&report)?),
@@ -119,11 +121,11 @@ fn report(
     model: &Model,
     setup: &Setup,
     measured: &Measured,
-    read_bandwidth: Option<ReadBandwidth>,
+    machine: MachineReport,
 ) -> anyhow::Result<Report> {
     let config = &model.config;
     let weights = ActiveWeights::of(&model.checkpoint, config, model.quantize)?;
-    let best = read_bandwidth.as_ref().map(|read| read.gigabytes_per_second.max);
+    let best = machine.read_bandwidth.as_ref().map(|read| read.gigabytes_per_second.max);
     let sizes = Sizes { config, weights: &weights, kv_type: setup.kv_type, read_bandwidth: best };
     let labels: Vec<&str> = measured.labels.iter().map(String::as_str).collect();
     let cases = measured.plan.cases.iter().zip(&measured.samples);
@@ -148,7 +150,7 @@ fn report(
             seed: args.work.seed,
             chunk: args.work.chunk,
         },
-        machine: MachineReport { cpu: machine::cpu(), cores: cores(), read_bandwidth },
+        machine,
         memory: measured.memory,
         cases: cases.filter_map(|(case, samples)| report::case(case, samples, &labels, &sizes)).collect(),
     })

@@ -7,7 +7,7 @@ use tramontane_kernels::KvType;
 use tramontane_model::config::ModelConfig;
 
 use super::cost::{ActiveWeights, kv_bytes};
-use super::machine::{Memory, ReadBandwidth};
+use super::machine::{Arithmetic, Memory, ReadBandwidth};
 use super::measure::Samples;
 use super::plan::{Case, Work};
 use super::stats::{Summary, ratio};
@@ -59,6 +59,7 @@ pub(super) struct MachineReport {
     /// Cores given to this process.
     pub(super) cores: usize,
     pub(super) read_bandwidth: Option<ReadBandwidth>,
+    pub(super) arithmetic: Option<Arithmetic>,
 }
 
 /// A case, and how fast it went.
@@ -197,8 +198,12 @@ fn head(report: &Report) -> String {
         let Summary { median, max, .. } = read.gigabytes_per_second;
         format!("; reads {max:.1} GB/s at best, {median:.1} at the median, of {}", bytes(read.buffer_bytes))
     });
+    let units = machine.arithmetic.as_ref().map_or_else(String::new, |units| {
+        let (float, int8) = (units.float_gigaflops.max, units.int8_gigaops.max);
+        format!("; {float:.0} GFLOP/s in f32, {int8:.0} GOP/s in 8 bits")
+    });
     let cpu = machine.cpu.as_deref().unwrap_or("unknown CPU");
-    line(&mut text, format_args!("machine  {cpu}, {} cores{reads}", machine.cores));
+    line(&mut text, format_args!("machine  {cpu}, {} cores{reads}{units}", machine.cores));
     let EngineReport { isa, threads, expert_nodes, kv_type, repeats, .. } = engine;
     let nodes = format!("{expert_nodes} expert nodes in process");
     let rounds = format!("{repeats} rounds, {} build", report.build);

@@ -5,6 +5,7 @@
 
 mod attention;
 mod float;
+mod peak;
 mod quantized;
 
 use std::ops::Range;
@@ -33,6 +34,8 @@ with_features!(quantize(x: &[f32], width: usize, records: &mut [u8]) -> bool = p
 with_features!(rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) = portable::rms_norm);
 with_features!(swiglu(gate: &mut [f32], up: &[f32]) = portable::swiglu);
 with_features!(attention(head: &HeadGroup<'_>) = attention::attention);
+with_features!(burn_float(rounds: usize) -> u64 = peak::float);
+with_features!(burn_int8(rounds: usize) -> u64 = peak::int8);
 with_features!(
     /// Columns `panels` of the product for rows `groups`.
     matmul(weights: &PackedMatrix, activations: Activations<'_>, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) = by_kind
