@@ -98,9 +98,12 @@ impl Decoder {
     /// # Errors
     /// [`LoadError`] names the file and tensor.
     pub fn load(checkpoint: Arc<Checkpoint>, config: &ModelConfig) -> Result<Self, LoadError> {
-        let matrix = |tensor| pack(&tensor, Quantize::AsStored);
+        let matrix = |tensor| pack(&checkpoint, &tensor, Quantize::AsStored);
         let outer = checkpoint.outer(config)?;
+        checkpoint.prefetch(&outer.embeddings);
         outer.embeddings.check_finite()?;
+        // Of the embeddings a step reads its tokens' rows alone.
+        checkpoint.release(&outer.embeddings);
         let (norm, lm_head) = (vector(&outer.norm)?, matrix(outer.lm_head)?);
         let layers = (0..config.layers)
             .map(|i| {

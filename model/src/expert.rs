@@ -2,7 +2,7 @@
 
 use tramontane_kernels::{Activations, Compute, NotFinite, PackedMatrix, Q8Buf, matmul, swiglu};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, ExpertTensors};
 use crate::config::ModelConfig;
 use crate::weights::{LoadError, Quantize, pack};
 
@@ -34,12 +34,11 @@ impl Expert {
         expert: usize,
         quantize: Quantize,
     ) -> Result<Self, LoadError> {
-        let tensors = checkpoint.expert(config, layer, expert)?;
-        Ok(Self {
-            gate: pack(&tensors.w1, quantize)?,
-            up: pack(&tensors.w3, quantize)?,
-            down: pack(&tensors.w2, quantize)?,
-        })
+        let ExpertTensors { w1, w2, w3 } = checkpoint.expert(config, layer, expert)?;
+        // The disk is at work on the others while the first is packed.
+        [&w1, &w3, &w2].map(|tensor| checkpoint.prefetch(tensor));
+        let matrix = |tensor| pack(checkpoint, tensor, quantize);
+        Ok(Self { gate: matrix(&w1)?, up: matrix(&w3)?, down: matrix(&w2)? })
     }
 
     /// Bytes in memory.

@@ -100,11 +100,19 @@ impl ExpertTypes {
     }
 }
 
-/// Checks a 2-dimensional tensor for NaN and infinities and packs it, converted if asked.
+/// Checks a 2-dimensional tensor of `checkpoint`, or a part of one, for NaN and infinities and packs it, converted if asked. Its
+/// mapped bytes are given back: what is packed is a copy, and a process that kept both would take twice the memory.
 ///
 /// # Errors
 /// [`LoadError`] names file, tensor and element.
-pub fn pack(tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
+pub fn pack(checkpoint: &Checkpoint, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
+    checkpoint.prefetch(tensor);
+    let packed = packed(tensor, quantize);
+    checkpoint.release(tensor);
+    packed
+}
+
+fn packed(tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
     tensor.check_finite()?;
     let &[rows, width] = tensor.shape else {
         return Err(CheckpointError::WrongShape {
