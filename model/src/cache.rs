@@ -149,7 +149,7 @@ fn map(path: &Path, ty: WeightType, rows: usize, width: usize) -> Option<PackedM
     let file = File::open(path).ok()?;
     // When it was last used; where that cannot be noted, it may make room sooner.
     let _ = file.set_modified(SystemTime::now());
-    let bytes = FileBytes::map_huge(&file).ok()?;
+    let bytes = FileBytes::map_huge(&file, path).ok()?;
     let all = 0..bytes.len();
     let bytes: SharedBytes = Arc::new(bytes);
     PackedMatrix::from_packed(ty, rows, width, bytes, all).ok()
@@ -194,9 +194,9 @@ mod tests {
     fn what_was_packed_is_mapped_the_next_time() {
         let case = Case::new();
         let tensor = case.checkpoint.tensor(TENSOR).unwrap();
-        let packed = pack(&Packing::on_one_thread(), &tensor, Quantize::Q4_0).unwrap();
+        let packed = pack(&Packing::on_one_thread(), &case.checkpoint, &tensor, Quantize::Q4_0).unwrap();
         for _ in 0..2 {
-            let cached = pack(&case.packing(u64::MAX), &tensor, Quantize::Q4_0).unwrap();
+            let cached = pack(&case.packing(u64::MAX), &case.checkpoint, &tensor, Quantize::Q4_0).unwrap();
             assert!(cached.as_bytes() == packed.as_bytes());
             assert_eq!(case.files().len(), 1);
         }
@@ -205,19 +205,19 @@ mod tests {
         let mut bytes = fs::read(file).unwrap();
         bytes[7] ^= 1;
         fs::write(file, &bytes).unwrap();
-        assert!(pack(&case.packing(u64::MAX), &tensor, Quantize::Q4_0).unwrap().as_bytes() == bytes);
+        assert!(pack(&case.packing(u64::MAX), &case.checkpoint, &tensor, Quantize::Q4_0).unwrap().as_bytes() == bytes);
     }
 
     #[test]
     fn another_type_another_file_and_a_short_one_is_made_anew() {
         let case = Case::new();
         let (packing, tensor) = (case.packing(u64::MAX), case.checkpoint.tensor(TENSOR).unwrap());
-        drop(pack(&packing, &tensor, Quantize::AsStored).unwrap());
+        drop(pack(&packing, &case.checkpoint, &tensor, Quantize::AsStored).unwrap());
         fs::write(&case.files()[0], [1; 100]).unwrap();
-        let again = pack(&packing, &tensor, Quantize::AsStored).unwrap();
+        let again = pack(&packing, &case.checkpoint, &tensor, Quantize::AsStored).unwrap();
         assert_eq!(again.as_bytes().len(), again.bytes());
         assert_eq!(fs::metadata(&case.files()[0]).unwrap().len() as usize, again.bytes());
-        pack(&packing, &tensor, Quantize::Q8_0).unwrap();
+        pack(&packing, &case.checkpoint, &tensor, Quantize::Q8_0).unwrap();
         assert_eq!(case.files().len(), 2);
     }
 
@@ -225,15 +225,18 @@ mod tests {
     fn it_keeps_to_its_bound_and_a_folder_that_fails_costs_nothing() {
         let case = Case::new();
         let tensor = case.checkpoint.tensor(TENSOR).unwrap();
-        let bytes = pack(&Packing::on_one_thread(), &tensor, Quantize::Q8_0).unwrap().bytes() as u64;
+        let bytes = pack(&Packing::on_one_thread(), &case.checkpoint, &tensor, Quantize::Q8_0).unwrap().bytes() as u64;
         let packing = case.packing(bytes + bytes / 2);
         for layer in 0..3 {
             let name = TENSOR.replace(".0.", &format!(".{layer}."));
-            pack(&packing, &case.checkpoint.tensor(&name).unwrap(), Quantize::Q8_0).unwrap();
+            pack(&packing, &case.checkpoint, &case.checkpoint.tensor(&name).unwrap(), Quantize::Q8_0).unwrap();
             assert_eq!(case.files().len(), 1, "the one before made room");
         }
-        assert!(pack(&case.packing(bytes - 1), &tensor, Quantize::Q8_0).is_ok(), "too large for the cache");
+        assert!(
+            pack(&case.packing(bytes - 1), &case.checkpoint, &tensor, Quantize::Q8_0).is_ok(),
+            "too large for the cache"
+        );
         fs::remove_dir_all(case.dir.path()).unwrap();
-        assert!(pack(&packing, &tensor, Quantize::Q8_0).is_ok(), "no folder any more");
+        assert!(pack(&packing, &case.checkpoint, &tensor, Quantize::Q8_0).is_ok(), "no folder any more");
     }
 }

@@ -98,9 +98,12 @@ impl Decoder {
     /// # Errors
     /// [`LoadError`] names the file and tensor.
     pub fn load(packing: &Packing, checkpoint: Arc<Checkpoint>, config: &ModelConfig) -> Result<Self, LoadError> {
-        let matrix = |tensor| pack(packing, &tensor, Quantize::AsStored);
+        let matrix = |tensor| pack(packing, &checkpoint, &tensor, Quantize::AsStored);
         let outer = checkpoint.outer(config)?;
+        checkpoint.prefetch(&outer.embeddings);
         outer.embeddings.check_finite()?;
+        // Of the embeddings a step reads its tokens' rows alone.
+        checkpoint.release(&outer.embeddings);
         let (norm, lm_head) = (vector(&outer.norm)?, matrix(outer.lm_head)?);
         let layers = (0..config.layers)
             .map(|i| {
@@ -193,10 +196,11 @@ impl Decoder {
             Keep::Rows(kept) => kept.to_vec(),
         };
         let pruned = kept.len() < rows.len();
-        encoded.encode(compute, &[&weights.q, &weights.k, &weights.v], normed)?;
         if pruned {
+            encoded.encode(compute, &[&weights.k, &weights.v], normed)?;
             encoded.project(compute, [(&weights.k, &mut *k), (&weights.v, &mut *v)]);
         } else {
+            encoded.encode(compute, &[&weights.q, &weights.k, &weights.v], normed)?;
             encoded.project(compute, [(&weights.q, &mut *q), (&weights.k, &mut *k), (&weights.v, &mut *v)]);
         }
         self.norm_heads(compute, weights.k_norm.as_deref(), k, head_normed);

@@ -4,7 +4,7 @@ use tramontane_kernels::{
     Activations, Compute, F32Buf, Gated, Inner, NotFinite, PackedMatrix, Product, Q8Buf, gated_all, matmul_all,
 };
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, ExpertTensors};
 use crate::config::ModelConfig;
 use crate::weights::{LoadError, Packing, Quantize, pack};
 
@@ -48,16 +48,13 @@ impl Expert {
         expert: usize,
         quantize: Quantize,
     ) -> Result<Self, LoadError> {
-        let tensors = checkpoint.expert(config, layer, expert)?;
-        let quantized = [&tensors.w1, &tensors.w3, &tensors.w2].map(|t| quantize.held_as(t.ty).is_quantized());
+        let ExpertTensors { w1, w2, w3 } = checkpoint.expert(config, layer, expert)?;
+        let quantized = [&w1, &w3, &w2].map(|tensor| quantize.held_as(tensor.ty).is_quantized());
         if quantized.iter().any(|q| *q != quantized[0]) {
             return Err(LoadError::MixedExperts);
         }
-        Ok(Self {
-            gate: pack(packing, &tensors.w1, quantize)?,
-            up: pack(packing, &tensors.w3, quantize)?,
-            down: pack(packing, &tensors.w2, quantize)?,
-        })
+        let matrix = |tensor| pack(packing, checkpoint, tensor, quantize);
+        Ok(Self { gate: matrix(&w1)?, up: matrix(&w3)?, down: matrix(&w2)? })
     }
 
     /// Bytes in memory.

@@ -118,14 +118,27 @@ impl Packing {
     }
 }
 
-/// A 2-dimensional tensor packed, converted if asked: out of the cache, or checked for NaN and infinities and made.
+/// A 2-dimensional tensor of `checkpoint`, or a part of one, packed, converted if asked: out of the cache, or checked for NaN and
+/// infinities and made. Its mapped bytes are given back: what is packed is a copy, and a process that kept both would take twice the
+/// memory.
 ///
 /// # Errors
 /// [`LoadError`] names file, tensor and element.
-pub fn pack(packing: &Packing, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
+pub fn pack(
+    packing: &Packing,
+    checkpoint: &Checkpoint,
+    tensor: &Tensor<'_>,
+    quantize: Quantize,
+) -> Result<PackedMatrix, LoadError> {
+    let make = || {
+        checkpoint.prefetch(tensor);
+        let packed = make(&packing.pool, tensor, quantize);
+        checkpoint.release(tensor);
+        packed
+    };
     match &packing.cache {
-        Some(cache) => cache.matrix(tensor, quantize.held_as(tensor.ty), || make(&packing.pool, tensor, quantize)),
-        None => make(&packing.pool, tensor, quantize),
+        Some(cache) => cache.matrix(tensor, quantize.held_as(tensor.ty), make),
+        None => make(),
     }
 }
 

@@ -89,5 +89,5 @@ fn open_in(root: &Path, blobs: Option<&Path>, name: &str) -> Result<Option<FileB
         return refused("not a regular file");
     }
     let file = File::open(&target).map_err(io_error)?;
-    FileBytes::map(&file).map(Some).map_err(io_error)
+    FileBytes::map(&file, &target).map(Some).map_err(io_error)
 }

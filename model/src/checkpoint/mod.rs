@@ -4,6 +4,7 @@
 //! Everything in it comes from outside and is trusted with nothing: a file that lies about itself is an error that names it.
 //! Weights are memory-mapped and read only where used. Opening reads the headers alone.
 
+mod bus_error;
 mod entry;
 mod error;
 mod files;
@@ -86,6 +87,25 @@ impl Checkpoint {
             },
         })?;
         Ok(Tensor { name, file, ty, shape: &located.shape, data: &bytes[located.bytes.clone()], offset: 0 })
+    }
+
+    /// Has the system begin to read the bytes of `tensor`, a tensor of this checkpoint or a part of one.
+    pub(crate) fn prefetch(&self, tensor: &Tensor<'_>) {
+        if let Some(file) = self.file_of(tensor) {
+            file.prefetch(tensor.data);
+        }
+    }
+
+    /// Takes the bytes of `tensor`, a tensor of this checkpoint or a part of one, out of this process's memory until they are
+    /// looked at again.
+    pub(crate) fn release(&self, tensor: &Tensor<'_>) {
+        if let Some(file) = self.file_of(tensor) {
+            file.release(tensor.data);
+        }
+    }
+
+    fn file_of(&self, tensor: &Tensor<'_>) -> Option<&FileBytes> {
+        self.tensors.get(tensor.name).map(|located| &self.shards[located.shard].bytes)
     }
 
     /// Whether the tensor `name` is there, of whatever type.

@@ -10,8 +10,9 @@ use crate::checkpoint::gguf::{GgufWriteError, GgufWriter, TensorInfo, Value};
 
 /// Bytes gathered before the system is asked to write them.
 const BUFFER_BYTES: usize = 1 << 20;
-/// Bytes between two reports of progress, at most.
-const PIECE_BYTES: usize = 16 << 20;
+/// Bytes between two reports of progress, at most. Less than the buffer, so that a piece of a mapped file is always copied into it: were
+/// the system handed a piece of a file that has been truncated, it would report a bad address, and the output would be blamed.
+const PIECE_BYTES: usize = BUFFER_BYTES / 2;
 
 /// A GGUF file that is being written beside its place. Dropped before [`Output::commit`], it is removed.
 pub(super) struct Output<'a> {
