@@ -36,7 +36,7 @@ impl Expert {
     ) -> Result<Self, LoadError> {
         let ExpertTensors { w1, w2, w3 } = checkpoint.expert(config, layer, expert)?;
         // The disk is at work on the others while the first is packed.
-        [&w1, &w3, &w2].map(|tensor| checkpoint.prefetch(tensor));
+        [&w1, &w3, &w2].into_iter().for_each(|tensor| checkpoint.prefetch(tensor.data, tensor.name));
         let matrix = |tensor| pack(checkpoint, tensor, quantize);
         Ok(Self { gate: matrix(&w1)?, up: matrix(&w3)?, down: matrix(&w2)? })
     }

@@ -106,9 +106,9 @@ impl ExpertTypes {
 /// # Errors
 /// [`LoadError`] names file, tensor and element.
 pub fn pack(checkpoint: &Checkpoint, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
-    checkpoint.prefetch(tensor);
+    checkpoint.prefetch(tensor.data, tensor.name);
     let packed = packed(tensor, quantize);
-    checkpoint.release(tensor);
+    checkpoint.release(tensor.data, tensor.name);
     packed
 }
 
@@ -142,13 +142,15 @@ fn packed(tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadE
     PackedMatrix::pack(ty, rows, width, &stored).map_err(pack_error)
 }
 
-/// A 1-dimensional tensor as f32.
+/// A 1-dimensional tensor of `checkpoint` as f32.
 ///
 /// # Errors
 /// [`LoadError`] when a value is not finite.
-pub fn vector(tensor: &Tensor<'_>) -> Result<Vec<f32>, LoadError> {
+pub fn vector(checkpoint: &Checkpoint, tensor: &Tensor<'_>) -> Result<Vec<f32>, LoadError> {
+    checkpoint.prefetch(tensor.data, tensor.name);
     tensor.check_finite()?;
     let mut values = vec![0.0; tensor.shape.iter().product()];
     tensor.ty.decode_row(tensor.data, &mut values);
+    checkpoint.release(tensor.data, tensor.name);
     Ok(values)
 }
