@@ -7,12 +7,13 @@ mod support;
 
 use std::path::Path;
 
-use run::{Outcome, run};
+use run::{Outcome, run, run_with_small_files};
 use serde_json::Value;
 use support::cluster::{Cluster, Setup};
 use support::model::Model;
 use support::steps::{WHOLE, logits};
-use tramontane_kernels::KvType;
+use tramontane_kernels::{KvType, WeightType};
+use tramontane_model::checkpoint::gguf::{self, GgufWriter, TensorInfo};
 use tramontane_model::weights::Quantize;
 
 /// Runs `tramontane models` with `args`, which must go well and quietly; returns its stdout.
@@ -135,6 +136,55 @@ fn what_cannot_be_done_says_so_and_leaves_nothing() {
         refused(usage, 2, &[]);
     }
     assert_eq!(names(folder.path()), [""; 0]);
+}
+
+/// A dense Llama of one layer in f32, of zeros, with as little else as `split` asks for.
+fn write_dense(file: &Path) {
+    const HIDDEN: usize = 256;
+    const INNER: usize = 1024;
+    let keys = [
+        ("general.architecture".to_owned(), gguf::Value::from("llama")),
+        ("llama.block_count".to_owned(), gguf::Value::from(1u32)),
+    ];
+    let shapes = [("down", [HIDDEN, INNER]), ("gate", [INNER, HIDDEN]), ("up", [INNER, HIDDEN])];
+    let infos = shapes.map(|(name, shape)| TensorInfo {
+        name: format!("blk.0.ffn_{name}.weight"),
+        ty: WeightType::F32,
+        shape: shape.to_vec(),
+    });
+    let out = std::fs::File::create(file).expect("the file can be made");
+    let mut writer = GgufWriter::new(out, &keys.into(), &infos).expect("a header");
+    for info in &infos {
+        writer.append(&info.name, &vec![0; HIDDEN * INNER * 4]).expect("a tensor's data");
+    }
+    writer.finish().expect("a whole file");
+}
+
+/// A file that cannot grow: the limit of sizes stands in for a full disk, for it strikes at a known byte and anybody may set it.
+#[test]
+fn a_write_that_fails_half_way_names_file_and_cause_and_leaves_nothing() {
+    /// Blocks of 512 or 1024 bytes: more than the buffer and less than any of the files.
+    const BLOCKS: u32 = 2200;
+    let (inputs, folder) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (tiny, dense) = (inputs.path().join("tiny.gguf"), inputs.path().join("dense.gguf"));
+    models(&["synth", "--like", "tiny", "--layers", "8", text(&tiny)]);
+    write_dense(&dense);
+    let out = folder.path().join("out.gguf");
+    for args in [
+        &["synth", "--like", "tiny", "--layers", "8", text(&out)][..],
+        &["quantize", "--type", "f16", text(&tiny), text(&out)],
+        &["split", "--experts", "4", text(&dense), text(&out)],
+    ] {
+        let Outcome { code, stdout, stderr } = run_with_small_files(BLOCKS, &[&["models"], args].concat());
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{args:?}: {stderr}");
+        let expected = format!("tramontane: {}: File too large", text(&out));
+        assert!(stderr.starts_with(&expected), "{args:?}: {stderr}");
+        assert_eq!(names(folder.path()), [""; 0], "{args:?}");
+    }
+    let refused = run_with_small_files(1, &["models", "verify", "--write-manifest", text(&tiny)]);
+    let expected = format!("tramontane: {}.manifest.json: File too large", text(&tiny));
+    assert!(refused.code == Some(1) && refused.stderr.starts_with(&expected), "{}", refused.stderr);
+    assert_eq!(names(inputs.path()), ["dense.gguf", "tiny.gguf"]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
@@ -43,6 +44,9 @@ fn main() -> ExitCode {
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
             let outcome = runtime.block_on(async {
+                // With a handler, a file over the system's limit of sizes is an error of the write, which names the file and has
+                // it removed; without one the process would be killed, and leave it.
+                let _handled = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
                 match cli.command {
                     Command::Up(args) => up::run(args).await,
                     Command::ExpertNode(args) => expert_node::run(args).await,

@@ -16,6 +16,9 @@ use tramontane_router::{ExpertId, ModelId, NodeId, NumericProfile};
 use crate::args::ModelArgs;
 use crate::demo;
 
+/// Bytes of a checkpoint from which it is worth saying that they are all read.
+const LONG_READ: u64 = 4 << 30;
+
 /// A checkpoint that is known to be whole, and what follows from its headers.
 pub(crate) struct Model {
     pub(crate) id: ModelId,
@@ -45,7 +48,14 @@ impl Model {
         checkpoint.validate(&config)?;
         let quantize = args.quantize();
         let experts = ExpertTypes::of(&checkpoint, &config, quantize)?;
-        let manifest = manifest.unwrap_or_else(|| Manifest::compute(&checkpoint));
+        let manifest = manifest.unwrap_or_else(|| {
+            let bytes: u64 = checkpoint.weight_files().map(|(_, bytes)| bytes).sum();
+            if bytes >= LONG_READ {
+                let once = "`tramontane models verify --write-manifest` reads it once for all starts";
+                tracing::warn!(bytes, "{name} has no manifest, so all of it is read now: {once}");
+            }
+            Manifest::compute(&checkpoint)
+        });
         let profile = NumericProfile {
             contract: CONTRACT_VERSION,
             weights: manifest.root().to_owned(),

@@ -150,7 +150,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     if !problems.is_empty() {
         bail!("{} problems:\n  {}", problems.len(), problems.join("\n  "));
     }
-    let manifest = manifest.unwrap_or_else(|| Manifest::compute(&source.checkpoint));
+    let manifest = verdict.manifest;
     let against = match (&source.path, args.write_manifest) {
         (Some(path), true) => {
             manifest.store(path)?;

@@ -13,7 +13,7 @@ use tramontane_kernels::{
     QueryRow, attention, matmul_all, rms_norm, rope,
 };
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
 use crate::config::ModelConfig;
 use crate::weights::{LoadError, Packing, Quantize, pack, vector};
 
@@ -98,12 +98,13 @@ impl Decoder {
     /// # Errors
     /// [`LoadError`] names the file and tensor.
     pub fn load(packing: &Packing, checkpoint: Arc<Checkpoint>, config: &ModelConfig) -> Result<Self, LoadError> {
+        let vector = |tensor: &Tensor<'_>| vector(&checkpoint, tensor);
         let matrix = |tensor| pack(packing, &checkpoint, &tensor, Quantize::AsStored);
         let outer = checkpoint.outer(config)?;
-        checkpoint.prefetch(&outer.embeddings);
+        checkpoint.prefetch(outer.embeddings.data, outer.embeddings.name);
         outer.embeddings.check_finite()?;
         // Of the embeddings a step reads its tokens' rows alone.
-        checkpoint.release(&outer.embeddings);
+        checkpoint.release(outer.embeddings.data, outer.embeddings.name);
         let (norm, lm_head) = (vector(&outer.norm)?, matrix(outer.lm_head)?);
         let layers = (0..config.layers)
             .map(|i| {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, StoredTensor};
 
 /// The name of the file in a checkpoint's folder.
 pub const MANIFEST_FILE: &str = "tramontane.manifest.json";
@@ -53,6 +53,14 @@ pub struct TensorRecord {
     pub shape: Vec<usize>,
     /// BLAKE3 of its bytes, lower-case hex.
     pub blake3: String,
+}
+
+impl TensorRecord {
+    /// Hashes `tensor`.
+    pub(crate) fn of(tensor: &StoredTensor<'_>) -> Self {
+        let blake3 = hash(tensor.data).to_hex().to_string();
+        Self { dtype: tensor.dtype.to_owned(), shape: tensor.shape.to_vec(), blake3 }
+    }
 }
 
 /// Why a manifest cannot be used.
@@ -99,13 +107,17 @@ pub enum ManifestError {
 impl Manifest {
     /// Hashes all tensors of `checkpoint`. Reads all of its weights.
     pub fn compute(checkpoint: &Checkpoint) -> Self {
-        let records = checkpoint.stored().map(|tensor| {
-            let (dtype, shape) = (tensor.dtype.to_owned(), tensor.shape.to_vec());
-            (tensor.name.to_owned(), TensorRecord { dtype, shape, blake3: hash(tensor.data).to_hex().to_string() })
-        });
-        let tensors: BTreeMap<_, _> = records.collect();
-        let root = root_of(&tensors);
-        Self { version: VERSION, root, files: file_sizes(checkpoint), tensors }
+        let record = |tensor: StoredTensor<'_>| {
+            let record = (tensor.name.to_owned(), TensorRecord::of(&tensor));
+            checkpoint.release(tensor.data, tensor.name);
+            record
+        };
+        Self::of(checkpoint, checkpoint.stored().map(record).collect())
+    }
+
+    /// The manifest of `checkpoint`, whose tensors are hashed already: `tensors` has the record of each.
+    pub(crate) fn of(checkpoint: &Checkpoint, tensors: BTreeMap<String, TensorRecord>) -> Self {
+        Self { version: VERSION, root: root_of(&tensors), files: file_sizes(checkpoint), tensors }
     }
 
     /// The root, lower-case hex: equal roots are equal weights.
@@ -118,22 +130,17 @@ impl Manifest {
         &self.tensors
     }
 
-    /// Hashes `tensor` and compares.
+    /// Compares the hash of the tensor `name` in `file` with `found`.
     ///
     /// # Errors
     /// [`ManifestError::Changed`].
-    pub fn check(&self, tensor: &Tensor<'_>) -> Result<(), ManifestError> {
-        let found = hash(tensor.data).to_hex().to_string();
-        let expected = self.tensors.get(tensor.name).map_or("none", |record| record.blake3.as_str());
+    pub(crate) fn check(&self, file: &str, name: &str, found: &TensorRecord) -> Result<(), ManifestError> {
+        let (expected, found) = (self.tensors.get(name).map_or("none", |record| &record.blake3), &found.blake3);
         if expected == found {
             return Ok(());
         }
-        Err(ManifestError::Changed {
-            file: tensor.file.to_owned(),
-            tensor: tensor.name.to_owned(),
-            expected: expected.to_owned(),
-            found,
-        })
+        let (file, tensor) = (file.to_owned(), name.to_owned());
+        Err(ManifestError::Changed { file, tensor, expected: expected.to_owned(), found: found.clone() })
     }
 
     /// Reads the manifest of the checkpoint at `path` (see [`Manifest::path_for`]), and checks that it is whole and belongs to
@@ -358,10 +365,13 @@ mod tests {
     fn a_changed_tensor_is_found_by_its_hash() {
         let checkpoint = embedded(&tensors());
         let manifest = Manifest::compute(&checkpoint);
-        manifest.check(&checkpoint.tensor("a").unwrap()).unwrap();
+        let hashed = |checkpoint: &Checkpoint, name: &str| {
+            TensorRecord::of(&checkpoint.stored().find(|tensor| tensor.name == name).unwrap())
+        };
+        manifest.check("f", "a", &hashed(&checkpoint, "a")).unwrap();
         let other = embedded(&[Raw::f32("a", &[1, 2], &[3.0, 4.5]), Raw::f32("new", &[1], &[0.0])]);
         for name in ["a", "new"] {
-            let changed = manifest.check(&other.tensor(name).unwrap()).unwrap_err();
+            let changed = manifest.check("f", name, &hashed(&other, name)).unwrap_err();
             assert!(matches!(&changed, ManifestError::Changed { tensor, .. } if tensor == name), "{changed}");
         }
     }

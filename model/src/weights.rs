@@ -131,9 +131,9 @@ pub fn pack(
     quantize: Quantize,
 ) -> Result<PackedMatrix, LoadError> {
     let make = || {
-        checkpoint.prefetch(tensor);
+        checkpoint.prefetch(tensor.data, tensor.name);
         let packed = make(&packing.pool, tensor, quantize);
-        checkpoint.release(tensor);
+        checkpoint.release(tensor.data, tensor.name);
         packed
     };
     match &packing.cache {
@@ -172,13 +172,15 @@ fn make(pool: &Pool, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMa
     PackedMatrix::pack(pool, ty, rows, width, &stored).map_err(pack_error)
 }
 
-/// A 1-dimensional tensor as f32.
+/// A 1-dimensional tensor of `checkpoint` as f32.
 ///
 /// # Errors
 /// [`LoadError`] when a value is not finite.
-pub fn vector(tensor: &Tensor<'_>) -> Result<Vec<f32>, LoadError> {
+pub fn vector(checkpoint: &Checkpoint, tensor: &Tensor<'_>) -> Result<Vec<f32>, LoadError> {
+    checkpoint.prefetch(tensor.data, tensor.name);
     tensor.check_finite()?;
     let mut values = vec![0.0; tensor.shape.iter().product()];
     tensor.ty.decode_row(tensor.data, &mut values);
+    checkpoint.release(tensor.data, tensor.name);
     Ok(values)
 }

@@ -1,4 +1,5 @@
 //! Runs the binary under a watchdog: to its end, or step by step.
+#![allow(dead_code, reason = "each test target uses its own part of it")]
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// The binary.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tramontane");
 /// How long a process may take before the test fails; many times what any should.
 const WATCHDOG: Duration = Duration::from_secs(120);
 /// How often a condition outside our processes' pipes is looked at.
@@ -38,6 +41,13 @@ pub(crate) fn run(args: &[&str]) -> Outcome {
     Running::start(args).outcome()
 }
 
+/// Runs `tramontane` with `args` where no file may become larger than `blocks` times 512 bytes (in some shells, 1024).
+pub(crate) fn run_with_small_files(blocks: u32, args: &[&str]) -> Outcome {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -f \"$0\" && exec \"$@\"", &blocks.to_string(), PROGRAM]);
+    Running::spawn(shell, args, WATCHDOG).outcome()
+}
+
 /// Runs `tramontane up --json` with `args`, which must go well and quietly, and returns its stdout.
 pub(crate) fn json_text(args: &[&str]) -> String {
     let Outcome { code, stdout, stderr } = run(&[&["up", "--json"], args].concat());
@@ -63,7 +73,16 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
 impl Running {
     /// Starts `tramontane` with `args`, and without settings of the environment.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tramontane"));
+        Self::start_within(WATCHDOG, args)
+    }
+
+    /// The same, of what may take as long as `limit`.
+    pub(crate) fn start_within(limit: Duration, args: &[&str]) -> Self {
+        Self::spawn(Command::new(PROGRAM), args, limit)
+    }
+
+    /// Starts `command`, which becomes `tramontane`, with `args`.
+    fn spawn(mut command: Command, args: &[&str], limit: Duration) -> Self {
         let settings = std::env::vars_os().map(|(name, _)| name);
         settings
             .filter(|name| name.to_string_lossy().starts_with("TRAMONTANE_") || name == "RUST_LOG")
@@ -73,7 +92,7 @@ impl Running {
         let stdout = Pipe::read(child.stdout.take().expect("stdout is piped"));
         let stderr = Pipe::read(child.stderr.take().expect("stderr is piped"));
         let what = format!("tramontane {args:?}");
-        Self { what, child, stdout, stderr, deadline: Instant::now() + WATCHDOG }
+        Self { what, child, stdout, stderr, deadline: Instant::now() + limit }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -108,7 +127,7 @@ impl Running {
         let ended = self.stdout.drain(self.deadline) && self.stderr.drain(self.deadline);
         let text = |pipe: &Pipe| String::from_utf8_lossy(&pipe.seen).into_owned();
         let (stdout, stderr) = (text(&self.stdout), text(&self.stderr));
-        assert!(ended, "{} has not ended within {WATCHDOG:?}; stdout: {stdout}; stderr: {stderr}", self.what);
+        assert!(ended, "{} has not ended in time; stdout: {stdout}; stderr: {stderr}", self.what);
         until(&format!("{} has ended", self.what), || !self.is_running());
         let status = self.child.wait().expect("an ended child can be waited for");
         Outcome { code: status.code(), stdout, stderr }

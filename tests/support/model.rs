@@ -47,10 +47,15 @@ impl Model {
 
     /// The checkpoint at `path`, a folder or a GGUF file.
     pub(crate) fn open(name: &str, path: &Path) -> Self {
+        Self::open_with(name, path, |checkpoint| Manifest::compute(checkpoint).root().to_owned())
+    }
+
+    /// The same, where `root` knows the root of its tensors' hashes.
+    pub(crate) fn open_with(name: &str, path: &Path, root: impl FnOnce(&Checkpoint) -> String) -> Self {
         let checkpoint = Checkpoint::open(path).expect("the checkpoint opens");
         let config = checkpoint.config().expect("its configuration is sound");
         checkpoint.validate(&config).expect("its tensors are the configuration's");
-        let weights = Manifest::compute(&checkpoint).root().to_owned();
+        let weights = root(&checkpoint);
         Self { id: ModelId::from(name), checkpoint: Arc::new(checkpoint), config, weights, _folder: None }
     }
 

@@ -9,6 +9,9 @@ use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use super::bus_error::Watched;
 
+/// Bytes that Linux maps with one page that is looked at, if it has them in memory (`fault_around_bytes`, as it is built).
+const FAULT_AROUND: usize = 64 << 10;
+
 /// A file's bytes. They are read from the disk only where they are looked at.
 pub(crate) enum FileBytes {
     Mapped(Mapped),
@@ -48,14 +51,16 @@ impl FileBytes {
         }
     }
 
-    /// Takes `part`, some of these bytes, out of this process's memory. The system may go on keeping them as it keeps any file's;
-    /// looked at again, they come back from there or from the disk.
+    /// Takes `part`, some of these bytes, out of this process's memory, and what the system put there beside them. It may go on
+    /// keeping them as it keeps any file's; looked at again, they come back from there or from the disk.
     #[allow(unsafe_code)]
     pub(crate) fn release(&self, part: &[u8]) {
         if let Some((map, offset)) = self.place_of(part) {
+            let begin = offset.saturating_sub(FAULT_AROUND);
+            let end = (offset + part.len() + FAULT_AROUND).min(map.len());
             // SAFETY: the map is of a file and never written to, so pages that are dropped come back as they were.
             // Advice, again.
-            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, part.len()) };
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, end - begin) };
         }
     }
 

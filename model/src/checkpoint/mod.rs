@@ -63,6 +63,7 @@ struct Located {
 /// A tensor of any type, in its file's own terms: what a manifest is made from.
 pub(crate) struct StoredTensor<'a> {
     pub(crate) name: &'a str,
+    pub(crate) file: &'a str,
     pub(crate) dtype: &'a str,
     pub(crate) shape: &'a [usize],
     pub(crate) data: &'a [u8],
@@ -89,23 +90,22 @@ impl Checkpoint {
         Ok(Tensor { name, file, ty, shape: &located.shape, data: &bytes[located.bytes.clone()], offset: 0 })
     }
 
-    /// Has the system begin to read the bytes of `tensor`, a tensor of this checkpoint or a part of one.
-    pub(crate) fn prefetch(&self, tensor: &Tensor<'_>) {
-        if let Some(file) = self.file_of(tensor) {
-            file.prefetch(tensor.data);
+    /// Has the system begin to read `data`, bytes of the tensor `name`.
+    pub(crate) fn prefetch(&self, data: &[u8], name: &str) {
+        if let Some(file) = self.file_of(name) {
+            file.prefetch(data);
         }
     }
 
-    /// Takes the bytes of `tensor`, a tensor of this checkpoint or a part of one, out of this process's memory until they are
-    /// looked at again.
-    pub(crate) fn release(&self, tensor: &Tensor<'_>) {
-        if let Some(file) = self.file_of(tensor) {
-            file.release(tensor.data);
+    /// Takes `data`, bytes of the tensor `name`, out of this process's memory until they are looked at again.
+    pub(crate) fn release(&self, data: &[u8], name: &str) {
+        if let Some(file) = self.file_of(name) {
+            file.release(data);
         }
     }
 
-    fn file_of(&self, tensor: &Tensor<'_>) -> Option<&FileBytes> {
-        self.tensors.get(tensor.name).map(|located| &self.shards[located.shard].bytes)
+    fn file_of(&self, tensor: &str) -> Option<&FileBytes> {
+        self.tensors.get(tensor).map(|located| &self.shards[located.shard].bytes)
     }
 
     /// Whether the tensor `name` is there, of whatever type.
@@ -132,6 +132,7 @@ impl Checkpoint {
     pub(crate) fn stored(&self) -> impl Iterator<Item = StoredTensor<'_>> {
         self.tensors.iter().map(|(name, located)| StoredTensor {
             name,
+            file: &self.shards[located.shard].name,
             dtype: &located.dtype.name,
             shape: &located.shape,
             data: &self.shards[located.shard].bytes[located.bytes.clone()],
