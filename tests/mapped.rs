@@ -9,7 +9,6 @@ mod cluster;
 #[path = "mapped/procfs.rs"]
 mod procfs;
 #[path = "processes/run.rs"]
-#[allow(dead_code, reason = "shared with processes.rs, which uses all of it")]
 mod run;
 mod support;
 
