@@ -1,7 +1,6 @@
 //! `tramontane models` as its users run it: files, stdout, stderr, exit codes; and what the files it writes compute.
 
 #[path = "processes/run.rs"]
-#[allow(dead_code, reason = "shared with processes.rs, which uses all of it")]
 mod run;
 mod support;
 
