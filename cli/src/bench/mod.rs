@@ -64,8 +64,12 @@ async fn engine(args: EngineArgs) -> anyhow::Result<()> {
     let measured = measure_model(&args, &model, &setup, compute.clone(), plan, others).await?;
     // The engine's memory is given back: its peak has been read, and the buffer needs room.
     let read_bandwidth = read_bandwidth(&compute, args.read_buffer)?;
-    let machine =
-        MachineReport { cpu: machine::cpu(), cores: cores(), read_bandwidth, arithmetic: machine::arithmetic(&compute) };
+    let machine = MachineReport {
+        cpu: machine::cpu(),
+        cores: cores(),
+        read_bandwidth,
+        arithmetic: machine::arithmetic(&compute),
+    };
     let report = report(&args, &model, &setup, &measured, machine)?;
     out(&match args.form() {
         OutputArg::Table => report::table(&report),
