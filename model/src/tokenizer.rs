@@ -5,7 +5,7 @@
 //! become one by spelling it: [`Tokenizer::encode`] takes them for text. [`Tokenizer::encode_trusted`] recognises them and is
 //! for text of our own, such as a chat template's.
 
-mod byte_level;
+pub(crate) mod byte_level;
 mod detokenizer;
 mod gguf;
 mod library;

@@ -57,6 +57,7 @@ CASES = {
     "mha": Case(dict(num_key_value_heads=4, head_dim=None)),
     "qwen3moe": Case(QWEN | dict(head_dim=32, norm_topk_prob=True, num_local_experts=16, num_experts_per_tok=4), torch.float32, "old",
                      model_type="qwen3_moe"),
+    "qwen3moe_bf16": Case(QWEN | dict(head_dim=32, norm_topk_prob=True, num_local_experts=8, vocab_size=288), model_type="qwen3_moe"),
     "qwen3moe_tied": Case(QWEN | dict(head_dim=32, norm_topk_prob=False, num_local_experts=8, tie_word_embeddings=True),
                           model_type="qwen3_moe"),
 }

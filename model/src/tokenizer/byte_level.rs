@@ -20,14 +20,16 @@ use super::{MAX_TOKEN_BYTES, TokenizerError, malformed};
 
 /// What becomes of text before it is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Normal {
+pub(crate) enum Normal {
+    /// Nothing.
     AsIs,
+    /// Unicode's composed form.
     Nfc,
 }
 
 /// How a word that is a token as a whole is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WholeWords {
+pub(crate) enum WholeWords {
     /// By merging, which may end elsewhere.
     Merge,
     /// As that token.
@@ -46,7 +48,7 @@ pub(super) struct Scheme {
 }
 
 /// GPT-2's. Source: `tokenizers`' ByteLevel.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// Source: Llama-3's `tokenizer.json`.
 const LLAMA3: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
@@ -61,6 +63,15 @@ const TEKKEN: &str = concat!(
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
+
+/// Names under which [`scheme`] knows what a `tokenizer.json` can say; of synonyms one.
+const NAMES: [&str; 5] = ["gpt-2", "smollm", "qwen2", "llama-bpe", "tekken"];
+
+/// What `tokenizer.ggml.pre` calls the scheme that divides text by `splits`, one after the other; `None` when it has no name.
+pub(crate) fn name(splits: &[&str], normal: Normal, whole_words: WholeWords) -> Option<&'static str> {
+    let is_it = |scheme: Scheme| (scheme.splits, scheme.normal, scheme.whole_words) == (splits, normal, whole_words);
+    NAMES.into_iter().find(|name| scheme(name).is_some_and(is_it))
+}
 
 /// The scheme that `tokenizer.ggml.pre` names.
 pub(super) fn scheme(pre: &str) -> Option<Scheme> {

@@ -22,7 +22,7 @@ impl Tokenizer {
     /// [`OpenError`] names the file or the key.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, OpenError> {
         if let Some(metadata) = checkpoint.gguf_metadata() {
-            return Ok(Self::from_gguf(from_metadata(metadata)?)?);
+            return Ok(Self::from_gguf(GgufTokenizer::from_metadata(metadata)?)?);
         }
         match (checkpoint.tokenizer_json(), checkpoint.sentencepiece_model()?) {
             (Err(CheckpointError::MissingFile { .. }), Some(model)) => Ok(Self::from_sentencepiece(&model)?),
@@ -31,21 +31,26 @@ impl Tokenizer {
     }
 }
 
-/// Keys: ggml's `docs/gguf.md`, section "Tokenizer".
-fn from_metadata(metadata: &Metadata) -> Result<GgufTokenizer, CheckpointError> {
-    let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let tokens = metadata.strings(&key("tokens"))?;
-    let model = metadata.string(&key("model"))?;
-    Ok(GgufTokenizer {
-        model: metadata.required(&key("model"), model)?.to_owned(),
-        pre: metadata.string(&key("pre"))?.map(str::to_owned),
-        tokens: metadata.required(&key("tokens"), tokens)?.to_vec(),
-        scores: metadata.f32s(&key("scores"))?.unwrap_or_default(),
-        token_types: metadata.i32s(&key("token_type"))?.unwrap_or_default(),
-        merges: metadata.strings(&key("merges"))?.unwrap_or_default().to_vec(),
-        bos: metadata.u32(&key("bos_token_id"))?,
-        unknown: metadata.u32(&key("unknown_token_id"))?,
-        add_bos: metadata.bool(&key("add_bos_token"))?,
-        add_space_prefix: metadata.bool(&key("add_space_prefix"))?,
-    })
+impl GgufTokenizer {
+    /// What stands in `metadata`. Keys: ggml's `docs/gguf.md`, section "Tokenizer".
+    ///
+    /// # Errors
+    /// A key is absent, or of another type.
+    pub(crate) fn from_metadata(metadata: &Metadata) -> Result<Self, CheckpointError> {
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        let tokens = metadata.strings(&key("tokens"))?;
+        let model = metadata.string(&key("model"))?;
+        Ok(Self {
+            model: metadata.required(&key("model"), model)?.to_owned(),
+            pre: metadata.string(&key("pre"))?.map(str::to_owned),
+            tokens: metadata.required(&key("tokens"), tokens)?.to_vec(),
+            scores: metadata.f32s(&key("scores"))?.unwrap_or_default(),
+            token_types: metadata.i32s(&key("token_type"))?.unwrap_or_default(),
+            merges: metadata.strings(&key("merges"))?.unwrap_or_default().to_vec(),
+            bos: metadata.u32(&key("bos_token_id"))?,
+            unknown: metadata.u32(&key("unknown_token_id"))?,
+            add_bos: metadata.bool(&key("add_bos_token"))?,
+            add_space_prefix: metadata.bool(&key("add_space_prefix"))?,
+        })
+    }
 }

@@ -65,10 +65,15 @@ pub(super) fn keys(config: &ModelConfig, name: &str) -> Result<Keys, ToolError> 
     if let Some(bos) = config.bos {
         keys.insert("tokenizer.ggml.bos_token_id".to_owned(), bos.into());
     }
-    for (key, &eos) in EOS_KEYS.into_iter().zip(&config.eos) {
+    put_eos(&config.eos, &mut keys);
+    Ok(keys)
+}
+
+/// The tokens that end a sequence, the one that templates know as `eos_token` first.
+pub(super) fn put_eos(eos: &[u32], keys: &mut Keys) {
+    for (key, &eos) in EOS_KEYS.into_iter().zip(eos) {
         keys.insert(key.to_owned(), eos.into());
     }
-    Ok(keys)
 }
 
 const QWEN: &str = "qwen3moe";

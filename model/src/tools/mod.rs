@@ -55,7 +55,7 @@ pub enum ToolError {
         source: GgufWriteError,
     },
     /// The tokenizer is of a kind that we do not write to GGUF. Convert the checkpoint with its maker's tools.
-    #[error("tokenizer.json: {reason}: only BPE with byte fallback, as Llama's, can be written to GGUF")]
+    #[error("tokenizer.json cannot be written to GGUF: {reason}")]
     Tokenizer {
         /// What is different.
         reason: String,

@@ -37,7 +37,7 @@ pub fn quantize(
         Some(metadata) => without_split(metadata.values()),
         None => {
             let mut keys = metadata::keys(&config, name)?;
-            vocabulary::put(checkpoint, config.vocab, &mut keys)?;
+            vocabulary::put(checkpoint, &config, &mut keys)?;
             keys
         }
     };

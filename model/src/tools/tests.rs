@@ -9,7 +9,7 @@ use super::*;
 use crate::checkpoint::gguf::{GgufWriter, TensorInfo, Value};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::manifest::Manifest;
-use crate::tokenizer::{GgufTokenizer, Special, Tokenizer};
+use crate::tokenizer::{Special, Tokenizer};
 
 fn breeze() -> Checkpoint {
     Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/breeze")).unwrap()
@@ -127,20 +127,7 @@ fn the_demo_models_tokenizer_and_template_come_along() {
 fn the_tokenizer_in_gguf_gives_the_ids_of_the_one_it_was_made_from() {
     let (_folder, path) = quantized(Recipe::F16);
     let made = Checkpoint::open(&path).unwrap();
-    let metadata = made.gguf_metadata().unwrap();
-    let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let second = Tokenizer::from_gguf(GgufTokenizer {
-        model: metadata.string(&key("model")).unwrap().unwrap().to_owned(),
-        tokens: metadata.strings(&key("tokens")).unwrap().unwrap().to_vec(),
-        scores: metadata.f32s(&key("scores")).unwrap().unwrap(),
-        token_types: metadata.i32s(&key("token_type")).unwrap().unwrap(),
-        bos: metadata.u32(&key("bos_token_id")).unwrap(),
-        unknown: metadata.u32(&key("unknown_token_id")).unwrap(),
-        add_bos: metadata.bool(&key("add_bos_token")).unwrap(),
-        add_space_prefix: metadata.bool(&key("add_space_prefix")).unwrap(),
-        ..GgufTokenizer::default()
-    })
-    .unwrap();
+    let second = Tokenizer::of(&made).unwrap();
     let first = Tokenizer::from_json(&breeze().tokenizer_json().unwrap()).unwrap();
     let corpus = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/breeze/corpus.jsonl"));
     // Lines of JSON are harder than the texts in them, and characters that the vocabulary lacks go by bytes.

@@ -1,8 +1,11 @@
-//! A `tokenizer.json` of Llama's make as GGUF metadata, and a vocabulary of placeholders.
+//! A `tokenizer.json` as GGUF metadata, and a vocabulary of placeholders. Two kinds of BPE are known: Llama's, here, and byte-level ones
+//! (GPT-2's kind), in `byte_level`.
 //!
 //! llama.cpp's tokenizer for `llama` (`llm_tokenizer_spm` in `src/llama-vocab.cpp`) joins, of all neighbours whose text together is a
 //! token, those whose token has the highest score. BPE joins by the rank of a merge, so a token's score is minus the rank of the
 //! first merge that makes it; tokens that no merge makes come after all others.
+
+mod byte_level;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +16,7 @@ use super::ToolError;
 use super::metadata::Keys;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::gguf::Value;
+use crate::config::ModelConfig;
 
 /// Kinds of tokens (ggml's `llama_token_type`).
 const NORMAL: i32 = 1;
@@ -25,18 +29,17 @@ const BYTE: i32 = 6;
 /// What stands for a space in tokens.
 const SPACE: &str = "\u{2581}";
 
-/// Tokens by id, as three columns.
+/// Tokens by id, as two columns.
 struct Columns {
     tokens: Vec<String>,
-    scores: Vec<f32>,
     types: Vec<i32>,
 }
 
 impl Columns {
-    fn put(self, keys: &mut Keys) {
-        keys.insert("tokenizer.ggml.model".to_owned(), "llama".into());
+    /// Adds the columns of a tokenizer of the kind `model`.
+    fn put(self, model: &str, keys: &mut Keys) {
+        keys.insert("tokenizer.ggml.model".to_owned(), model.into());
         keys.insert("tokenizer.ggml.tokens".to_owned(), self.tokens.into());
-        keys.insert("tokenizer.ggml.scores".to_owned(), Value::from(&self.scores[..]));
         keys.insert("tokenizer.ggml.token_type".to_owned(), Value::from(&self.types[..]));
     }
 }
@@ -50,6 +53,8 @@ struct TokenizerJson {
     normalizer: Json,
     #[serde(default)]
     pre_tokenizer: Json,
+    #[serde(default)]
+    post_processor: Json,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +63,8 @@ struct Bpe {
     ty: Option<String>,
     #[serde(default)]
     byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
     unk_token: Option<String>,
     vocab: BTreeMap<String, u32>,
     merges: Vec<Merge>,
@@ -78,27 +85,37 @@ struct Added {
     special: bool,
 }
 
-/// Adds the tokenizer and chat template of `checkpoint`, whose model has `vocab` tokens.
-pub(super) fn put(checkpoint: &Checkpoint, vocab: usize, keys: &mut Keys) -> Result<(), ToolError> {
+/// Adds the tokenizer and chat template of `checkpoint`, a model of `config`.
+pub(super) fn put(checkpoint: &Checkpoint, config: &ModelConfig, keys: &mut Keys) -> Result<(), ToolError> {
     let refused = |reason: String| ToolError::Tokenizer { reason };
     let json: TokenizerJson =
         serde_json::from_slice(&checkpoint.tokenizer_json()?).map_err(|error| refused(error.to_string()))?;
-    if json.model.ty.as_deref().is_some_and(|ty| ty != "BPE") || !json.model.byte_fallback {
-        return Err(refused("its model has no byte fallback".to_owned()));
+    if let Some(ty) = json.model.ty.as_deref().filter(|ty| *ty != "BPE") {
+        return Err(refused(format!("its model is {ty}, not BPE")));
     }
-    columns(&json, vocab).map_err(refused)?.put(keys);
+    let settings = checkpoint.tokenizer_config_json()?.unwrap_or_else(|| b"{}".to_vec());
+    let settings: Json = serde_json::from_slice(&settings).map_err(|error| refused(error.to_string()))?;
+    let put_kind = if json.model.byte_fallback { put_llama } else { byte_level::put };
+    put_kind(&json, &settings, config, keys).map_err(refused)?;
     if let Some(unknown) = json.model.unk_token.as_ref().and_then(|token| json.model.vocab.get(token)) {
         keys.insert("tokenizer.ggml.unknown_token_id".to_owned(), (*unknown).into());
     }
-    keys.insert("tokenizer.ggml.add_space_prefix".to_owned(), adds_space(&json).into());
-    let settings = checkpoint.tokenizer_config_json()?.unwrap_or_else(|| b"{}".to_vec());
-    let settings: Json = serde_json::from_slice(&settings).map_err(|error| refused(error.to_string()))?;
+    if let Some(source) = checkpoint.chat_template()? {
+        keys.insert("tokenizer.chat_template".to_owned(), source.template.as_str().into());
+    }
+    Ok(())
+}
+
+/// Adds a tokenizer of Llama's make.
+fn put_llama(json: &TokenizerJson, settings: &Json, config: &ModelConfig, keys: &mut Keys) -> Result<(), String> {
+    let columns = columns(json, config.vocab)?;
+    let scores = scores(&columns, &json.model.merges)?;
+    keys.insert("tokenizer.ggml.scores".to_owned(), Value::from(&scores[..]));
+    columns.put("llama", keys);
+    keys.insert("tokenizer.ggml.add_space_prefix".to_owned(), adds_space(json).into());
     for (key, default) in [("add_bos_token", true), ("add_eos_token", false)] {
         let value = settings[key].as_bool().unwrap_or(default);
         keys.insert(format!("tokenizer.ggml.{key}"), value.into());
-    }
-    if let Some(source) = checkpoint.chat_template()? {
-        keys.insert("tokenizer.chat_template".to_owned(), source.template.as_str().into());
     }
     Ok(())
 }
@@ -121,7 +138,7 @@ fn columns(json: &TokenizerJson, vocab: usize) -> Result<Columns, String> {
         None => Err(format!("token {id} is not among the model's {vocab}")),
     };
     for (text, &id) in &json.model.vocab {
-        set(text, id, if is_byte(text) { BYTE } else { NORMAL })?;
+        set(text, id, if json.model.byte_fallback && is_byte(text) { BYTE } else { NORMAL })?;
     }
     for added in &json.added_tokens {
         let ty = match added.special {
@@ -131,32 +148,39 @@ fn columns(json: &TokenizerJson, vocab: usize) -> Result<Columns, String> {
         };
         set(&added.content, added.id, ty)?;
     }
-    let ranks = ranks(&json.model.merges)?;
     // Texts must differ; these cannot be spelt by accident, and the kind keeps them from being used.
     let named = tokens.into_iter().enumerate();
-    let (tokens, types): (Vec<_>, Vec<_>) =
-        named.map(|(id, token)| token.unwrap_or_else(|| (format!("[unused {id}]"), UNUSED))).unzip();
-    let after_all = |id: usize| json.model.merges.len() + id;
+    let (tokens, types) = named.map(|(id, token)| token.unwrap_or_else(|| (format!("[unused {id}]"), UNUSED))).unzip();
+    Ok(Columns { tokens, types })
+}
+
+/// By id, what joins a token before others: minus the rank of its merge.
+fn scores(columns: &Columns, merges: &[Merge]) -> Result<Vec<f32>, String> {
+    let ranks = ranks(merges)?;
+    let after_all = |id: usize| merges.len() + id;
     let score = |(id, (text, ty)): (usize, (&String, &i32))| match *ty {
         NORMAL => -(ranks.get(text).copied().unwrap_or_else(|| after_all(id)) as f32),
         _ => 0.0,
     };
-    let scores = tokens.iter().zip(&types).enumerate().map(score).collect();
-    Ok(Columns { tokens, scores, types })
+    Ok(columns.tokens.iter().zip(&columns.types).enumerate().map(score).collect())
+}
+
+impl Merge {
+    /// Its two tokens; `rank` is its place, for the error.
+    fn pair(&self, rank: usize) -> Result<(&str, &str), String> {
+        match self {
+            Self::Pair(left, right) => Ok((left, right)),
+            Self::Text(text) => text.split_once(' ').ok_or_else(|| format!("merge {rank} is not of two tokens")),
+        }
+    }
 }
 
 /// The rank of the first merge that makes a token.
 fn ranks(merges: &[Merge]) -> Result<BTreeMap<String, usize>, String> {
     let mut ranks = BTreeMap::new();
     for (rank, merge) in merges.iter().enumerate() {
-        let text = match merge {
-            Merge::Pair(left, right) => format!("{left}{right}"),
-            Merge::Text(text) => {
-                let pair = text.split_once(' ').ok_or_else(|| format!("merge {rank} is not of two tokens"))?;
-                [pair.0, pair.1].concat()
-            }
-        };
-        ranks.entry(text).or_insert(rank);
+        let (left, right) = merge.pair(rank)?;
+        ranks.entry([left, right].concat()).or_insert(rank);
     }
     Ok(ranks)
 }
@@ -177,7 +201,9 @@ pub(super) fn put_placeholders(vocab: usize, keys: &mut Keys) {
         _ => (format!("{SPACE}w{id}"), NORMAL),
     };
     let (tokens, types) = (0..vocab).map(token).unzip();
-    Columns { tokens, scores: (0..vocab).map(|id| -(id as f32)).collect(), types }.put(keys);
+    Columns { tokens, types }.put("llama", keys);
+    let scores: Vec<f32> = (0..vocab).map(|id| -(id as f32)).collect();
+    keys.insert("tokenizer.ggml.scores".to_owned(), Value::from(&scores[..]));
     keys.insert("tokenizer.ggml.unknown_token_id".to_owned(), 0.into());
     keys.insert("tokenizer.ggml.add_bos_token".to_owned(), true.into());
     keys.insert("tokenizer.ggml.add_eos_token".to_owned(), false.into());
@@ -211,7 +237,8 @@ mod tests {
         assert_eq!(columns.tokens, ["<unk>", "<0x0A>", "a", "b", "ab", "aba", "<s>", "<tool>", "[unused 8]"]);
         let kinds = [UNKNOWN, BYTE, NORMAL, NORMAL, NORMAL, NORMAL, CONTROL, USER_DEFINED, UNUSED];
         assert_eq!(columns.types, kinds);
-        assert_eq!(columns.scores, [0.0, 0.0, -5.0, -6.0, -0.0, -1.0, 0.0, 0.0, 0.0]);
+        let scores = scores(&columns, &parsed().model.merges).unwrap();
+        assert_eq!(scores, [0.0, 0.0, -5.0, -6.0, -0.0, -1.0, 0.0, 0.0, 0.0]);
         assert!(super::columns(&parsed(), 7).is_err(), "token 7 of 7");
     }
 
