@@ -12,6 +12,10 @@ use super::bus_error::Watched;
 /// Bytes that Linux maps with one page that is looked at, if it has them in memory (`fault_around_bytes`, as it is built).
 const FAULT_AROUND: usize = 64 << 10;
 
+/// Bytes read ahead at a time. Of a longer piece Linux would read no more than what it reads ahead from that disk, which is
+/// this much or more (`read_ahead_kb`, 128 unless set otherwise), and leave the rest to page faults.
+const READ_AHEAD: usize = 128 << 10;
+
 /// A file's bytes. They are read from the disk only where they are looked at.
 pub(crate) enum FileBytes {
     Mapped(Mapped),
@@ -46,8 +50,10 @@ impl FileBytes {
     /// page by page would have it guess how much more is wanted.
     pub(crate) fn prefetch(&self, part: &[u8]) {
         if let Some((map, offset)) = self.place_of(part) {
-            // Advice. If it is not taken, the bytes are read when they are looked at.
-            let _ = map.advise_range(Advice::WillNeed, offset, part.len());
+            for begin in (0..part.len()).step_by(READ_AHEAD) {
+                // Advice. If it is not taken, the bytes are read when they are looked at.
+                let _ = map.advise_range(Advice::WillNeed, offset + begin, READ_AHEAD.min(part.len() - begin));
+            }
         }
     }
 
