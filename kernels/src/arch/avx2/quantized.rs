@@ -17,9 +17,9 @@ use crate::{PackedMatrix, Q8Buf, WeightType};
 /// Rows of activations in a tile: beside the unpacked weights their accumulators still fit in registers.
 const TILE_ROWS: usize = 4;
 
-/// Tiles of so few rows wait for weights, not for arithmetic: they ask for them this many bytes ahead, across the ends of pages and panels,
-/// where the hardware's own prefetching starts anew.
+/// Tiles of so few rows wait for weights more than for arithmetic, and ask for them ahead.
 const PREFETCH_ROWS: usize = 2;
+/// So many bytes ahead: across the ends of pages and panels, where the hardware's own prefetching starts anew.
 const PREFETCH: usize = 8192;
 
 /// `WeightType` as a const parameter.

@@ -12,9 +12,10 @@ use crate::matmul::Output;
 use crate::packed::{GROUP, PANEL, PanelBlock};
 use crate::{PackedMatrix, Q8Buf, WeightType};
 
-/// Tiles of so few rows wait for weights, not for arithmetic: they ask for them this many bytes ahead, across the ends of pages and panels,
-/// where the hardware's own prefetching starts anew.
-const PREFETCH_ROWS: usize = 4;
+/// Rows of a short tile. It waits for weights more than for arithmetic, and has few chains of dependent instructions to fill the time.
+const SHORT_TILE: usize = 4;
+/// How many bytes ahead short tiles ask for weights: across the ends of pages and panels, where the hardware's own prefetching starts
+/// anew.
 const PREFETCH: usize = 8192;
 
 /// `WeightType` as a const parameter.
@@ -121,7 +122,7 @@ impl Tile<'_> {
             let sums = record.sum(0) - record.scale(0);
             for _ in 0..supers {
                 for sub in 0..layout.subs {
-                    if R <= PREFETCH_ROWS {
+                    if R <= SHORT_TILE {
                         prefetch(body.wrapping_add(PREFETCH), layout.sub_bytes);
                     }
                     let x = Rows { values, scales, sums };
@@ -227,7 +228,7 @@ unsafe fn add_sub_block<const TY: Ty, const R: usize>(
                     unsigned_bytes(head.add(layout.minima + PANEL * sub)),
                 );
                 each_row!(R, r, {
-                    let dot = dot(&w, x, r, _mm512_setzero_si512());
+                    let dot = dot::<R>(&w, x, r, _mm512_setzero_si512());
                     let minus_sum = _mm512_cvtepi32_ps(_mm512_srai_epi32(x.sum(r, 1), 3));
                     acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x.scale(r)), acc[r]);
                     acc[r] = _mm512_fmadd_ps(minus_sum, _mm512_mul_ps(m, x.scale(r)), acc[r]);
@@ -236,7 +237,7 @@ unsafe fn add_sub_block<const TY: Ty, const R: usize>(
             Q4_1 | Q5_1 => {
                 let m = halves(head.add(layout.offsets));
                 each_row!(R, r, {
-                    let dot = dot(&w, x, r, _mm512_setzero_si512());
+                    let dot = dot::<R>(&w, x, r, _mm512_setzero_si512());
                     let minus_sum = _mm512_srai_epi32(x.sum(r, 1), 3);
                     let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_setzero_si512(), minus_sum));
                     acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x.scale(r)), acc[r]);
@@ -250,26 +251,32 @@ unsafe fn add_sub_block<const TY: Ty, const R: usize>(
                     Q5_0 => _mm512_slli_epi32(x.sum(r, 1), 1),
                     _ => _mm512_slli_epi32(x.sum(r, 1), 4),
                 };
-                let dot = dot(&w, x, r, start);
+                let dot = dot::<R>(&w, x, r, start);
                 acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x.scale(r)), acc[r]);
             }),
         }
     }
 }
 
-/// `start` + the dot of all 32 values with row r.
+/// `start` + the dot of all 32 values with row r. Tiles of few rows cut the chain of dependent instructions in two.
 ///
 /// # Safety
 /// Row r is there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn dot(w: &[__m512i; 8], x: &Rows, r: usize, start: __m512i) -> __m512i {
-    let mut dot = start;
-    for (g, w) in w.iter().enumerate() {
+unsafe fn dot<const R: usize>(w: &[__m512i; 8], x: &Rows, r: usize, start: __m512i) -> __m512i {
+    let (mut dot, mut upper) = (start, _mm512_setzero_si512());
+    for g in 0..4 {
         // SAFETY: the caller's promise.
-        dot = _mm512_dpbusd_epi32(dot, *w, unsafe { x.four(r, g) });
+        let (low, high) = unsafe { (x.four(r, g), x.four(r, g + 4)) };
+        dot = _mm512_dpbusd_epi32(dot, w[g], low);
+        if R <= SHORT_TILE {
+            upper = _mm512_dpbusd_epi32(upper, w[g + 4], high);
+        } else {
+            dot = _mm512_dpbusd_epi32(dot, w[g + 4], high);
+        }
     }
-    dot
+    if R <= SHORT_TILE { _mm512_add_epi32(dot, upper) } else { dot }
 }
 
 /// A sub-block's integers, unsigned: register g holds values 4g…4g + 3 of every row.
