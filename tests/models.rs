@@ -127,7 +127,7 @@ fn a_qwen_folder_in_gguf_says_and_computes_what_the_folder_does() {
         let [expected, found] = [(&first, &a), (&second, &b)].map(|(model, tokenizer)| {
             let source = model.checkpoint.chat_template().expect("it can be read").expect("a template");
             let template = ChatTemplate::compile(&source).expect("it compiles");
-            template.encode(tokenizer, &[message.clone()], GenerationPrompt::Add).expect("a chat has ids")
+            template.encode(tokenizer, std::slice::from_ref(&message), GenerationPrompt::Add).expect("a chat has ids")
         });
         assert_eq!(found, expected, "{text:?}");
         found
