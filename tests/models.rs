@@ -12,7 +12,9 @@ use support::cluster::{Cluster, Setup};
 use support::model::Model;
 use support::steps::{WHOLE, logits};
 use tramontane_kernels::{KvType, WeightType};
+use tramontane_model::chat::{ChatTemplate, GenerationPrompt, Message, Role};
 use tramontane_model::checkpoint::gguf::{self, GgufWriter, TensorInfo};
+use tramontane_model::tokenizer::{Special, Tokenizer};
 use tramontane_model::weights::Quantize;
 
 /// Runs `tramontane models` with `args`, which must go well and quietly; returns its stdout.
@@ -73,6 +75,72 @@ fn the_demo_model_in_gguf_computes_what_the_demo_model_does() {
         println!("{ty}: {same} of {count} positions have the same greedy token; a logit is off by {worst} at most");
         assert!(same * 100 >= count * 97 && worst <= bound, "{ty}: {same} of {count}, {worst}");
     }
+}
+
+/// The golden Qwen3-MoE in bfloat16 as its makers publish it, in `folder`: with a byte-level tokenizer (bytes, as many merges as its
+/// vocabulary has room for, five added tokens) and a chat template.
+fn write_qwen(folder: &Path) {
+    const VOCAB: usize = 288;
+    const BYTES: usize = 256;
+    let golden = support::model::golden();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.join("qwen3moe_bf16").join(file), folder.join(file)).expect("it can be copied");
+    }
+    let json = std::fs::read(golden.join("../tokenizers/byte-level.tokenizer.json")).expect("the fixture can be read");
+    let mut json: Value = serde_json::from_slice(&json).expect("the fixture is JSON");
+    let added = json["added_tokens"].as_array_mut().expect("added tokens");
+    let words = VOCAB - added.len();
+    for (token, id) in added.iter_mut().zip(words..) {
+        token["id"] = id.into();
+    }
+    // Merges stand in the order of the tokens that they make.
+    let vocab = json["model"]["vocab"].as_object_mut().expect("a vocabulary");
+    vocab.retain(|_, id| id.as_u64().is_some_and(|id| id < words as u64));
+    json["model"]["merges"].as_array_mut().expect("merges").truncate(words - BYTES);
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
+    let settings =
+        serde_json::json!({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": template});
+    for (name, json) in [
+        ("tokenizer.json", json),
+        ("tokenizer_config.json", settings),
+        ("generation_config.json", serde_json::json!({"eos_token_id": [words, words + 2]})),
+    ] {
+        std::fs::write(folder.join(name), json.to_string()).expect("it can be written");
+    }
+}
+
+#[test]
+fn a_qwen_folder_in_gguf_says_and_computes_what_the_folder_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_qwen(folder.path());
+    let file = folder.path().join("qwen.gguf");
+    models(&["quantize", "--type", "f16", text(folder.path()), text(&file)]);
+    let [first, second] = [Model::open("folder", folder.path()), Model::open("gguf", &file)];
+    let [a, b] = [&first, &second].map(|model| Tokenizer::of(&model.checkpoint).expect("a tokenizer"));
+    assert_eq!((&second.config.eos, second.config.vocab), (&first.config.eos, 288));
+    let texts =
+        ["The wind blows.", "  two  spaces ", "é 風 🙂 e\u{301}", "<think>1234</think>\n\n\t", "it's <|im_end|>", ""];
+    let prompts = texts.map(|text| {
+        let ids = b.encode(text, Special::Add).expect("a text has ids");
+        assert_eq!(ids, a.encode(text, Special::Add).expect("a text has ids"), "{text:?}");
+        let message = Message { role: Role::User, content: text.to_owned() };
+        let [expected, found] = [(&first, &a), (&second, &b)].map(|(model, tokenizer)| {
+            let source = model.checkpoint.chat_template().expect("it can be read").expect("a template");
+            let template = ChatTemplate::compile(&source).expect("it compiles");
+            template.encode(tokenizer, std::slice::from_ref(&message), GenerationPrompt::Add).expect("a chat has ids")
+        });
+        assert_eq!(found, expected, "{text:?}");
+        found
+    });
+    let compute = |model: &Model| {
+        let setup = Setup { nodes: 2, ..Setup::plain(Quantize::AsStored, KvType::F32) };
+        logits(&mut Cluster::start(model, &setup), &prompts, WHOLE)
+    };
+    // Weights of a normal distribution lose nothing from bfloat16 to F16 but where they are tiny.
+    let (expected, found) = (compute(&first), compute(&second));
+    let pairs = expected.iter().flatten().flatten().zip(found.iter().flatten().flatten());
+    let worst = pairs.fold(0.0f32, |worst, (e, f)| worst.max((e - f).abs()));
+    assert!(worst <= 1e-3, "a logit is off by {worst}");
 }
 
 #[test]
