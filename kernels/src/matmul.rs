@@ -8,7 +8,8 @@ use crate::{Activations, Compute, Isa, PackedMatrix, arch};
 
 /// The most panels of a piece: with a group of rows they stay in the second-level cache.
 const PIECE_PANELS: usize = 4;
-/// What a piece of several panels reads at most: some microseconds' worth, which is what a thread may have to wait for at a job's end.
+/// What a piece of several panels reads at most: some microseconds' worth, which is what a thread may have to wait for at a job's end. (A
+/// thread's pieces follow one another in memory.)
 const PIECE_BYTES: usize = 128 << 10;
 /// Pieces a thread should find in a job where the matrix is large enough, so that one that comes late takes fewer.
 const PIECES_PER_THREAD: usize = 32;

@@ -1,10 +1,12 @@
 //! A pool of threads that share one job at a time, in small pieces.
 //!
-//! Pieces are taken from a counter, so a thread that lost its time slice holds nobody up but for the piece in its hands;
-//! there is no barrier at which all must arrive. A worker spins briefly for the next job and then sleeps.
+//! Each thread has a range of pieces, which it takes in order, so that what it reads is one long stream; a thread that is done with its
+//! own goes on with another's. So one that lost its time slice holds nobody up but for the piece in its hands; there is no
+//! barrier at which all must arrive. A worker spins briefly for the next job and then sleeps.
 #![allow(unsafe_code)]
 
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -32,8 +34,8 @@ struct Shared {
     open: AtomicBool,
     /// Workers that have entered, or are about to find out that they may not.
     inside: AtomicUsize,
-    /// The next piece to take.
-    next: AtomicUsize,
+    /// The next piece to take of each thread's range.
+    next: Vec<Next>,
     pieces: AtomicUsize,
     job: Mutex<Job>,
     panicked: AtomicBool,
@@ -42,6 +44,10 @@ struct Shared {
     sleep: Mutex<()>,
     wake: Condvar,
 }
+
+/// On a cache line of its own: each is one thread's until the end of a job.
+#[repr(align(64))]
+struct Next(AtomicUsize);
 
 struct Job {
     /// The closure; its lifetime is erased, see `run`.
@@ -52,11 +58,12 @@ struct Job {
 impl Pool {
     /// A pool of `threads` threads: the caller of [`Pool::run`], and `threads − 1` of its own.
     pub fn new(threads: usize) -> Self {
+        let threads = threads.clamp(1, MAX_THREADS);
         let shared = Arc::new(Shared {
             generation: AtomicUsize::new(0),
             open: AtomicBool::new(false),
             inside: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
+            next: (0..threads).map(|_| Next(AtomicUsize::new(0))).collect(),
             pieces: AtomicUsize::new(0),
             job: Mutex::new(Job { work: None, caller: None }),
             panicked: AtomicBool::new(false),
@@ -65,11 +72,11 @@ impl Pool {
             sleep: Mutex::new(()),
             wake: Condvar::new(),
         });
-        let workers = (1..threads.clamp(1, MAX_THREADS))
+        let workers = (1..threads)
             .map_while(|i| {
                 let shared = Arc::clone(&shared);
                 // Too few threads is slower, not wrong: what cannot be started is left out.
-                thread::Builder::new().name(format!("compute-{i}")).spawn(move || shared.work_until_stopped()).ok()
+                thread::Builder::new().name(format!("compute-{i}")).spawn(move || shared.work_until_stopped(i)).ok()
             })
             .collect();
         Self { shared, workers, turn: Mutex::new(()) }
@@ -97,7 +104,9 @@ impl Pool {
         // both are sequentially consistent, so no use outlives `work`. `take` catches panics, so nothing unwinds before that.
         let erased = unsafe { std::mem::transmute::<Piece<'_>, Piece<'static>>(work) };
         *lock(&shared.job) = Job { work: Some(erased), caller: Some(thread::current()) };
-        shared.next.store(0, SeqCst);
+        for (thread, next) in shared.next.iter().enumerate() {
+            next.0.store(shared.range(thread, pieces).start, SeqCst);
+        }
         shared.pieces.store(pieces, SeqCst);
         shared.open.store(true, SeqCst);
         shared.generation.fetch_add(1, SeqCst);
@@ -105,7 +114,7 @@ impl Pool {
             drop(lock(&shared.sleep));
             shared.wake.notify_all();
         }
-        shared.take(work);
+        shared.take(0, work);
         shared.open.store(false, SeqCst);
         shared.wait_until_empty();
         lock(&shared.job).work = None;
@@ -116,28 +125,39 @@ impl Pool {
 }
 
 impl Shared {
-    /// Takes pieces until there are none.
-    fn take(&self, work: Piece<'_>) {
+    /// The pieces that thread `thread` begins with.
+    fn range(&self, thread: usize, pieces: usize) -> Range<usize> {
+        let threads = self.next.len();
+        // Multiplied in parts: pieces may be any number.
+        let bound = |thread: usize| pieces / threads * thread + pieces % threads * thread / threads;
+        bound(thread)..bound(thread + 1)
+    }
+
+    /// Takes pieces until there are none: thread `own`'s first, then those of the others.
+    fn take(&self, own: usize, work: Piece<'_>) {
         let pieces = self.pieces.load(SeqCst);
-        loop {
-            let i = self.next.fetch_add(1, SeqCst);
-            if i >= pieces {
-                return;
-            }
-            if catch_unwind(AssertUnwindSafe(|| work(i))).is_err() {
-                self.panicked.store(true, SeqCst);
+        for thread in (own..self.next.len()).chain(0..own) {
+            let end = self.range(thread, pieces).end;
+            loop {
+                let i = self.next[thread].0.fetch_add(1, SeqCst);
+                if i >= end {
+                    break;
+                }
+                if catch_unwind(AssertUnwindSafe(|| work(i))).is_err() {
+                    self.panicked.store(true, SeqCst);
+                }
             }
         }
     }
 
-    fn work_until_stopped(&self) {
+    fn work_until_stopped(&self, own: usize) {
         let mut seen = 0;
         while self.wait_for_news(&mut seen) {
             self.inside.fetch_add(1, SeqCst);
             if self.open.load(SeqCst) {
                 let work = lock(&self.job).work;
                 if let Some(work) = work {
-                    self.take(work);
+                    self.take(own, work);
                 }
             }
             if self.inside.fetch_sub(1, SeqCst) == 1 && !self.open.load(SeqCst) {

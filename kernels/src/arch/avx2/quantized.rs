@@ -17,11 +17,6 @@ use crate::{PackedMatrix, Q8Buf, WeightType};
 /// Rows of activations in a tile: beside the unpacked weights their accumulators still fit in registers.
 const TILE_ROWS: usize = 4;
 
-/// Tiles of so few rows wait for weights more than for arithmetic, and ask for them ahead.
-const PREFETCH_ROWS: usize = 2;
-/// So many bytes ahead: across the ends of pages and panels, where the hardware's own prefetching starts anew.
-const PREFETCH: usize = 8192;
-
 /// `WeightType` as a const parameter.
 type Ty = u8;
 const Q8_0: Ty = 0;
@@ -124,19 +119,16 @@ impl Tile<'_> {
             "a panel's and a group's bytes"
         );
         let mut acc = [[_mm256_setzero_ps(); R]; H];
-        // SAFETY: super-block s < supers has its head at s·head, its body at bodies + s·subs·sub_bytes, and each of its subs
+        // SAFETY: super-block s < supers has its head at s·bytes, its body behind that, and each of its subs
         // sub-blocks one record, by the assertion; row + r is one of the record's rows.
         unsafe {
             let mut head = self.panel.as_ptr();
-            let mut body = head.add(layout.bodies(supers));
             let mut values = self.records.as_ptr().add(record.values(row));
             let mut scales = self.records.as_ptr().add(record.scale(row));
             let sums = record.sum(0) - record.scale(0);
             for _ in 0..supers {
+                let mut body = head.add(layout.head);
                 for sub in 0..layout.subs {
-                    if R <= PREFETCH_ROWS && half + H == PANEL / LANES {
-                        prefetch(body.wrapping_add(PREFETCH), layout.sub_bytes);
-                    }
                     let x = Rows { values, scales, sums };
                     for (h, acc) in acc.iter_mut().enumerate() {
                         add_sub_block::<TY, R>(head, body, (sub, half + h), &x, acc);
@@ -145,7 +137,7 @@ impl Tile<'_> {
                     values = values.add(record.bytes());
                     scales = scales.add(record.bytes());
                 }
-                head = head.add(layout.head);
+                head = head.add(layout.bytes());
             }
         }
         let (first, panel) = self.at;
@@ -154,15 +146,6 @@ impl Tile<'_> {
                 out.store_part(first + row + r, panel, (half + h) * LANES, &lanes(acc[r]));
             });
         }
-    }
-}
-
-/// Asks for `len` bytes from `at` to be brought near; a hint, so that `at` may be anywhere.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch(at: *const u8, len: usize) {
-    for line in (0..len).step_by(64) {
-        _mm_prefetch(at.wrapping_add(line).cast(), _MM_HINT_T0);
     }
 }
 

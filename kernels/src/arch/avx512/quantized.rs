@@ -12,11 +12,8 @@ use crate::matmul::Output;
 use crate::packed::{GROUP, PANEL, PanelBlock};
 use crate::{PackedMatrix, Q8Buf, WeightType};
 
-/// Rows of a short tile. It waits for weights more than for arithmetic, and has few chains of dependent instructions to fill the time.
+/// Rows of a short tile: one with few chains of dependent instructions, which are cut in two.
 const SHORT_TILE: usize = 4;
-/// How many bytes ahead short tiles ask for weights: across the ends of pages and panels, where the hardware's own prefetching starts
-/// anew.
-const PREFETCH: usize = 8192;
 
 /// `WeightType` as a const parameter.
 type Ty = u8;
@@ -112,26 +109,23 @@ impl Tile<'_> {
             "a panel's and a group's bytes"
         );
         let mut acc = [_mm512_setzero_ps(); R];
-        // SAFETY: super-block s < supers has its head at s·head, its body at bodies + s·subs·sub_bytes, and each of its subs
+        // SAFETY: super-block s < supers has its head at s·bytes, its body behind that, and each of its subs
         // sub-blocks one record, by the assertion; row + r is one of the record's rows.
         unsafe {
             let mut head = self.panel.as_ptr();
-            let mut body = head.add(layout.bodies(supers));
             let mut values = self.records.as_ptr().add(record.values(row));
             let mut scales = self.records.as_ptr().add(record.scale(row));
             let sums = record.sum(0) - record.scale(0);
             for _ in 0..supers {
+                let mut body = head.add(layout.head);
                 for sub in 0..layout.subs {
-                    if R <= SHORT_TILE {
-                        prefetch(body.wrapping_add(PREFETCH), layout.sub_bytes);
-                    }
                     let x = Rows { values, scales, sums };
                     add_sub_block::<TY, R>(head, body, sub, &x, &mut acc);
                     body = body.add(layout.sub_bytes);
                     values = values.add(record.bytes());
                     scales = scales.add(record.bytes());
                 }
-                head = head.add(layout.head);
+                head = head.add(layout.bytes());
             }
         }
         let (first, panel) = self.at;
@@ -142,15 +136,6 @@ impl Tile<'_> {
             out.store(first + row + r, panel, &lanes);
         });
         R
-    }
-}
-
-/// Asks for `len` bytes from `at` to be brought near; a hint, so that `at` may be anywhere.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn prefetch(at: *const u8, len: usize) {
-    for line in (0..len).step_by(64) {
-        _mm_prefetch(at.wrapping_add(line).cast(), _MM_HINT_T0);
     }
 }
 
@@ -258,7 +243,7 @@ unsafe fn add_sub_block<const TY: Ty, const R: usize>(
     }
 }
 
-/// `start` + the dot of all 32 values with row r. Tiles of few rows cut the chain of dependent instructions in two.
+/// `start` + the dot of all 32 values with row r. Short tiles cut the chain of dependent instructions in two.
 ///
 /// # Safety
 /// Row r is there.

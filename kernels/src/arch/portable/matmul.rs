@@ -63,10 +63,9 @@ fn fma_row<'a, const N: usize>(
 fn quantized_row(ty: WeightType, panel: &[u8], x: &Q8Buf, row: usize) -> [f32; PANEL] {
     let layout = PanelBlock::of(ty);
     let blocks = x.width() / ty.block_values();
-    let (heads, bodies) = panel.split_at(layout.bodies(blocks));
-    let bodies = bodies.chunks_exact(layout.subs * layout.sub_bytes);
     let mut acc = [0.0f32; PANEL];
-    for (b, (head, body)) in heads.chunks_exact(layout.head).zip(bodies).enumerate() {
+    for (b, block) in panel.chunks_exact(layout.bytes()).take(blocks).enumerate() {
+        let (head, body) = block.split_at(layout.head);
         for (sub, body) in body.chunks_exact(layout.sub_bytes).enumerate() {
             let x = x.block(row, b * layout.subs + sub);
             for (lane, acc) in acc.iter_mut().enumerate() {
