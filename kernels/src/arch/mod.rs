@@ -10,7 +10,14 @@ pub(crate) mod avx512;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "avx512_absent.rs"]
 pub(crate) mod avx512;
+mod entries;
 pub(crate) mod portable;
+#[cfg(target_arch = "x86_64")]
+mod softmax;
+#[cfg(target_arch = "x86_64")]
+mod types;
+
+use entries::entries;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -7,10 +7,9 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::KV_BLOCK;
-use crate::arch::portable::{merge_scales, sum_tree};
+use crate::arch::softmax::{Merge, Step, Stored, soften};
 use crate::attention::{HeadGroup, blocks_of, slots_of};
 use crate::kv::KvData;
-use crate::math::exp;
 
 /// Lanes of a register.
 const LANES: usize = 8;
@@ -37,24 +36,6 @@ fn over_tiles<T: Stored>(head: &HeadGroup<'_>, k: &[T], v: &[T]) {
     }
 }
 
-/// What the blocks so far came to, and what the next one is scaled by.
-#[derive(Clone, Copy)]
-struct Merge {
-    max: f32,
-    sum: f32,
-    step: Step,
-}
-
-#[derive(Clone, Copy)]
-enum Step {
-    /// No slot of the block is visible.
-    Skip,
-    /// The first block: as it is.
-    First,
-    /// The result so far and the block, each with its factor.
-    Scale(f32, f32),
-}
-
 /// Computes queries `first…first + Q`; returns Q.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tile<T: Stored, const Q: usize>(head: &HeadGroup<'_>, first: usize, k: &[T], v: &[T]) -> usize {
@@ -69,7 +50,7 @@ fn tile<T: Stored, const Q: usize>(head: &HeadGroup<'_>, first: usize, k: &[T], 
         let slots: [Range<usize>; Q] = std::array::from_fn(|q| slots_of(visible[q], i));
         let mut weights = scores::<T, Q>(&queries, &k[block.clone()], scale);
         for q in 0..Q {
-            merge[q] = soften(&mut weights[q], &slots[q], merge[q]);
+            merge[q] = soften::<LANES>(&mut weights[q], &slots[q], merge[q]);
         }
         let values = &v[block];
         if slots.iter().all(|s| s.len() == KV_BLOCK) {
@@ -118,34 +99,6 @@ fn scores<T: Stored, const Q: usize>(queries: &[&[f32]; Q], k: &[T], scale: f32)
         }
     }
     out
-}
-
-/// Scores to exponentials relative to their maximum, +0 where not visible; and how the block is to be merged.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn soften(scores: &mut [f32; KV_BLOCK], slots: &Range<usize>, before: Option<Merge>) -> Option<Merge> {
-    if slots.is_empty() {
-        return before.map(|m| Merge { step: Step::Skip, ..m });
-    }
-    scores[..slots.start].fill(f32::NEG_INFINITY);
-    scores[slots.end..].fill(f32::NEG_INFINITY);
-    // Lane by lane: a maximum does not depend on the order, and no score is NaN.
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in scores.as_chunks::<LANES>().0 {
-        for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *lane = if *score > *lane { *score } else { *lane };
-        }
-    }
-    let block_max = lanes.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
-    for score in scores.iter_mut() {
-        *score = exp(*score - block_max);
-    }
-    let block_sum = sum_tree(scores);
-    let Some(Merge { max, sum, .. }) = before else {
-        return Some(Merge { max: block_max, sum: block_sum, step: Step::First });
-    };
-    let (max, alpha, beta) = merge_scales(max, block_max);
-    Some(Merge { max, sum: sum.mul_add(alpha, block_sum * beta), step: Step::Scale(alpha, beta) })
 }
 
 /// Merges `Σ e_j v_j` over `slots` into the results of queries `first…first + Q`.
@@ -225,28 +178,6 @@ fn weigh_lanes<T: Stored, const Q: usize, const N: usize>(
                 }
             }
         }
-    }
-}
-
-/// A type in which keys and values are stored.
-trait Stored: Copy {
-    const F16: bool;
-    fn widen(self) -> f32;
-}
-
-impl Stored for u16 {
-    const F16: bool = true;
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        half::f16::from_bits(self).to_f32()
-    }
-}
-
-impl Stored for f32 {
-    const F16: bool = false;
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
     }
 }
 

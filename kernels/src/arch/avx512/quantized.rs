@@ -8,36 +8,13 @@ use std::ops::Range;
 
 use crate::activations::{Q8_ROWS, Record};
 use crate::arch::each_row;
+use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, layout};
 use crate::matmul::Output;
-use crate::packed::{GROUP, PANEL, PanelBlock};
+use crate::packed::{GROUP, PANEL};
 use crate::{PackedMatrix, Q8Buf, WeightType};
 
 /// Rows of a short tile: one with few chains of dependent instructions, which are cut in two.
 const SHORT_TILE: usize = 4;
-
-/// `WeightType` as a const parameter.
-type Ty = u8;
-const Q8_0: Ty = 0;
-const Q4_0: Ty = 1;
-const Q4_1: Ty = 2;
-const Q5_0: Ty = 3;
-const Q5_1: Ty = 4;
-const Q4K: Ty = 5;
-const Q5K: Ty = 6;
-const Q6K: Ty = 7;
-
-const fn layout<const TY: Ty>() -> PanelBlock {
-    PanelBlock::of(match TY {
-        Q8_0 => WeightType::Q8_0,
-        Q4_0 => WeightType::Q4_0,
-        Q4_1 => WeightType::Q4_1,
-        Q5_0 => WeightType::Q5_0,
-        Q5_1 => WeightType::Q5_1,
-        Q4K => WeightType::Q4K,
-        Q5K => WeightType::Q5K,
-        _ => WeightType::Q6K,
-    })
-}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn matmul(weights: &PackedMatrix, x: &Q8Buf, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) {

@@ -1,0 +1,82 @@
+//! What attention's tiles share whatever their registers: a block's scores to weights, and how blocks merge.
+
+use std::ops::Range;
+
+use crate::KV_BLOCK;
+use crate::arch::portable::{merge_scales, sum_tree};
+use crate::math::exp;
+
+/// A type in which keys and values are stored.
+pub(crate) trait Stored: Copy {
+    /// IEEE binary16 in a u16; else f32.
+    const F16: bool;
+    /// The value.
+    fn widen(self) -> f32;
+}
+
+impl Stored for u16 {
+    const F16: bool = true;
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        half::f16::from_bits(self).to_f32()
+    }
+}
+
+impl Stored for f32 {
+    const F16: bool = false;
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+/// What the blocks so far came to, and what the next one is scaled by.
+#[derive(Clone, Copy)]
+pub(crate) struct Merge {
+    pub(crate) max: f32,
+    pub(crate) sum: f32,
+    pub(crate) step: Step,
+}
+
+/// How a block is merged into the result.
+#[derive(Clone, Copy)]
+pub(crate) enum Step {
+    /// No slot of the block is visible.
+    Skip,
+    /// The first block: as it is.
+    First,
+    /// The result so far and the block, each with its factor.
+    Scale(f32, f32),
+}
+
+/// Scores to exponentials relative to their maximum, +0 where not visible; and how the block is to be merged. Compiled with the
+/// features of its caller, whose registers have `LANES` lanes.
+#[inline(always)]
+pub(crate) fn soften<const LANES: usize>(
+    scores: &mut [f32; KV_BLOCK],
+    slots: &Range<usize>,
+    before: Option<Merge>,
+) -> Option<Merge> {
+    if slots.is_empty() {
+        return before.map(|m| Merge { step: Step::Skip, ..m });
+    }
+    scores[..slots.start].fill(f32::NEG_INFINITY);
+    scores[slots.end..].fill(f32::NEG_INFINITY);
+    // Lane by lane: a maximum does not depend on the order, and no score is NaN.
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in scores.as_chunks::<LANES>().0 {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *lane = if *score > *lane { *score } else { *lane };
+        }
+    }
+    let block_max = lanes.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
+    for score in scores.iter_mut() {
+        *score = exp(*score - block_max);
+    }
+    let block_sum = sum_tree(scores);
+    let Some(Merge { max, sum, .. }) = before else {
+        return Some(Merge { max: block_max, sum: block_sum, step: Step::First });
+    };
+    let (max, alpha, beta) = merge_scales(max, block_max);
+    Some(Merge { max, sum: sum.mul_add(alpha, block_sum * beta), step: Step::Scale(alpha, beta) })
+}
