@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use support::cluster::{Cluster, KV_BLOCKS, Reach, Setup};
-use support::completions::{Completion, TOP, TokenBits, complete, preemptions, requests};
+use support::completions::{Completion, TOP, TokenBits, complete, generation, preemptions, requests};
 use support::covering::covering;
 use support::fixture;
 use support::gguf::{Form, Layout};
@@ -248,7 +248,7 @@ fn replay(model: &Model, setup: &Setup, requests: &[ValidRequest], completions: 
         requests.iter().zip(completions).map(|(r, c)| [r.prompt.as_slice(), &c.ids()].concat()).collect();
     let all = logits(&mut Cluster::start(model, setup), &texts, WHOLE);
     for ((request, completion), (text, logits)) in requests.iter().zip(completions).zip(texts.iter().zip(&all)) {
-        let sampling = &request.sampling;
+        let sampling = &generation(request).sampling;
         let next =
             |position: usize| sample(&logits[position - 1], sampling, position as u64).expect("finite logits").token;
         for (position, token) in (request.prompt.len()..).zip(&completion.tokens) {
@@ -258,8 +258,9 @@ fn replay(model: &Model, setup: &Setup, requests: &[ValidRequest], completions: 
         }
         let stops = model.config.eos.contains(&next(text.len()));
         match completion.reason {
-            FinishReason::Stop => assert!(stops, "it stopped before a token that is no end"),
+            FinishReason::Stop { .. } => assert!(stops, "it stopped before a token that is no end"),
             FinishReason::Length => assert_eq!(completion.tokens.len(), MAX_TOKENS),
+            FinishReason::Embedded => panic!("nothing was generated"),
         }
     }
 }
@@ -268,7 +269,7 @@ fn replay(model: &Model, setup: &Setup, requests: &[ValidRequest], completions: 
 fn greedy_completions_in_a_crowded_engine() {
     let completions = hold_engine(Quantize::AsStored, KvType::F16, 0.0);
     let reasons = completions.iter().map(|completion| completion.reason);
-    let stopped = reasons.filter(|reason| *reason == FinishReason::Stop).count();
+    let stopped = reasons.filter(|reason| matches!(reason, FinishReason::Stop { .. })).count();
     assert!((1..REQUESTS).contains(&stopped), "{stopped} of {REQUESTS} requests end by a stop token");
 }
 

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use tramontane_cluster::engine::EngineInfo;
 use tramontane_expert_node::{ExpertStore, NodeOptions};
-use tramontane_kernels::{CONTRACT_VERSION, Compute, WeightType};
+use tramontane_kernels::{CONTRACT_VERSION, Compute, KvType, WeightType};
 use tramontane_model::cache::PackedCache;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
@@ -86,6 +87,16 @@ impl Model {
     /// What a node `id` at `addr` that holds its experts says of itself when it joins.
     pub(crate) fn node(&self, id: NodeId, addr: String, capacity: u64) -> NodeOptions {
         NodeOptions { id, addr, capacity, profile: self.profile.clone() }
+    }
+
+    /// What an engine that stores keys and values as `kv` says of itself.
+    pub(crate) fn engine_info(&self, kv: KvType) -> EngineInfo {
+        EngineInfo {
+            model: self.id.clone(),
+            context: self.config.context,
+            vocab: self.config.vocab,
+            fingerprint: EngineInfo::fingerprint(&self.profile, kv.name()),
+        }
     }
 
     /// All its experts.

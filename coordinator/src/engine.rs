@@ -1,9 +1,10 @@
 //! The engine's loop: admit → plan → forward → sample → emit. One thread runs it and owns everything in it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tramontane_cluster::engine::{
-    EngineError, EngineInbox, EventSender, FinishReason, Submission, Token, Usage, ValidRequest,
+    EngineError, EngineInbox, EventSender, FinishReason, Generation, Submission, Task, Token, Usage,
 };
 use tramontane_kernels::QueryRow;
 use tramontane_model::decoder::EmbedError;
@@ -11,6 +12,9 @@ use tramontane_model::decoder::EmbedError;
 use crate::forward::{Forward, Step, StepError};
 use crate::sampler::{logprobs, sample};
 use crate::{Chunk, KvPool, Limits, LimitsError, Logits, Progress, Refused, Scheduler, Sequence, SequenceId, StepPlan};
+
+/// How long whoever finds the waiting queue full should wait.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Sizes of an engine.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +37,7 @@ pub struct EngineLoop {
 
 /// A request on its way.
 struct Live {
-    request: ValidRequest,
+    generation: Generation,
     events: EventSender,
     completion_tokens: usize,
 }
@@ -70,7 +74,8 @@ impl EngineLoop {
     }
 
     fn submit(&mut self, submission: Submission) {
-        let Submission { mut request, events } = submission;
+        let Submission { request, mut events } = submission;
+        let (Task::Generate(generation), 1, Some(events)) = (request.task, events.len(), events.pop()) else { return };
         let context = self.forward.decoder().config().context;
         let prompt = request.prompt.len();
         if prompt >= context {
@@ -79,15 +84,15 @@ impl EngineLoop {
         }
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        let max_tokens = request.max_tokens.min(context - prompt);
-        let sequence = Sequence::new(id, std::mem::take(&mut request.prompt), max_tokens);
+        let max_tokens = generation.max_tokens.min(context - prompt);
+        let sequence = Sequence::new(id, request.prompt, max_tokens);
         if let Err(refused) = self.scheduler.submit(sequence, &self.pool) {
             return events.fail(match refused {
-                Refused::QueueFull { .. } => EngineError::Overloaded,
+                Refused::QueueFull { .. } => EngineError::Overloaded { retry_after: RETRY_AFTER },
                 refused => EngineError::InvalidRequest { why: refused.to_string() },
             });
         }
-        self.live.insert(id, Live { request, events, completion_tokens: 0 });
+        self.live.insert(id, Live { generation: *generation, events, completion_tokens: 0 });
     }
 
     /// One step over everything that is running.
@@ -138,7 +143,7 @@ impl EngineLoop {
         let Some(live) = self.live.get_mut(&id) else { return };
         let mut token = None;
         if let Some(logits) = logits {
-            match sample(logits, &live.request.sampling, (chunk.start + chunk.len) as u64) {
+            match sample(logits, &live.generation.sampling, (chunk.start + chunk.len) as u64) {
                 Ok(sampled) => token = Some(sampled.token),
                 Err(error) => return self.end_badly(id, EngineError::Numeric { why: error.to_string() }),
             }
@@ -146,10 +151,10 @@ impl EngineLoop {
         let progress = self.scheduler.advance(chunk, token);
         let (Some(token), Some(logits)) = (token, logits) else { return };
         live.completion_tokens += 1;
-        if live.request.stop_tokens.contains(&token) {
-            return self.end_well(id, FinishReason::Stop);
+        if live.generation.stop_tokens.contains(&token) {
+            return self.end_well(id, FinishReason::Stop { token: Some(token) });
         }
-        let of = logprobs(logits, token, live.request.logprobs.unwrap_or(0) as usize);
+        let of = logprobs(logits, token, live.generation.logprobs.unwrap_or(0) as usize);
         if live.events.send(Token { id: token, logprob: of.logprob, top: of.top }).is_err() {
             self.leave(id);
         } else if progress != Ok(Progress::Continues) {
@@ -192,7 +197,11 @@ impl EngineLoop {
 
     fn end_well(&mut self, id: SequenceId, reason: FinishReason) {
         if let Some((live, sequence)) = self.leave(id) {
-            let usage = Usage { prompt_tokens: sequence.prompt_len(), completion_tokens: live.completion_tokens };
+            let usage = Usage {
+                prompt_tokens: sequence.prompt_len(),
+                completion_tokens: live.completion_tokens,
+                cached_tokens: 0,
+            };
             live.events.finish(reason, usage);
         }
     }

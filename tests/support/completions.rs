@@ -1,7 +1,8 @@
 //! Whole requests through an engine, and what its scheduler did with them.
 
 use tramontane_cluster::engine::{
-    Engine, Event, EventStream, FinishReason, Sampling, Token, Usage, ValidRequest, in_process,
+    Engine, EngineInfo, Event, EventStream, FinishReason, Generation, Sampling, Task, Token, Usage, ValidRequest,
+    in_process,
 };
 use tramontane_coordinator::{
     EngineLoop, EngineOptions, KvPool, Limits, Logits, Progress, Scheduler, Sequence, SequenceId,
@@ -45,15 +46,29 @@ impl Completion {
 
 /// Requests for `prompts`, `max_tokens` tokens each, with seeds that differ. Every other one ends at the model's eos.
 pub(crate) fn requests(model: &Model, prompts: &[Vec<u32>], max_tokens: usize, temperature: f32) -> Vec<ValidRequest> {
-    let request = |(id, prompt): (u64, &Vec<u32>)| ValidRequest {
-        id,
-        prompt: prompt.clone(),
-        max_tokens,
-        sampling: Sampling { temperature, top_k: None, top_p: 1.0, seed: 1000 + id },
-        stop_tokens: if id % 2 == 0 { model.config.eos.clone() } else { Vec::new() },
-        logprobs: Some(TOP),
+    let request = |(id, prompt): (u64, &Vec<u32>)| {
+        let generation = Generation {
+            max_tokens,
+            sampling: Sampling { temperature, seed: 1000 + id, ..Sampling::default() },
+            stop_tokens: if id % 2 == 0 { model.config.eos.clone() } else { Vec::new() },
+            logprobs: Some(TOP),
+            ..Generation::default()
+        };
+        ValidRequest::generate(id, prompt.clone(), generation)
     };
     (0..).zip(prompts).map(request).collect()
+}
+
+/// What a request to generate asks for.
+pub(crate) fn generation(request: &ValidRequest) -> &Generation {
+    let Task::Generate(generation) = &request.task else { panic!("a request to generate") };
+    generation
+}
+
+/// What an engine for `model` says of itself.
+fn info(model: &Model) -> EngineInfo {
+    let config = &model.config;
+    EngineInfo { model: "m".into(), context: config.context, vocab: config.vocab, fingerprint: "f".to_owned() }
 }
 
 /// The completions of `requests`, all of which wait before the engine's first step. The engine runs on this thread, so
@@ -63,9 +78,9 @@ pub(crate) fn requests(model: &Model, prompts: &[Vec<u32>], max_tokens: usize, t
 /// When a request fails.
 pub(crate) fn complete(model: &Model, setup: &Setup, limits: Limits, requests: &[ValidRequest]) -> Vec<Completion> {
     let Cluster { forward, nodes, .. } = Cluster::start(model, setup);
-    let (engine, inbox) = in_process(requests.len());
+    let (engine, inbox) = in_process(info(model), requests.len());
     let streams: Vec<EventStream> =
-        requests.iter().map(|request| engine.submit(request.clone()).expect("the inbox has room")).collect();
+        requests.iter().flat_map(|request| engine.submit(request.clone()).expect("the inbox has room")).collect();
     // The loop ends when nobody can submit any more and all requests have ended.
     drop(engine);
     let options = EngineOptions { limits, kv_blocks: setup.kv_blocks as u32 };
@@ -96,7 +111,7 @@ pub(crate) fn preemptions(
     let (mut scheduler, mut pool) =
         (Scheduler::new(limits).expect("limits that go together"), KvPool::new(setup.kv_blocks as u32));
     for (place, request) in requests.iter().enumerate() {
-        let sequence = Sequence::new(SequenceId(place as u64), request.prompt.clone(), request.max_tokens);
+        let sequence = Sequence::new(SequenceId(place as u64), request.prompt.clone(), generation(request).max_tokens);
         scheduler.submit(sequence, &pool).expect("the scheduler takes it");
     }
     let mut preempted = Vec::new();

@@ -6,7 +6,7 @@ use std::io::Write;
 use anyhow::{Context, anyhow, bail};
 use futures::StreamExt;
 use serde::Serialize;
-use tramontane_cluster::engine::{Engine, Event, FinishReason, Sampling, Token, Usage, ValidRequest};
+use tramontane_cluster::engine::{Engine, Event, FinishReason, Generation, Sampling, Token, Usage, ValidRequest};
 use tramontane_model::chat::{ChatTemplate, GenerationPrompt, Message, Role};
 use tramontane_model::tokenizer::{Special, Tokenizer};
 use tramontane_router::{ExpertId, NodeId};
@@ -50,19 +50,20 @@ impl Prompt {
         if length >= context {
             bail!("the prompt has {length} tokens, the model's context {context}");
         }
-        let request = ValidRequest {
-            id: 0,
-            prompt,
+        let generation = Generation {
             max_tokens: args.max_tokens as usize,
             sampling: Sampling {
                 temperature: args.temperature,
                 top_k: (args.top_k > 0).then_some(args.top_k),
                 top_p: args.top_p,
                 seed: args.seed,
+                ..Sampling::default()
             },
             stop_tokens: if args.ignore_eos { Vec::new() } else { model.config.eos.clone() },
             logprobs: args.logprobs,
+            ..Generation::default()
         };
+        let request = ValidRequest::generate(0, prompt, generation);
         Ok(Self { tokenizer, request })
     }
 }
@@ -72,7 +73,7 @@ pub(crate) async fn run(args: &PromptArgs, prompt: Prompt, engine: &dyn Engine) 
     let Prompt { tokenizer, request } = prompt;
     let prompt = request.prompt.clone();
     let mut detokenizer = tokenizer.detokenizer(&prompt)?;
-    let mut events = engine.submit(request)?;
+    let mut events = engine.submit(request)?.pop().context("a stream of events")?;
     let (mut tokens, mut text) = (Vec::new(), String::new());
     let mut say = |piece: Option<String>| -> anyhow::Result<()> {
         if let Some(piece) = piece {
@@ -95,6 +96,7 @@ pub(crate) async fn run(args: &PromptArgs, prompt: Prompt, engine: &dyn Engine) 
                 return Ok(Completion { prompt, tokens, text, reason, usage });
             }
             Event::Failed(error) => return Err(error.into()),
+            Event::Prompt(_) | Event::Embedding(_) => {}
         }
     }
     Err(anyhow!("the engine has stopped"))
@@ -160,8 +162,8 @@ pub(crate) async fn report(
         token_ids: tokens.iter().map(|t| t.id).collect(),
         text: &text,
         finish_reason: match reason {
-            FinishReason::Stop => "stop",
-            FinishReason::Length => "length",
+            FinishReason::Stop { .. } => "stop",
+            FinishReason::Length | FinishReason::Embedded => "length",
         },
         usage: UsageReport {
             prompt_tokens: usage.prompt_tokens,

@@ -81,7 +81,7 @@ fn start_engine(
         return Err(anyhow!("--kv-memory {}: one block of keys and values has {block} bytes", kv.memory));
     }
     let forward = forward(model, compute, kv.ty, blocks, exchange, watch)?;
-    let (engine, inbox) = in_process(ENGINE_QUEUE);
+    let (engine, inbox) = in_process(model.engine_info(kv.ty), ENGINE_QUEUE);
     let engine_loop = EngineLoop::new(inbox, forward, EngineOptions { limits: LIMITS, kv_blocks: blocks })?;
     thread::Builder::new().name("engine".to_owned()).spawn(move || engine_loop.run())?;
     Ok(engine)

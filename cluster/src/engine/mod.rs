@@ -2,14 +2,18 @@
 //! of their own) through [`Engine`] alone.
 
 mod in_process;
+mod request;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::Stream;
 use tokio::sync::mpsc;
+use tramontane_router::{ModelId, NumericProfile};
 
-pub use in_process::{EngineInbox, EventSender, InProcessEngine, ReaderGone, Submission, in_process};
+pub use in_process::{EngineInbox, EnginesGone, EventSender, InProcessEngine, ReaderGone, Submission, in_process};
+pub use request::{CacheScope, Constraint, Generation, Sampling, Task, Tenant, ValidRequest};
 
 /// Token events a reader may be behind. One that is further behind loses its request: it gets the events before, then
 /// [`EngineError::SlowReader`]. The engine waits for nobody.
@@ -17,46 +21,84 @@ pub const MAX_EVENTS_BEHIND: usize = 1024;
 
 /// Runs requests. Cheap to share between threads and tasks.
 pub trait Engine: Send + Sync {
-    /// Starts `request`. Dropping the stream cancels it.
+    /// What it serves.
+    fn info(&self) -> &EngineInfo;
+
+    /// How it fares now.
+    fn status(&self) -> EngineStatus;
+
+    /// Starts `request`: a stream of events for each of its choices, in order. Dropping a stream cancels that choice.
     ///
     /// # Errors
-    /// [`EngineError::Overloaded`] or [`EngineError::Stopped`]; all later errors come as [`Event::Failed`].
-    fn submit(&self, request: ValidRequest) -> Result<EventStream, EngineError>;
+    /// [`EngineError::Overloaded`], [`EngineError::Draining`] or [`EngineError::Stopped`]; all later errors come as
+    /// [`Event::Failed`], in each stream.
+    fn submit(&self, request: ValidRequest) -> Result<Vec<EventStream>, EngineError>;
 }
 
-/// A request whose parts are known to make sense together: the front door has checked it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ValidRequest {
-    /// The front door's number for it, unique there: for traces and for resuming.
-    pub id: u64,
-    /// The prompt's token ids, at least one.
-    pub prompt: Vec<u32>,
-    /// Tokens to generate, at most; at least 1.
-    pub max_tokens: usize,
-    /// How each token is chosen.
-    pub sampling: Sampling,
-    /// Tokens that end the completion (empty with `ignore_eos`). The token itself is not an event.
-    pub stop_tokens: Vec<u32>,
-    /// With each token, the log-probabilities of this many most likely ones; `None` when none are wanted.
-    pub logprobs: Option<u32>,
+/// What an engine serves. It never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// The model.
+    pub model: ModelId,
+    /// Tokens a sequence may have.
+    pub context: usize,
+    /// Token ids there are.
+    pub vocab: usize,
+    /// Hash of everything that decides the bits of its answers: weights, quantisation, KV type, numeric contract.
+    pub fingerprint: String,
 }
 
-/// How a token is chosen from the logits.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// Logits are divided by it; 0 chooses the most likely token.
-    pub temperature: f32,
-    /// Only this many most likely tokens (at least 1) are candidates; `None` for all.
-    pub top_k: Option<u32>,
-    /// Only the most likely tokens that together reach this probability are candidates; 1 for all.
-    pub top_p: f32,
-    /// The same seed chooses the same tokens.
-    pub seed: u64,
+impl EngineInfo {
+    /// What `system_fingerprint` says of an engine whose experts have `profile` and whose keys and values are stored as `kv`:
+    /// `fp_` and 16 hex digits of a BLAKE3 hash. Engines with equal fingerprints answer with equal bits.
+    pub fn fingerprint(profile: &NumericProfile, kv: &str) -> String {
+        let NumericProfile { contract, weights, quantization } = profile;
+        let hash = blake3::hash(format!("{contract}|{weights}|{quantization}|{kv}").as_bytes());
+        format!("fp_{}", &hash.to_hex()[..16])
+    }
+}
+
+/// How an engine fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// What it does with requests.
+    pub phase: Phase,
+    /// Sequences that hold KV blocks.
+    pub running: usize,
+    /// Sequences that wait.
+    pub waiting: usize,
+    /// KV blocks that sequences hold; those that only the prefix cache keeps are free.
+    pub kv_used: usize,
+    /// KV blocks there are.
+    pub kv_total: usize,
+    /// Sequences that have lost their blocks to older ones, since the start.
+    pub preemptions: u64,
+    /// Prompt tokens looked up in the prefix cache, since the start.
+    pub prefix_queries: u64,
+    /// Prompt tokens found there, since the start.
+    pub prefix_hits: u64,
+}
+
+/// What an engine does with requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Takes them.
+    #[default]
+    Ready,
+    /// Finishes those it has, takes no more.
+    Draining,
+    /// Has stopped; what it had has failed.
+    Stopped,
 }
 
 /// One thing that happened to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// The prompt is computed, and its log-probabilities were asked for: one entry a position. The first position has
+    /// nothing before it, and so no entry.
+    Prompt(Vec<Option<Token>>),
+    /// The prompt is computed, and its embedding was asked for.
+    Embedding(Vec<f32>),
     /// A token was chosen.
     Token(Token),
     /// The completion is whole; the last event.
@@ -84,10 +126,15 @@ pub struct Token {
 /// Why a completion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// A stop token was chosen.
-    Stop,
+    /// A stop token was chosen, or the constraint is fulfilled and allows nothing more.
+    Stop {
+        /// The token, where one was chosen.
+        token: Option<u32>,
+    },
     /// It has `max_tokens` tokens, or the context is full.
     Length,
+    /// The prompt is computed, and nothing was to be generated.
+    Embedded,
 }
 
 /// Tokens a request took.
@@ -95,8 +142,10 @@ pub enum FinishReason {
 pub struct Usage {
     /// In the prompt.
     pub prompt_tokens: usize,
-    /// Generated, a stop token included.
+    /// Generated for this choice, a stop token included.
     pub completion_tokens: usize,
+    /// Of the prompt, found in the prefix cache when the request was first run.
+    pub cached_tokens: usize,
 }
 
 /// Why a request brings no (more) tokens. The variant is what to do next.
@@ -104,7 +153,22 @@ pub struct Usage {
 pub enum EngineError {
     /// Ask again later, or another engine.
     #[error("too many requests wait")]
-    Overloaded,
+    Overloaded {
+        /// When there may be room.
+        retry_after: Duration,
+    },
+    /// Ask another engine: this one finishes what it has.
+    #[error("the engine is draining")]
+    Draining,
+    /// Ask again with more time: the deadline has passed.
+    #[error("the deadline has passed")]
+    DeadlineExceeded,
+    /// Do not ask again unchanged: the constraint is malformed, or too large to compile.
+    #[error("invalid constraint: {why}")]
+    InvalidConstraint {
+        /// What is wrong with it.
+        why: String,
+    },
     /// Do not ask again unchanged: this engine's model cannot run it.
     #[error("invalid request: {why}")]
     InvalidRequest {
