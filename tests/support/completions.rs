@@ -66,7 +66,7 @@ pub(crate) fn generation(request: &ValidRequest) -> &Generation {
 }
 
 /// What an engine for `model` says of itself.
-fn info(model: &Model) -> EngineInfo {
+pub(crate) fn info(model: &Model) -> EngineInfo {
     let config = &model.config;
     EngineInfo { model: "m".into(), context: config.context, vocab: config.vocab, fingerprint: "f".to_owned() }
 }

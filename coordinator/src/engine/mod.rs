@@ -201,9 +201,10 @@ impl Work {
         let mut shares = Vec::with_capacity(plan.chunks.len());
         for (chunk, blocks) in plan.chunks.iter().zip(tables) {
             let mut share = Share::default();
+            // Whoever is planned is here: nobody leaves between planning and stepping.
             let planned = self.scheduler.get(chunk.sequence).zip(self.live.get(&chunk.sequence));
-            for (position, (sequence, live)) in (chunk.start..chunk.start + chunk.len).zip(planned.into_iter().cycle())
-            {
+            for position in chunk.start..chunk.start + chunk.len {
+                let Some((sequence, live)) = planned else { break };
                 let row = step.rows.len();
                 step.tokens.push(sequence.tokens()[position]);
                 step.rows.push(QueryRow { position, blocks });
