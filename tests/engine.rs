@@ -103,7 +103,7 @@ fn min_tokens_holds_stop_tokens_back_and_the_context_ends_what_does_not() {
 fn prompt_logprobs_are_those_of_the_prompts_logits_however_it_is_cut() {
     let model = Model::breeze();
     let prompt = text(&model, 70);
-    let all = logits(&mut Cluster::start(&model, &setup()), &[prompt.clone()], WHOLE);
+    let all = logits(&mut Cluster::start(&model, &setup()), std::slice::from_ref(&prompt), WHOLE);
     let expected: Vec<Option<TokenBits>> = std::iter::once(None)
         .chain(prompt[1..].iter().zip(&all[0]).map(|(&id, row)| {
             let of = logprobs(row, id, 2);

@@ -143,8 +143,8 @@ proptest! {
                 Action::Publish(at, n) if !held.is_empty() => {
                     let block = at.get(&held);
                     // It holds one thing only, and is published once.
-                    if !contents.contains_key(&block.index()) {
-                        contents.insert(block.index(), n);
+                    if let std::collections::btree_map::Entry::Vacant(entry) = contents.entry(block.index()) {
+                        entry.insert(n);
                         pool.publish(block, hash(n));
                     }
                 }

@@ -30,7 +30,6 @@ pub(super) fn adjusted<'a>(logits: &'a [f32], draw: &Draw<'_>) -> Cow<'a, [f32]>
 }
 
 /// Whether `sampling` edits anything.
-#[expect(clippy::float_cmp, reason = "the values that change nothing are exact")]
 fn edits(sampling: &Sampling) -> bool {
     !sampling.logit_bias.is_empty()
         || sampling.repetition_penalty != 1.0

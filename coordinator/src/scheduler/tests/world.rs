@@ -184,9 +184,9 @@ impl World {
         for chunk in &plan.chunks {
             let sequence = self.scheduler.get(chunk.sequence).unwrap();
             let contents = contents(sequence.origin().scope.0, sequence.tokens());
-            for position in chunk.start..chunk.start + chunk.len {
+            for (position, contents) in contents.into_iter().enumerate().skip(chunk.start).take(chunk.len) {
                 let slot = self.slot(chunk.sequence, position);
-                self.cache[slot] = Some(contents[position]);
+                self.cache[slot] = Some(contents);
             }
         }
         Ok(plan)
