@@ -1,10 +1,11 @@
 //! Requests come in: judged, given a grammar, and queued.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tramontane_cluster::engine::{
-    EngineError, EventSender, FinishReason, Generation, Submission, Task, Usage, ValidRequest,
+    EngineError, EventSender, FinishReason, Generation, Submission, Task, Tenant, Usage, ValidRequest,
 };
 
 use super::live::{Choice, Generating, Job, Live, Mean, PromptLogprobs};
@@ -65,7 +66,10 @@ impl Work {
         if let Task::Generate(generation) = &request.task
             && generation.constraint.is_some()
         {
-            if self.compiling.len() >= self.bounds.max_waiting {
+            let mine = self.compiling.iter().filter(|c| c.request.tenant == request.tenant).count();
+            // As in the scheduler's queue: one that has some waiting may have as many as there are places left.
+            let left = self.bounds.max_waiting.saturating_sub(self.compiling.len());
+            if left == 0 || request.tenant.0.is_some() && mine >= left {
                 return fail(events, &self.overloaded());
             }
             self.compiling.push_back(Compiling { request, events, since: now });
@@ -77,7 +81,7 @@ impl Work {
     /// Starts those whose grammars are ready.
     pub(super) fn compiled(&mut self, now: Instant) {
         self.grammars.collect();
-        for waiting in std::mem::take(&mut self.compiling) {
+        for waiting in in_turns(std::mem::take(&mut self.compiling)) {
             let Compiling { request, mut events, since } = waiting;
             if events.iter().all(EventSender::is_closed) {
                 continue;
@@ -144,6 +148,19 @@ impl Work {
     }
 }
 
+/// Those that wait for a grammar, first each tenant's first, then each one's second, …; within a turn by arrival.
+fn in_turns(waiting: VecDeque<Compiling>) -> Vec<Compiling> {
+    let mut before: BTreeMap<Tenant, usize> = BTreeMap::new();
+    let mut turns: Vec<(usize, Compiling)> = Vec::with_capacity(waiting.len());
+    for compiling in waiting {
+        let turn = before.entry(compiling.request.tenant.clone()).or_default();
+        turns.push((*turn, compiling));
+        *turn += 1;
+    }
+    turns.sort_by_key(|(turn, _)| *turn);
+    turns.into_iter().map(|(_, compiling)| compiling).collect()
+}
+
 /// A generation after a prompt of `prompt_len` tokens, at most `max_tokens` long, where `resume_after` ends.
 fn generating(
     generation: Generation,
@@ -164,11 +181,29 @@ fn generating(
     if generation.resume_after.len() >= max_tokens {
         return Ok(Start::Ended(FinishReason::Length));
     }
-    let prompt = generation.prompt_logprobs.map(|top| PromptLogprobs::new(prompt_len, top));
+    // Whoever has had a token has had them.
+    let wanted = generation.prompt_logprobs.filter(|_| generation.resume_after.is_empty());
+    let prompt = wanted.map(|top| PromptLogprobs::new(prompt_len, top));
     Ok(Start::Run(Job::Generate(Generating { generation: Arc::new(generation), follower, prompt })))
 }
 
 /// Ends all of a request's choices with `error`.
 fn fail(events: Vec<EventSender>, error: &EngineError) {
     events.into_iter().for_each(|events| events.fail(error.clone()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_wait_for_grammars_in_turns() {
+        let waiting = [(1, "a"), (2, "a"), (3, "a"), (4, "b"), (5, "c"), (6, "b")].map(|(id, tenant)| {
+            let tenant = Tenant(Some(tenant.into()));
+            let request = ValidRequest { tenant, ..ValidRequest::generate(id, vec![1], Generation::default()) };
+            Compiling { request, events: Vec::new(), since: Instant::now() }
+        });
+        let order: Vec<u64> = in_turns(waiting.into()).iter().map(|compiling| compiling.request.id).collect();
+        assert_eq!(order, [1, 4, 5, 2, 6, 3]);
+    }
 }

@@ -2,7 +2,7 @@
 
 use llguidance::Matcher;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
-use serde_json::json;
+use serde_json::{Value, json};
 use tramontane_cluster::engine::Constraint;
 
 use super::follower::Follower;
@@ -10,6 +10,9 @@ use super::vocabulary::Vocabulary;
 
 /// Length of a constraint's text, in bytes.
 pub(super) const MAX_CONSTRAINT_BYTES: usize = 64 << 10;
+/// Length of a regular expression, of a text in a schema and of a line of a grammar, in bytes: a regular expression takes time that
+/// grows with its length's square, and the library does not count it. (16 KiB take less than 2 s, 60 KiB 40 s.)
+pub(super) const MAX_PART_BYTES: usize = 16 << 10;
 /// How deep brackets of any kind may be nested in it: parsers of such texts recurse.
 pub(super) const MAX_NESTING: usize = 100;
 /// Length of an error's text, in characters: it may quote the constraint.
@@ -48,7 +51,30 @@ pub(super) fn check_size(constraint: &Constraint) -> Result<(), String> {
             return Err(format!("nested more than {MAX_NESTING} deep"));
         }
     }
+    match constraint {
+        Constraint::Regex(regex) => check_part(regex),
+        Constraint::Lark(grammar) => grammar.lines().try_for_each(check_part),
+        Constraint::JsonObject | Constraint::JsonSchema(_) => Ok(()),
+    }
+}
+
+fn check_part(text: &str) -> Result<(), String> {
+    if text.len() > MAX_PART_BYTES {
+        return Err(format!("a part of {} bytes, at most {MAX_PART_BYTES}", text.len()));
+    }
     Ok(())
+}
+
+/// The same for all texts in a schema.
+fn check_schema(schema: &Value) -> Result<(), String> {
+    match schema {
+        Value::String(text) => check_part(text),
+        Value::Array(values) => values.iter().try_for_each(check_schema),
+        Value::Object(members) => {
+            members.iter().try_for_each(|(name, value)| check_part(name).and_then(|()| check_schema(value)))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
 }
 
 /// The grammar of `constraint` over the tokens of `vocabulary`; or why there is none.
@@ -57,6 +83,7 @@ pub(super) fn compile(vocabulary: &Vocabulary, constraint: &Constraint) -> Resul
         Constraint::JsonObject => TopLevelGrammar::from_json_schema(json!({ "type": "object" })),
         Constraint::JsonSchema(schema) => {
             let schema = serde_json::from_str(schema).map_err(|error| format!("not JSON: {error}"))?;
+            check_schema(&schema)?;
             TopLevelGrammar::from_json_schema(schema)
         }
         Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),

@@ -1,6 +1,6 @@
 //! Grammars over a vocabulary of single bytes and a few longer tokens.
 
-use super::compile::{MAX_CONSTRAINT_BYTES, MAX_NESTING};
+use super::compile::{MAX_CONSTRAINT_BYTES, MAX_NESTING, MAX_PART_BYTES};
 use super::*;
 
 /// Ids 0‥255 are the bytes, then these, then the end.
@@ -83,13 +83,16 @@ fn a_fork_goes_its_own_way() {
 #[test]
 fn bad_constraints_fail_and_the_next_one_works() {
     let mut grammars = Grammars::new(Some(vocabulary()));
-    let deep = "[".repeat(MAX_NESTING + 1);
+    let (deep, long) = ("[".repeat(MAX_NESTING + 1), "a".repeat(MAX_PART_BYTES + 1));
     let bad = [
         Constraint::JsonSchema("{".into()),
         Constraint::JsonSchema(r#"{"type":"nonsense"}"#.into()),
         Constraint::JsonSchema(r##"{"$ref":"#/nowhere"}"##.into()),
         Constraint::JsonSchema("\"".repeat(MAX_CONSTRAINT_BYTES + 1).into()),
+        Constraint::JsonSchema(format!("{{\"const\":\"{long}\"}}").into()),
         Constraint::JsonSchema(deep.clone().into()),
+        Constraint::Regex(long.clone().into()),
+        Constraint::Lark(format!("start: \"{long}\"").into()),
         Constraint::Regex("(".into()),
         Constraint::Regex("a(?=b)".into()),
         Constraint::Lark("start: nowhere".into()),
@@ -134,10 +137,43 @@ fn monsters() -> Vec<Constraint> {
     ]
 }
 
+/// Texts up to the bound whose parts hang on each other: whoever recurses over them goes deep.
+fn long_chains() -> Vec<Constraint> {
+    let rules: Vec<String> = (0..3_000).map(|i| format!("r{i}: r{} \"x\"", i + 1)).collect();
+    let terminals: Vec<String> = (0..2_500).map(|i| format!("T{i}: \"a\" T{}", i + 1)).collect();
+    let refs: Vec<String> = (0..1_500).map(|i| format!("\"d{i}\":{{\"$ref\":\"#/$defs/d{}\"}}", i + 1)).collect();
+    let arrays: Vec<String> = (0..1_200)
+        .map(|i| format!("\"d{i}\":{{\"type\":\"array\",\"items\":{{\"$ref\":\"#/$defs/d{}\"}}}}", i + 1))
+        .collect();
+    let chain = |defs: &[String]| {
+        let last = defs.len();
+        format!("{{\"$ref\":\"#/$defs/d0\",\"$defs\":{{{},\"d{last}\":{{\"type\":\"null\"}}}}}}", defs.join(","))
+    };
+    let constants: Vec<String> = (0..4_000).map(|i| format!("\"value {i}\"")).collect();
+    vec![
+        Constraint::Lark(format!("start: r0\n{}\nr3000: \"y\"", rules.join("\n")).into()),
+        Constraint::Lark(format!("start: T0\n{}\nT2500: \"y\"", terminals.join("\n")).into()),
+        Constraint::JsonSchema(chain(&refs).into()),
+        Constraint::JsonSchema(chain(&arrays).into()),
+        Constraint::JsonSchema(format!("{{\"enum\":[{}]}}", constants.join(",")).into()),
+        Constraint::JsonSchema(format!("{{\"const\":\"{}\"}}", "c".repeat(MAX_PART_BYTES)).into()),
+        Constraint::JsonSchema(format!("{{\"type\":\"string\",\"pattern\":\"{}\"}}", "[ab]?".repeat(3_000)).into()),
+        Constraint::Lark(format!("start: T\nT: {}", "\"a\"? ".repeat(3_000)).into()),
+        Constraint::Regex("a?".repeat(8_000).into()),
+        Constraint::Regex("a|".repeat(8_000).into()),
+        Constraint::Regex("ab*".repeat(5_000).into()),
+        Constraint::Regex("a{60000}".into()),
+        Constraint::Regex(format!("{}a{}", "(b|".repeat(MAX_NESTING - 1), ")".repeat(MAX_NESTING - 1)).into()),
+        Constraint::Regex(format!("a{}", "{2}".repeat(60)).into()),
+        Constraint::Regex(format!("a{}", "?".repeat(16_000)).into()),
+        Constraint::Regex(format!("a{}", "*".repeat(16_000)).into()),
+    ]
+}
+
 #[test]
 fn a_small_text_that_asks_for_endless_work_is_refused_or_bounded_at_every_token() {
     let mut grammars = Grammars::new(Some(vocabulary()));
-    for constraint in monsters() {
+    for constraint in monsters().into_iter().chain(long_chains()) {
         let Ok(mut follower) = compiled(&mut grammars, &constraint) else { continue };
         // What is taken says at each token, within its bounds, what may follow, or that it cannot.
         for _ in 0..20 {

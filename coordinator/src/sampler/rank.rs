@@ -52,7 +52,7 @@ impl Ranked {
 
 /// The ids of the `count` largest logits (all, if there are fewer) in candidate order. `logits` are finite.
 pub(super) fn best(logits: &[f32], count: usize) -> Vec<u32> {
-    Ranked::new(logits).first(count).to_vec()
+    if count == 0 { Vec::new() } else { Ranked::new(logits).first(count).to_vec() }
 }
 
 /// A number that is smaller the earlier the candidate comes: the logit, made to descend, above the id.
