@@ -23,6 +23,8 @@ pub(super) fn limits() -> ParserLimits {
     ParserLimits {
         // 1 to 2 kB each, so about 30 MB a sequence at most; 250,000.
         max_lexer_states: 20_000,
+        // An ambiguous grammar has a row for each position that grows with it; work grows with their square; 2,000.
+        max_items_in_row: 1_000,
         // Symbols in productions; 500,000.
         max_grammar_size: 200_000,
         // Errors would quote the tokens so far; true.
