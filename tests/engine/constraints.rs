@@ -63,6 +63,10 @@ fn a_constrained_request_is_the_same_alone_beside_others_among_choices_and_resum
     assert_eq!(streams.into_iter().map(|stream| read(stream).uncached()).collect::<Vec<_>>(), alone);
     let choices = engine.outputs(generate(&prompt, Generation { choices: 3, ..of(1) }));
     assert_eq!(choices[0].clone().uncached(), alone[1]);
+    for (number, choice) in (0..).zip(choices) {
+        let alone = engine.output(generate(&prompt, Generation { first_choice: number, ..of(1) }));
+        assert_eq!(choice.uncached(), alone.uncached(), "choice {number}");
+    }
     let cut = alone[2].tokens.len() / 2;
     let resumed = Generation { resume_after: alone[2].ids()[..cut].to_vec(), ..of(2) };
     let rest = engine.output(generate(&prompt, resumed));

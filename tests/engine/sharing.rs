@@ -1,11 +1,11 @@
 //! What requests share: cached blocks of prompts, a prompt among its choices, and time between tenants.
 
-use tramontane_cluster::engine::{CacheScope, FinishReason, Generation, Tenant, ValidRequest};
+use tramontane_cluster::engine::{CacheScope, EngineError, FinishReason, Generation, Tenant, ValidRequest};
 use tramontane_coordinator::{KV_BLOCK, Limits};
 use tramontane_kernels::KvType;
 use tramontane_model::weights::Quantize;
 
-use super::support::cluster::{Reach, Setup};
+use super::support::cluster::Setup;
 use super::support::engine::{ROOMY, Running, generate, read};
 use super::support::model::Model;
 use super::{setup, spiced, text};
@@ -116,22 +116,23 @@ fn a_choice_that_nobody_reads_leaves_the_others_alone() {
 fn a_tenant_that_floods_does_not_hold_up_another() {
     let model = Model::breeze();
     let limits = Limits { max_running: 2, max_waiting: 32, ..ROOMY };
-    let engine = Running::start(&model, &Setup { nodes: 2, reach: Reach::InProcess, ..setup() }, limits);
-    let of = |name: &str, seed| ValidRequest {
+    let of = |name: &str, max_tokens| ValidRequest {
         tenant: Tenant(Some(name.into())),
-        ..generate(&text(&model, 40), generation(seed))
+        ..generate(&text(&model, 40), Generation { max_tokens, ..generation(1) })
     };
-    let flood: Vec<_> = (0..40).map(|seed| engine.submit(of("flood", seed)).remove(0)).collect();
-    let other = read(engine.submit(of("other", 99)).remove(0));
+    // As many as do not end while this test looks, and then another tenant's.
+    let requests = (0..40).map(|_| of("flood", 900)).chain([of("other", 5)]).collect();
+    let (engine, mut streams) = Running::start_after(&model, &setup(), limits, requests);
+    let other = read(streams.remove(40).remove(0));
     assert_eq!(other.finished().0, FinishReason::Length, "there is a place for it");
     let status = engine.status();
     assert!(status.waiting > 0, "it did not wait for the flood's end: {status:?}");
-    let (done, refused): (Vec<_>, Vec<_>) = flood.into_iter().map(read).partition(|output| output.end.is_ok());
-    assert!(done.len() >= 16 && !refused.is_empty(), "{} done, {} refused", done.len(), refused.len());
-    for output in refused {
-        let error = output.end.expect_err("refused");
-        let tramontane_cluster::engine::EngineError::Overloaded { retry_after } = error else { panic!("{error:?}") };
+    let refused = streams.split_off(16);
+    for stream in refused.into_iter().flatten() {
+        let error = read(stream).end.expect_err("half of the places are taken");
+        let EngineError::Overloaded { retry_after } = error else { panic!("{error:?}") };
         assert!((1..=60).contains(&retry_after.as_secs()));
     }
+    drop(streams);
     engine.assert_empty();
 }

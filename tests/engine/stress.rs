@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use tramontane_cluster::engine::{
-    CacheScope, Constraint, Event, EventStream, FinishReason, Generation, Sampling, Tenant, ValidRequest,
+    CacheScope, Constraint, Event, EventStream, FinishReason, Generation, Sampling, Task, Tenant, ValidRequest,
 };
 use tramontane_coordinator::Limits;
 
@@ -79,6 +79,15 @@ fn read_some(mut stream: EventStream, events: Option<usize>) -> Read {
     Read::Dropped((0..events).map_while(|_| next(&mut stream)).collect())
 }
 
+/// Choice `choice` of `request`, request `number` of a round, in a scope of its own, so that nothing is shared.
+fn alone(request: &ValidRequest, choice: u32, number: u128) -> ValidRequest {
+    let Task::Generate(generation) = &request.task else { panic!("a request to generate") };
+    let prompt_logprobs = generation.prompt_logprobs.filter(|_| choice == 0);
+    let generation = Generation { choices: 1, first_choice: choice, prompt_logprobs, ..(**generation).clone() };
+    let cache_scope = CacheScope(1_000 + 10 * number + u128::from(choice));
+    ValidRequest { cache_scope, task: Task::Generate(Box::new(generation)), ..request.clone() }
+}
+
 /// One round: all requests of `seed` at the same time, against each alone.
 fn round(model: &Model, texts: &[Vec<u32>], crowded: &Running, quiet: &Running, seed: u64) {
     let mut dice = Dice(seed);
@@ -101,9 +110,8 @@ fn round(model: &Model, texts: &[Vec<u32>], crowded: &Running, quiet: &Running, 
     crowded.assert_empty();
     for (number, ((request, _), reads)) in (0_u128..).zip(requests.into_iter().zip(reads)) {
         let prompt = request.prompt.len();
-        // A scope of its own: nothing is shared.
-        let alone = ValidRequest { cache_scope: CacheScope(1_000 + number), ..request };
-        for (choice, (expected, read)) in quiet.outputs(alone).into_iter().zip(reads).enumerate() {
+        for (choice, read) in (0..).zip(reads) {
+            let expected = quiet.output(alone(&request, choice, number));
             let named = format!("seed {seed}, request {number}, choice {choice}");
             match read {
                 Read::Dropped(tokens) => {

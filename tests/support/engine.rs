@@ -64,6 +64,16 @@ impl Output {
 impl Running {
     /// An engine for `model`, which matches constraints if the model has a tokenizer.
     pub(crate) fn start(model: &Model, setup: &Setup, limits: Limits) -> Self {
+        Self::start_after(model, setup, limits, Vec::new()).0
+    }
+
+    /// The same, with `requests` submitted before its first step, and their streams.
+    pub(crate) fn start_after(
+        model: &Model,
+        setup: &Setup,
+        limits: Limits,
+        requests: Vec<ValidRequest>,
+    ) -> (Self, Vec<Vec<EventStream>>) {
         let Cluster { forward, nodes, .. } = Cluster::start(model, setup);
         let (engine, inbox) = in_process(info(model), INBOX);
         let options = EngineOptions { limits, kv_blocks: setup.kv_blocks as u32 };
@@ -72,8 +82,9 @@ impl Running {
             let vocabulary = Vocabulary::of(&tokenizer, model.config.vocab, &model.config.eos);
             engine_loop = engine_loop.with_vocabulary(vocabulary.expect("a known spelling"));
         }
+        let streams = requests.into_iter().map(|request| engine.submit(request).expect("the inbox has room")).collect();
         let thread = std::thread::spawn(move || engine_loop.run());
-        Self { engine: Some(engine), thread: Some(thread), _nodes: nodes }
+        (Self { engine: Some(engine), thread: Some(thread), _nodes: nodes }, streams)
     }
 
     fn engine(&self) -> &InProcessEngine {
