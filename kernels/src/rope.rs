@@ -50,10 +50,10 @@ pub fn rope(compute: &Compute, rows: &mut [f32], order: RopePairs, angles: Angle
     );
     let rows = Disjoint::new(rows);
     compute.pool.run(which.len().div_ceil(PIECE_ROWS), &|piece| {
-        for row in piece * PIECE_ROWS..which.len().min((piece + 1) * PIECE_ROWS) {
+        for (row, position) in which.iter().enumerate().skip(piece * PIECE_ROWS).take(PIECE_ROWS) {
             // SAFETY: a row belongs to one piece.
             let x = unsafe { rows.part(row * width, width) };
-            let (sin, cos) = angles.of(which[row]);
+            let (sin, cos) = angles.of(*position);
             match compute.isa {
                 Isa::Portable => arch::portable::rope(x, order, sin, cos),
                 Isa::Avx2(proof) => arch::avx2::rope(proof, x, order, sin, cos),
