@@ -223,8 +223,8 @@ pub(super) struct ModelBody {
     root: String,
     max_model_len: usize,
     max_context_length: usize,
-    /// The root of the hashes of its tensors.
-    sha256: String,
+    /// Which weights these are: the root of the hashes of all tensors, as `blake3:` and hex digits.
+    hash: String,
     quantization: String,
     license: Option<String>,
     /// Mistral's client wants to know.
@@ -261,7 +261,7 @@ fn model_body(front: &FrontDoor) -> ModelBody {
         root: model.id().to_owned(),
         max_model_len: model.context,
         max_context_length: model.context,
-        sha256: model.card.hash.clone(),
+        hash: format!("blake3:{}", model.card.hash),
         quantization: model.card.quantization.clone(),
         license: model.card.license.clone(),
         capabilities: Capabilities {

@@ -218,6 +218,7 @@ impl ToolParser {
             if !call.any_arguments {
                 pieces.arguments(self.calls - 1, "{}");
             }
+            self.held.clear();
             self.state = State::Between;
         } else {
             self.give_up(pieces);
@@ -256,11 +257,14 @@ impl ToolParser {
     }
 }
 
-/// Whether `gap`, what stands between two calls, is a mark or the beginning of one.
+/// Whether `gap`, what stands between two calls, ends in a mark or the beginning of one.
 fn is_mark_begun(gap: &str) -> bool {
+    if let Some(at) = gap.rfind("[T") {
+        return MISTRAL.starts_with(&gap[at..]);
+    }
     let gap = gap.trim_start_matches(|c: char| matches!(c, '[' | ']' | ',') || c.is_whitespace());
-    let gap = gap.strip_prefix(CLOSE).unwrap_or(gap).trim_start();
-    [OPEN, CLOSE].iter().any(|mark| mark.starts_with(gap)) || "TOOL_CALLS]".starts_with(gap)
+    let (closed, gap) = gap.strip_prefix(CLOSE).map_or((false, gap), |rest| (true, rest.trim_start()));
+    (closed && gap.is_empty()) || gap.starts_with('<') && [OPEN, CLOSE].iter().any(|mark| mark.starts_with(gap))
 }
 
 /// Bytes of the longest end of `text` with which `mark` (ASCII) begins.
@@ -335,6 +339,7 @@ mod tests {
             format!("<tool_call>\n{one}\n</tool_call>\n<tool_call>{two}</tool_call>"),
             format!("[{one}, {two}]"),
             format!("  {one}\n{two}"),
+            format!("[TOOL_CALLS] [{one}] [TOOL_CALLS] [{two}]"),
         ] {
             assert_eq!(read(Expect::Anything, [text.as_str()]), (String::new(), calls(TWO)), "{text}");
         }
