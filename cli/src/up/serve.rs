@@ -58,8 +58,7 @@ impl Door {
         self.announce(model)?;
         signals.next().await;
         engine.drain();
-        let waiting = engine.status();
-        if waiting.running + waiting.waiting > 0 {
+        if self.gateway.in_flight() > 0 {
             eprintln!("tramontane: finishing what runs; once more to stop at once");
         }
         tokio::select! {

@@ -49,11 +49,16 @@ impl Gateway {
         self.front.get().ok_or(ApiError::Loading)
     }
 
+    /// Requests that are being answered.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
     /// Completes when no request is being answered.
     pub async fn idle(&self) {
         loop {
             let ended = self.ended.notified();
-            if self.in_flight.load(Ordering::SeqCst) == 0 {
+            if self.in_flight() == 0 {
                 return;
             }
             ended.await;
