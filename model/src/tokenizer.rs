@@ -278,7 +278,7 @@ impl Tokenizer {
     }
 
     /// Whether `id` is a control token.
-    pub(crate) fn is_control(&self, id: u32) -> bool {
+    pub fn is_control(&self, id: u32) -> bool {
         self.0.control.contains_key(&id)
     }
 

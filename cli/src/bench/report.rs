@@ -128,13 +128,13 @@ impl Sizes<'_> {
             Work::Decode { sequences: 1, depth, tokens } => {
                 let weight_bytes_per_token = self.weights.decode_bytes();
                 let kv_bytes_per_token = kv_bytes(self.config, self.kv_type, depth, tokens);
-                let gigabytes_per_token = (weight_bytes_per_token + kv_bytes_per_token) / 1e9;
+                let gigabytes = |rate: f64| (weight_bytes_per_token + kv_bytes_per_token) * rate / 1e9;
                 let rounds = samples.ours.iter().zip(&samples.read);
-                let shares: Vec<f64> = rounds.map(|(rate, read)| rate * gigabytes_per_token / read).collect();
+                let shares: Vec<f64> = rounds.map(|(&rate, read)| gigabytes(rate) / read).collect();
                 Some(Cost::Decode {
                     weight_bytes_per_token,
                     kv_bytes_per_token,
-                    gigabytes_per_second: rate * gigabytes_per_token,
+                    gigabytes_per_second: gigabytes(rate),
                     share_of_read_bandwidth: Summary::of(&shares),
                 })
             }
