@@ -75,6 +75,19 @@ impl KvLayer {
             KvData::F32 { k, v } => store(&mut k[block.clone()], &mut v[block], width, slot, [key, value], |x| x),
         }
     }
+
+    /// Makes block `to` hold what block `from` does.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn copy_block(&mut self, from: u32, to: u32) {
+        let len = self.kv_heads * self.head_dim * KV_BLOCK;
+        let (source, to) = (from as usize * len..(from as usize + 1) * len, to as usize * len);
+        match &mut self.data {
+            KvData::F16 { k, v } => [k, v].map(|values| values.copy_within(source.clone(), to)),
+            KvData::F32 { k, v } => [k, v].map(|values| values.copy_within(source.clone(), to)),
+        };
+    }
 }
 
 fn store<T>(k: &mut [T], v: &mut [T], width: usize, slot: usize, [key, value]: [&[f32]; 2], round: impl Fn(f32) -> T) {
@@ -86,5 +99,39 @@ fn store<T>(k: &mut [T], v: &mut [T], width: usize, slot: usize, [key, value]: [
         for (to, x) in v[slot * width..(slot + 1) * width].iter_mut().zip(value) {
             *to = round(*x);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copied_block_holds_the_same_and_the_others_what_they_did() {
+        for ty in [KvType::F16, KvType::F32] {
+            let mut layer = KvLayer::new(ty, 3, 2, 4);
+            let row = |start: u8| (start..start + 8).map(f32::from).collect::<Vec<_>>();
+            for (block, slot) in [(0, 0), (0, 31), (1, 5), (2, 7)] {
+                layer.write(block, slot, &row(block as u8 * 50 + slot as u8), &row(100 + slot as u8));
+            }
+            let before = blocks(&layer);
+            layer.copy_block(0, 2);
+            let after = blocks(&layer);
+            assert_eq!(after, [&before[0], &before[1], &before[0]].map(Clone::clone));
+            assert_ne!(before[0], before[2]);
+        }
+    }
+
+    /// What each block holds, keys then values.
+    fn blocks(layer: &KvLayer) -> [Vec<f32>; 3] {
+        let len = layer.kv_heads * layer.head_dim * KV_BLOCK;
+        let (k, v): (Vec<f32>, Vec<f32>) = match &layer.data {
+            KvData::F32 { k, v } => (k.clone(), v.clone()),
+            KvData::F16 { k, v } => {
+                let floats = |values: &[u16]| values.iter().map(|bits| f16::from_bits(*bits).to_f32()).collect();
+                (floats(k), floats(v))
+            }
+        };
+        [0, 1, 2].map(|block| [&k[block * len..][..len], &v[block * len..][..len]].concat())
     }
 }

@@ -269,6 +269,12 @@ impl Decoder {
         Ok(())
     }
 
+    /// The last hidden states, as the output head reads them: `hidden`'s rows, which have passed all layers, after the last norm.
+    pub fn last_hidden(&self, compute: &Compute, hidden: &[f32], normed: &mut Vec<f32>) {
+        normed.resize(hidden.len(), 0.0);
+        rms_norm(compute.isa, hidden, &self.norm, self.config.rms_eps, normed);
+    }
+
     /// The vocabulary's logits (rows × vocab) for rows that have passed all layers.
     ///
     /// # Errors
@@ -280,8 +286,7 @@ impl Decoder {
         scratch: &mut DecoderScratch,
         logits: &mut Vec<f32>,
     ) -> Result<(), NotFinite> {
-        scratch.normed.resize(hidden.len(), 0.0);
-        rms_norm(compute.isa, hidden, &self.norm, self.config.rms_eps, &mut scratch.normed);
+        self.last_hidden(compute, hidden, &mut scratch.normed);
         scratch.rows.encode(compute, &[&self.lm_head], &scratch.normed)?;
         scratch.rows.project(compute, [(&self.lm_head, logits)]);
         Ok(())
