@@ -103,8 +103,8 @@ def choices(client, model):
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     assert streamed == texts, (streamed, texts)
-    best = client.completions.create(model=model, prompt="Peru is", n=2, best_of=4, seed=1, max_tokens=8)
-    assert len(best.choices) == 2 and best.usage.completion_tokens > 16
+    best = client.completions.create(model=model, prompt="Peru is", n=2, best_of=4, seed=1, max_tokens=8, extra_body={"ignore_eos": True})
+    assert len(best.choices) == 2 and best.usage.completion_tokens == 32
 
 
 def logprobs(client, model):
@@ -125,7 +125,7 @@ def echo(client, model):
     assert answer.choices[0].text == "The capital of France is Paris.", answer
     assert of.token_logprobs[0] is None and all(l <= 0 for l in of.token_logprobs[1:])
     assert len(of.tokens) == answer.usage.total_tokens
-    assert [answer.choices[0].text[at:].startswith(t.strip()) for at, t in list(zip(of.text_offset, of.tokens))[-2:]] == [True, True]
+    assert [answer.choices[0].text[at:].startswith(t) for at, t in list(zip(of.text_offset, of.tokens))[-2:]] == [True, True]
     only = client.completions.create(**ask, max_tokens=0, logprobs=1)
     assert only.choices[0].text == "The capital of France is" and only.usage.completion_tokens == 0
     assert client.completions.create(**ask, max_tokens=0).choices[0].text == "The capital of France is"

@@ -24,16 +24,29 @@ pub fn text(param: &str, text: &str) -> Result<std::sync::Arc<str>, ApiError> {
     }
 }
 
-/// The constraint of a JSON schema, given as JSON text.
+/// How JSON is spaced: as most of it is written. Left free, a model may write spaces until its tokens are used up. (llguidance's
+/// options, in its `docs/json_schema.md`.)
+const SPACING: &str = r#""x-guidance":{"whitespace_flexible":false,"item_separator":", ","key_separator":": "}"#;
+
+/// The constraint of a JSON schema, given as JSON text. Unless it says so itself, spacing is fixed.
 ///
 /// # Errors
 /// [`ApiError::Invalid`] when it is too long, or neither an object nor a boolean.
 pub fn schema(param: &str, json: &str) -> Result<Constraint, ApiError> {
     let json = text(param, json.trim())?;
-    if json.starts_with('{') || matches!(&*json, "true" | "false") {
+    if matches!(&*json, "true" | "false") || json.contains("\"x-guidance\"") {
         return Ok(Constraint::JsonSchema(json));
     }
-    Err(ApiError::param(param, format!("`{param}` is no JSON schema: an object is wanted")))
+    let Some(rest) = json.strip_prefix('{') else {
+        return Err(ApiError::param(param, format!("`{param}` is no JSON schema: an object is wanted")));
+    };
+    let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+    Ok(Constraint::JsonSchema(format!("{{{SPACING}{comma}{rest}").into()))
+}
+
+/// The constraint that the answer is a JSON object.
+pub fn any_object() -> Constraint {
+    Constraint::JsonSchema(format!("{{{SPACING},\"type\":\"object\"}}").into())
 }
 
 /// The constraint that the answer is one of `texts`.
@@ -61,6 +74,19 @@ mod tests {
         for bad in [vec![], vec![String::new()], vec!["x".to_owned(); MAX_CHOICES + 1]] {
             assert_eq!(choices("c", &bad).map_err(|e| e.param_name().map(str::to_owned)), Err(Some("c".to_owned())));
         }
+    }
+
+    #[test]
+    fn spacing_is_fixed_unless_the_schema_says_how() {
+        let made = |json| match schema("s", json) {
+            Ok(Constraint::JsonSchema(text)) => serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(made("{}")["x-guidance"]["whitespace_flexible"], false);
+        assert_eq!(made(r#"{ "type": "object" }"#)["type"], "object");
+        let own = r#"{"x-guidance":{"whitespace_flexible":true}}"#;
+        assert_eq!(schema("s", own), Ok(Constraint::JsonSchema(own.into())));
+        assert_eq!(schema("s", "true"), Ok(Constraint::JsonSchema("true".into())));
     }
 
     #[test]

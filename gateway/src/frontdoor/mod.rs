@@ -31,7 +31,7 @@ use tramontane_model::tokenizer::Tokenizer;
 pub use answer::{Answer, Step, UsageSoFar, Whole};
 pub use chat::{ChatRequest, ChatTurn, Speaker};
 pub use choice::{ChoiceUsage, End, Piece, Reason, SpokenToken, TextPiece};
-pub use constraint::{Choices, MAX_CONSTRAINT_BYTES, choices, schema, text as constraint_text};
+pub use constraint::{Choices, MAX_CONSTRAINT_BYTES, any_object, choices, schema, text as constraint_text};
 pub use embed::EmbeddingJob;
 pub use job::{CompletionRequest, Job};
 pub use model::{ModelCard, ServedModel};

@@ -99,7 +99,7 @@ impl StructuredOutputs {
             let text: Option<String> = serde_json::from_str(raw.get()).ok();
             frontdoor::schema("structured_outputs.json", text.as_deref().unwrap_or(raw.get()))
         });
-        let any = self.json_object.filter(|&wanted| wanted).map(|_| Ok(Constraint::JsonObject));
+        let any = self.json_object.filter(|&wanted| wanted).map(|_| Ok(frontdoor::any_object()));
         let regex =
             self.regex.map(|text| frontdoor::constraint_text("structured_outputs.regex", &text).map(Constraint::Regex));
         let grammar = self
@@ -147,7 +147,7 @@ impl ResponseFormat {
     fn constraint(self) -> Result<Option<Constraint>, ApiError> {
         match (self.kind.as_str(), self.json_schema) {
             ("text", None) => Ok(None),
-            ("json_object", None) => Ok(Some(Constraint::JsonObject)),
+            ("json_object", None) => Ok(Some(frontdoor::any_object())),
             ("json_schema", Some(JsonSchemaFormat { schema: Some(schema), .. })) => {
                 frontdoor::schema("response_format.json_schema.schema", schema.get()).map(Some)
             }
