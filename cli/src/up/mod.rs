@@ -15,8 +15,9 @@ use nodes::Nodes;
 use tramontane_cluster::engine::{InProcessEngine, in_process};
 use tramontane_cluster::exchange::Exchange;
 use tramontane_cluster::registry::Watch;
-use tramontane_coordinator::{EngineLoop, EngineOptions, KV_BLOCK, Limits};
+use tramontane_coordinator::{EngineLoop, EngineOptions, KV_BLOCK, Limits, Vocabulary};
 use tramontane_kernels::{Compute, Isa, KvType};
+use tramontane_model::tokenizer::Tokenizer;
 
 use crate::args::UpArgs;
 use crate::expert_node::cores;
@@ -98,7 +99,12 @@ fn start_engine(
     }
     let forward = forward(model, compute, kv.ty, blocks, exchange, watch)?;
     let (engine, inbox) = in_process(model.engine_info(kv.ty), ENGINE_QUEUE);
-    let engine_loop = EngineLoop::new(inbox, forward, EngineOptions { limits: LIMITS, kv_blocks: blocks })?;
+    let mut engine_loop = EngineLoop::new(inbox, forward, EngineOptions { limits: LIMITS, kv_blocks: blocks })?;
+    let tokenizer = Tokenizer::of(&model.checkpoint)?;
+    match Vocabulary::of(&tokenizer, config.vocab, &config.eos) {
+        Ok(vocabulary) => engine_loop = engine_loop.with_vocabulary(vocabulary),
+        Err(error) => tracing::warn!(%error, "requests with constraints will be refused"),
+    }
     thread::Builder::new().name("engine".to_owned()).spawn(move || engine_loop.run())?;
     Ok(engine)
 }
