@@ -1314,3 +1314,1047 @@ pub mod registry_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Token ids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenIds {
+    /// Each below the vocabulary's size.
+    #[prost(int64, repeated, tag = "1")]
+    pub ids: ::prost::alloc::vec::Vec<i64>,
+}
+/// A text, or its token ids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Input {
+    /// One is wanted.
+    #[prost(oneof = "input::Input", tags = "1, 2")]
+    pub input: ::core::option::Option<input::Input>,
+}
+/// Nested message and enum types in `Input`.
+pub mod input {
+    /// One is wanted.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Input {
+        /// A text, in which control tokens are text like any other.
+        #[prost(string, tag = "1")]
+        Text(::prost::alloc::string::String),
+        /// Token ids, taken as they are.
+        #[prost(message, tag = "2")]
+        Tokens(super::TokenIds),
+    }
+}
+/// Texts to choose from.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TextChoices {
+    /// At least one, none empty.
+    #[prost(string, repeated, tag = "1")]
+    pub texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What an answer must match.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerForm {
+    /// One is wanted.
+    #[prost(oneof = "answer_form::Form", tags = "1, 2, 3, 4, 5")]
+    pub form: ::core::option::Option<answer_form::Form>,
+}
+/// Nested message and enum types in `AnswerForm`.
+pub mod answer_form {
+    /// One is wanted.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Form {
+        /// A JSON schema, as text.
+        #[prost(string, tag = "1")]
+        JsonSchema(::prost::alloc::string::String),
+        /// Any JSON object, if true.
+        #[prost(bool, tag = "2")]
+        JsonObject(bool),
+        /// A regular expression for the whole answer.
+        #[prost(string, tag = "3")]
+        Regex(::prost::alloc::string::String),
+        /// A grammar in Lark's form.
+        #[prost(string, tag = "4")]
+        Grammar(::prost::alloc::string::String),
+        /// One of these texts.
+        #[prost(message, tag = "5")]
+        Choice(super::TextChoices),
+    }
+}
+/// How to generate. What is absent has its default.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GenerationParameters {
+    /// Most tokens to generate; default 16 for a text, and what the context has room for in a conversation.
+    #[prost(int64, optional, tag = "1")]
+    pub max_tokens: ::core::option::Option<i64>,
+    /// Fewest tokens, before which nothing ends the answer; default 0.
+    #[prost(int64, optional, tag = "2")]
+    pub min_tokens: ::core::option::Option<i64>,
+    /// Choices; default 1.
+    #[prost(int64, optional, tag = "3")]
+    pub n: ::core::option::Option<i64>,
+    /// 0 to 2; 0 always takes the likeliest token; default 1.
+    #[prost(double, optional, tag = "4")]
+    pub temperature: ::core::option::Option<f64>,
+    /// Above 0, at most 1; default 1.
+    #[prost(double, optional, tag = "5")]
+    pub top_p: ::core::option::Option<f64>,
+    /// Only the k likeliest tokens; -1 or 0 for all; default all.
+    #[prost(int64, optional, tag = "6")]
+    pub top_k: ::core::option::Option<i64>,
+    /// 0 to 1: only tokens at least this times as likely as the likeliest; default 0.
+    #[prost(double, optional, tag = "7")]
+    pub min_p: ::core::option::Option<f64>,
+    /// Locally typical sampling: above 0, at most 1; default 1.
+    #[prost(double, optional, tag = "8")]
+    pub typical_p: ::core::option::Option<f64>,
+    /// 0.01 to 100; default 1.
+    #[prost(double, optional, tag = "9")]
+    pub repetition_penalty: ::core::option::Option<f64>,
+    /// -2 to 2; default 0.
+    #[prost(double, optional, tag = "10")]
+    pub presence_penalty: ::core::option::Option<f64>,
+    /// -2 to 2; default 0.
+    #[prost(double, optional, tag = "11")]
+    pub frequency_penalty: ::core::option::Option<f64>,
+    /// Token id to what is added to its logit, -100 to 100.
+    #[prost(map = "uint32, double", tag = "12")]
+    pub logit_bias: ::std::collections::HashMap<u32, f64>,
+    /// Words that must not appear.
+    #[prost(string, repeated, tag = "13")]
+    pub bad_words: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The same seed gives the same answer; default random.
+    #[prost(int64, optional, tag = "14")]
+    pub seed: ::core::option::Option<i64>,
+    /// Texts that end the answer, at most 4.
+    #[prost(string, repeated, tag = "15")]
+    pub stop: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Tokens that end the answer.
+    #[prost(int64, repeated, tag = "16")]
+    pub stop_token_ids: ::prost::alloc::vec::Vec<i64>,
+    /// Whether to go on after the model's end-of-sequence token; default false.
+    #[prost(bool, optional, tag = "17")]
+    pub ignore_eos: ::core::option::Option<bool>,
+    /// Whether a stop string is part of the answer; default false.
+    #[prost(bool, optional, tag = "18")]
+    pub include_stop_str_in_output: ::core::option::Option<bool>,
+    /// Whether control tokens have no text; default true.
+    #[prost(bool, optional, tag = "19")]
+    pub skip_special_tokens: ::core::option::Option<bool>,
+    /// Log-probabilities of so many likeliest alternatives a token, 0 to 20; absent for none.
+    #[prost(int64, optional, tag = "20")]
+    pub top_logprobs: ::core::option::Option<i64>,
+    /// The same of the prompt's tokens.
+    #[prost(int64, optional, tag = "21")]
+    pub prompt_logprobs: ::core::option::Option<i64>,
+    /// Only the prompt's last so many tokens count; -1 for what the context holds.
+    #[prost(int64, optional, tag = "22")]
+    pub truncate_prompt_tokens: ::core::option::Option<i64>,
+    /// Cached keys and values are shared only with requests of the same salt.
+    #[prost(string, optional, tag = "23")]
+    pub cache_salt: ::core::option::Option<::prost::alloc::string::String>,
+    /// Among the caller's waiting requests, lower is earlier; default 0.
+    #[prost(int64, optional, tag = "24")]
+    pub priority: ::core::option::Option<i64>,
+    /// What the answer must match; absent for anything.
+    #[prost(message, optional, tag = "25")]
+    pub form: ::core::option::Option<AnswerForm>,
+}
+/// A text to go on with.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GenerateRequest {
+    /// The model; default the one that is served.
+    #[prost(string, optional, tag = "1")]
+    pub model: ::core::option::Option<::prost::alloc::string::String>,
+    /// The text.
+    #[prost(message, optional, tag = "2")]
+    pub prompt: ::core::option::Option<Input>,
+    /// How.
+    #[prost(message, optional, tag = "3")]
+    pub parameters: ::core::option::Option<GenerationParameters>,
+}
+/// A conversation to go on with.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChatRequest {
+    /// The model; default the one that is served.
+    #[prost(string, optional, tag = "1")]
+    pub model: ::core::option::Option<::prost::alloc::string::String>,
+    /// The conversation, at least one message.
+    #[prost(message, repeated, tag = "2")]
+    pub messages: ::prost::alloc::vec::Vec<ChatMessage>,
+    /// How.
+    #[prost(message, optional, tag = "3")]
+    pub parameters: ::core::option::Option<GenerationParameters>,
+    /// Tools that may be called.
+    #[prost(message, repeated, tag = "4")]
+    pub tools: ::prost::alloc::vec::Vec<ToolOffered>,
+    /// `none`, `auto`, `required`, or the name of a tool behind `tool:`; default `auto`.
+    #[prost(string, optional, tag = "5")]
+    pub tool_choice: ::core::option::Option<::prost::alloc::string::String>,
+    /// Whether an answer may hold several calls; default true.
+    #[prost(bool, optional, tag = "6")]
+    pub parallel_tool_calls: ::core::option::Option<bool>,
+    /// Whether the last message, the assistant's, is to be gone on with; default false.
+    #[prost(bool, optional, tag = "7")]
+    pub continue_final_message: ::core::option::Option<bool>,
+    /// Whether Mistral's system prompt comes first; default false.
+    #[prost(bool, optional, tag = "8")]
+    pub safe_prompt: ::core::option::Option<bool>,
+}
+/// A message of a conversation.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChatMessage {
+    /// `system`, `user`, `assistant` or `tool`.
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// What is said.
+    #[prost(string, tag = "2")]
+    pub content: ::prost::alloc::string::String,
+    /// Calls that the assistant made.
+    #[prost(message, repeated, tag = "3")]
+    pub tool_calls: ::prost::alloc::vec::Vec<ToolCallMade>,
+    /// Of a tool's answer, the call that it answers.
+    #[prost(string, optional, tag = "4")]
+    pub tool_call_id: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// A tool that may be called.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ToolOffered {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What it does.
+    #[prost(string, optional, tag = "2")]
+    pub description: ::core::option::Option<::prost::alloc::string::String>,
+    /// The JSON schema of its arguments, as text; absent for no arguments.
+    #[prost(string, optional, tag = "3")]
+    pub parameters: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// A call of a tool.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ToolCallMade {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The tool.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Its arguments, JSON text.
+    #[prost(string, tag = "3")]
+    pub arguments: ::prost::alloc::string::String,
+}
+/// A part of an answer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AnswerPiece {
+    /// The choice it belongs to, from 0.
+    #[prost(uint32, tag = "1")]
+    pub choice: u32,
+    /// What it is.
+    #[prost(oneof = "answer_piece::Piece", tags = "2, 3, 4, 5, 6, 7")]
+    pub piece: ::core::option::Option<answer_piece::Piece>,
+}
+/// Nested message and enum types in `AnswerPiece`.
+pub mod answer_piece {
+    /// What it is.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Piece {
+        /// Text, or tokens without any.
+        #[prost(message, tag = "2")]
+        Text(super::AnswerText),
+        /// A call begins; its arguments are empty and follow.
+        #[prost(message, tag = "3")]
+        ToolCall(super::ToolCallMade),
+        /// More of the arguments of the choice's latest call.
+        #[prost(string, tag = "4")]
+        ToolArguments(::prost::alloc::string::String),
+        /// The prompt's log-probabilities, with its first choice.
+        #[prost(message, tag = "5")]
+        Prompt(super::PromptTokens),
+        /// The choice has ended.
+        #[prost(message, tag = "6")]
+        End(super::AnswerEnd),
+        /// All choices have ended; `choice` has no meaning. The last message.
+        #[prost(message, tag = "7")]
+        Usage(super::TokenUsage),
+    }
+}
+/// Text of an answer, and the tokens that end in it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AnswerText {
+    /// Complete characters.
+    #[prost(string, tag = "1")]
+    pub text: ::prost::alloc::string::String,
+    /// The tokens; a token is let out with the text that it ends.
+    #[prost(message, repeated, tag = "2")]
+    pub tokens: ::prost::alloc::vec::Vec<AnswerToken>,
+}
+/// A token of an answer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AnswerToken {
+    /// Its id.
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    /// The bytes it stands for, which need not be whole characters.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub bytes: ::prost::bytes::Bytes,
+    /// Its natural log-probability, where asked for.
+    #[prost(float, optional, tag = "3")]
+    pub logprob: ::core::option::Option<f32>,
+    /// The likeliest tokens in its place, where asked for.
+    #[prost(message, repeated, tag = "4")]
+    pub top: ::prost::alloc::vec::Vec<LikelyToken>,
+}
+/// A token that could have been.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LikelyToken {
+    /// Its id.
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    /// The bytes it stands for.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub bytes: ::prost::bytes::Bytes,
+    /// Its natural log-probability.
+    #[prost(float, tag = "3")]
+    pub logprob: f32,
+}
+/// The log-probabilities of a prompt.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PromptTokens {
+    /// An entry a position; the first has no log-probability.
+    #[prost(message, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<AnswerToken>,
+}
+/// The end of a choice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerEnd {
+    /// Why.
+    #[prost(enumeration = "EndReason", tag = "1")]
+    pub reason: i32,
+}
+/// Tokens that a request took.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenUsage {
+    /// Of the prompts.
+    #[prost(uint64, tag = "1")]
+    pub prompt_tokens: u64,
+    /// Generated, by all choices.
+    #[prost(uint64, tag = "2")]
+    pub completion_tokens: u64,
+    /// Of the prompts, found in the prefix cache; absent when a stop string ended the answer before the engine told.
+    #[prost(uint64, optional, tag = "3")]
+    pub cached_tokens: ::core::option::Option<u64>,
+}
+/// Texts to embed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EmbedRequest {
+    /// The model; default the one that is served.
+    #[prost(string, optional, tag = "1")]
+    pub model: ::core::option::Option<::prost::alloc::string::String>,
+    /// The texts, at least one.
+    #[prost(message, repeated, tag = "2")]
+    pub inputs: ::prost::alloc::vec::Vec<Input>,
+    /// Only each text's last so many tokens count; -1 for what the context holds.
+    #[prost(int64, optional, tag = "3")]
+    pub truncate_prompt_tokens: ::core::option::Option<i64>,
+}
+/// A vector.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Embedding {
+    /// Of length one.
+    #[prost(float, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<f32>,
+}
+/// The embeddings, in the order of the texts.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EmbedReply {
+    /// One a text.
+    #[prost(message, repeated, tag = "1")]
+    pub embeddings: ::prost::alloc::vec::Vec<Embedding>,
+    /// What they took.
+    #[prost(message, optional, tag = "2")]
+    pub usage: ::core::option::Option<TokenUsage>,
+}
+/// What is to be tokenised: `text`, or else `messages`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenizeRequest {
+    /// The model; default the one that is served.
+    #[prost(string, optional, tag = "1")]
+    pub model: ::core::option::Option<::prost::alloc::string::String>,
+    /// A text.
+    #[prost(string, optional, tag = "2")]
+    pub text: ::core::option::Option<::prost::alloc::string::String>,
+    /// A conversation, by the model's template.
+    #[prost(message, repeated, tag = "3")]
+    pub messages: ::prost::alloc::vec::Vec<ChatMessage>,
+    /// Whether the tokens that begin a sequence are added to a text; default true.
+    #[prost(bool, optional, tag = "4")]
+    pub add_special_tokens: ::core::option::Option<bool>,
+}
+/// Token ids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenizeReply {
+    /// The ids.
+    #[prost(uint32, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<u32>,
+}
+/// Nothing is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModelsRequest {}
+/// The models that are served.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModelsReply {
+    /// Each once.
+    #[prost(message, repeated, tag = "1")]
+    pub models: ::prost::alloc::vec::Vec<ServedModel>,
+}
+/// A model.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServedModel {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Tokens that a prompt and its completion may have together.
+    #[prost(uint64, tag = "2")]
+    pub context: u64,
+    /// Token ids there are.
+    #[prost(uint64, tag = "3")]
+    pub vocab: u64,
+    /// Which weights these are: the root of the hashes of all tensors, as `blake3:` and hex digits.
+    #[prost(string, tag = "4")]
+    pub hash: ::prost::alloc::string::String,
+    /// How its experts are stored.
+    #[prost(string, tag = "5")]
+    pub quantization: ::prost::alloc::string::String,
+    /// Its licence, where the checkpoint says.
+    #[prost(string, optional, tag = "6")]
+    pub license: ::core::option::Option<::prost::alloc::string::String>,
+    /// Whether it has a chat template.
+    #[prost(bool, tag = "7")]
+    pub chat: bool,
+    /// The hash of weights, quantisation and numeric contract.
+    #[prost(string, tag = "8")]
+    pub fingerprint: ::prost::alloc::string::String,
+}
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum EndReason {
+    /// Never sent.
+    Unspecified = 0,
+    /// A stop token or a stop string.
+    Stop = 1,
+    /// It has the tokens asked for, or the context is full.
+    Length = 2,
+    /// It called tools.
+    ToolCalls = 3,
+}
+impl EndReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "END_REASON_UNSPECIFIED",
+            Self::Stop => "END_REASON_STOP",
+            Self::Length => "END_REASON_LENGTH",
+            Self::ToolCalls => "END_REASON_TOOL_CALLS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "END_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "END_REASON_STOP" => Some(Self::Stop),
+            "END_REASON_LENGTH" => Some(Self::Length),
+            "END_REASON_TOOL_CALLS" => Some(Self::ToolCalls),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod inference_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Served by every front door.
+    #[derive(Debug, Clone)]
+    pub struct InferenceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> InferenceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InferenceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            InferenceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Goes on with a text. The last message has the usage.
+        pub async fn generate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GenerateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::AnswerPiece>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Inference/Generate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Inference", "Generate"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Answers a conversation. The last message has the usage.
+        pub async fn chat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::AnswerPiece>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Inference/Chat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Inference", "Chat"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Embeds texts: the mean of each one's last hidden states, as a vector of length one.
+        pub async fn embed(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EmbedRequest>,
+        ) -> std::result::Result<tonic::Response<super::EmbedReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Inference/Embed",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Inference", "Embed"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says a text's or a conversation's token ids.
+        pub async fn tokenize(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TokenizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::TokenizeReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Inference/Tokenize",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Inference", "Tokenize"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says which models are served.
+        pub async fn models(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ModelsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ModelsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Inference/Models",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Inference", "Models"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod inference_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with InferenceServer.
+    #[async_trait]
+    pub trait Inference: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Generate method.
+        type GenerateStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::AnswerPiece, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Goes on with a text. The last message has the usage.
+        async fn generate(
+            &self,
+            request: tonic::Request<super::GenerateRequest>,
+        ) -> std::result::Result<tonic::Response<Self::GenerateStream>, tonic::Status>;
+        /// Server streaming response type for the Chat method.
+        type ChatStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::AnswerPiece, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Answers a conversation. The last message has the usage.
+        async fn chat(
+            &self,
+            request: tonic::Request<super::ChatRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ChatStream>, tonic::Status>;
+        /// Embeds texts: the mean of each one's last hidden states, as a vector of length one.
+        async fn embed(
+            &self,
+            request: tonic::Request<super::EmbedRequest>,
+        ) -> std::result::Result<tonic::Response<super::EmbedReply>, tonic::Status>;
+        /// Says a text's or a conversation's token ids.
+        async fn tokenize(
+            &self,
+            request: tonic::Request<super::TokenizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::TokenizeReply>, tonic::Status>;
+        /// Says which models are served.
+        async fn models(
+            &self,
+            request: tonic::Request<super::ModelsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ModelsReply>, tonic::Status>;
+    }
+    /// Served by every front door.
+    #[derive(Debug)]
+    pub struct InferenceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> InferenceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for InferenceServer<T>
+    where
+        T: Inference,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/tramontane.v1.Inference/Generate" => {
+                    #[allow(non_camel_case_types)]
+                    struct GenerateSvc<T: Inference>(pub Arc<T>);
+                    impl<
+                        T: Inference,
+                    > tonic::server::ServerStreamingService<super::GenerateRequest>
+                    for GenerateSvc<T> {
+                        type Response = super::AnswerPiece;
+                        type ResponseStream = T::GenerateStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GenerateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Inference>::generate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GenerateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tramontane.v1.Inference/Chat" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChatSvc<T: Inference>(pub Arc<T>);
+                    impl<
+                        T: Inference,
+                    > tonic::server::ServerStreamingService<super::ChatRequest>
+                    for ChatSvc<T> {
+                        type Response = super::AnswerPiece;
+                        type ResponseStream = T::ChatStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Inference>::chat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChatSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tramontane.v1.Inference/Embed" => {
+                    #[allow(non_camel_case_types)]
+                    struct EmbedSvc<T: Inference>(pub Arc<T>);
+                    impl<T: Inference> tonic::server::UnaryService<super::EmbedRequest>
+                    for EmbedSvc<T> {
+                        type Response = super::EmbedReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EmbedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Inference>::embed(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EmbedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tramontane.v1.Inference/Tokenize" => {
+                    #[allow(non_camel_case_types)]
+                    struct TokenizeSvc<T: Inference>(pub Arc<T>);
+                    impl<
+                        T: Inference,
+                    > tonic::server::UnaryService<super::TokenizeRequest>
+                    for TokenizeSvc<T> {
+                        type Response = super::TokenizeReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TokenizeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Inference>::tokenize(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TokenizeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tramontane.v1.Inference/Models" => {
+                    #[allow(non_camel_case_types)]
+                    struct ModelsSvc<T: Inference>(pub Arc<T>);
+                    impl<T: Inference> tonic::server::UnaryService<super::ModelsRequest>
+                    for ModelsSvc<T> {
+                        type Response = super::ModelsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ModelsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Inference>::models(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ModelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for InferenceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "tramontane.v1.Inference";
+    impl<T> tonic::server::NamedService for InferenceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
