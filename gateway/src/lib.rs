@@ -1,7 +1,7 @@
 //! The front door: OpenAI-compatible HTTP in, engines out. gRPC stands on the same core.
 //!
 //! A request goes three ways at once, and each is one module: [`frontdoor`] decides (what is asked becomes a checked request to
-//! an engine, tokens become text), [`http`] carries (routes, bodies, events, connections), [`error`] says what went wrong, in one
+//! an engine, tokens become text), [`http`] and [`grpc`] carry (routes, bodies, events, connections), [`error`] says what went wrong, in one
 //! table for all protocols. [`keys`] knows who may ask.
 //!
 //! *Absent from here*: weights, sampling, scheduling, and any log of what people write. The gateway reaches engines through
@@ -9,5 +9,6 @@
 
 pub mod error;
 pub mod frontdoor;
+pub mod grpc;
 pub mod http;
 pub mod keys;

@@ -13,7 +13,7 @@ use crate::run::{Outcome, Running};
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// How a server is started.
-const SERVE: [&str; 4] = ["up", "--http", "127.0.0.1:0", "--json"];
+const SERVE: [&str; 6] = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--json"];
 
 /// A server that is ready; it is killed when this is dropped.
 pub(crate) struct Serving {

@@ -33,7 +33,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let work = match &args.prompt.prompt {
         Some(_) => None,
         // What cannot be served is found out before a model is loaded for minutes.
-        None => Some(serve::Door::open(&args)?),
+        None => Some(serve::Door::open(&args).await?),
     };
     let model = Model::open(&args.model)?;
     let work = match (work, &args.prompt.prompt) {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tramontane_cluster::engine::{Engine, InProcessEngine};
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
+use tramontane_gateway::grpc::{GrpcServer, Health};
 use tramontane_gateway::http::{Gateway, Timeouts, bind, routes, serve};
 use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
 use tramontane_model::chat::ChatTemplate;
@@ -27,27 +28,40 @@ use crate::output;
 pub(crate) struct Door {
     gateway: Arc<Gateway>,
     addr: SocketAddr,
+    grpc_addr: SocketAddr,
+    health: Health,
     keys: bool,
     json: bool,
     stop: watch::Sender<bool>,
     served: JoinHandle<()>,
+    grpc_served: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Door {
     /// Listens where `args` say.
-    pub(crate) fn open(args: &UpArgs) -> anyhow::Result<Self> {
-        let ServeArgs { http, api_keys_file, insecure } = &args.serve;
+    pub(crate) async fn open(args: &UpArgs) -> anyhow::Result<Self> {
+        let ServeArgs { http, grpc, api_keys_file, insecure } = &args.serve;
         let keys = api_keys_file.as_deref().map(read_keys).transpose()?;
-        if !http.ip().is_loopback() && keys.is_none() && !insecure {
-            bail!("--http {http}: others can reach this address; give --api-keys-file, or --insecure if that is meant");
+        for (flag, addr) in [("--http", http), ("--grpc", grpc)] {
+            if !addr.ip().is_loopback() && keys.is_none() && !insecure {
+                bail!(
+                    "{flag} {addr}: others can reach this address; give --api-keys-file, or --insecure if that is meant"
+                );
+            }
         }
         let with_keys = keys.is_some();
         let gateway = Gateway::new(keys);
         let listener: TcpListener = bind(*http).with_context(|| format!("cannot listen on {http}"))?;
         let addr = listener.local_addr()?;
+        let grpc_listener = bind(*grpc).with_context(|| format!("cannot listen on {grpc}"))?;
+        let grpc_addr = grpc_listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let served = tokio::spawn(serve(listener, routes(&gateway), Timeouts::default(), stopped));
-        Ok(Self { gateway, addr, keys: with_keys, json: args.prompt.json, stop, served })
+        let served = tokio::spawn(serve(listener, routes(&gateway), Timeouts::default(), stopped.clone()));
+        let grpc_server = GrpcServer::new(grpc_listener, gateway.clone(), stopped).await?;
+        let health = grpc_server.health();
+        let grpc_served = tokio::spawn(async { grpc_server.run().await.map_err(anyhow::Error::from) });
+        let (keys, json) = (with_keys, args.prompt.json);
+        Ok(Self { gateway, addr, grpc_addr, health, keys, json, stop, served, grpc_served })
     }
 
     /// Serves `model` on `engine` until a signal comes, then lets what runs end.
@@ -55,8 +69,10 @@ impl Door {
         self.gateway.open(Arc::new(front_door(model, engine.clone())?));
         // Until now a signal ended the process, for nothing was running.
         let mut signals = Signals::new()?;
+        self.health.ready().await;
         self.announce(model)?;
         signals.next().await;
+        self.health.leaving().await;
         engine.drain();
         if self.gateway.in_flight() > 0 {
             eprintln!("tramontane: finishing what runs; once more to stop at once");
@@ -67,21 +83,24 @@ impl Door {
         }
         _ = self.stop.send(true);
         tokio::select! {
-            ended = self.served => ended.context("the front door"),
+            ended = async { tokio::try_join!(self.served, self.grpc_served) } => ended.context("the front door")?.1,
             () = signals.next() => Ok(()),
         }
     }
 
     /// Says where it serves: on stderr for people, with `--json` on stdout for programs.
     fn announce(&self, model: &Model) -> anyhow::Result<()> {
-        let addr = self.addr;
+        let (addr, grpc_addr) = (self.addr, self.grpc_addr);
         let key = if self.keys { " -H \"authorization: Bearer $KEY\"" } else { "" };
         eprintln!(
-            "{} is ready on http://{addr}/v1; Ctrl-C stops it. Try:\n\n  curl http://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n",
+            "{} is ready on http://{addr}/v1 and, for gRPC, {grpc_addr}; Ctrl-C stops it. Try:\n\n  curl http://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n",
             model.id
         );
         if self.json {
-            output::out(&format!("{}\n", json!({"model": model.id.as_str(), "http": addr.to_string()})))?;
+            output::out(&format!(
+                "{}\n",
+                json!({"model": model.id.as_str(), "http": addr.to_string(), "grpc": grpc_addr.to_string()})
+            ))?;
         }
         Ok(())
     }

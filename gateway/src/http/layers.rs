@@ -75,10 +75,10 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 /// A request that is being answered.
-struct Counted(Arc<Gateway>);
+pub(crate) struct Counted(Arc<Gateway>);
 
 impl Counted {
-    fn new(gateway: &Arc<Gateway>) -> Self {
+    pub(crate) fn new(gateway: &Arc<Gateway>) -> Self {
         gateway.in_flight.fetch_add(1, Ordering::SeqCst);
         Self(gateway.clone())
     }

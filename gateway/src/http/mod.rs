@@ -19,6 +19,7 @@ use axum::routing::{get, post};
 use tokio::sync::Notify;
 
 pub use body::{BODY_TIMEOUT, MAX_BODY_BYTES};
+pub(crate) use layers::Counted;
 pub use server::{Timeouts, bind, serve};
 
 use crate::error::ApiError;
@@ -45,8 +46,13 @@ impl Gateway {
         _ = self.front.set(front);
     }
 
-    fn front(&self) -> Result<&Arc<FrontDoor>, ApiError> {
+    pub(crate) fn front(&self) -> Result<&Arc<FrontDoor>, ApiError> {
         self.front.get().ok_or(ApiError::Loading)
+    }
+
+    /// The keys, where only who has one may ask.
+    pub(crate) fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref()
     }
 
     /// Requests that are being answered.

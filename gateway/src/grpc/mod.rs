@@ -1,0 +1,104 @@
+//! The front door over gRPC: the service `Inference` on the same core as HTTP, with health and reflection.
+
+mod read;
+mod service;
+mod status;
+mod write;
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tramontane_proto::INFERENCE_DESCRIPTORS;
+use tramontane_proto::v1::inference_server::InferenceServer;
+
+use crate::http::Gateway;
+use service::Service;
+
+/// Largest request, in bytes; the same as HTTP's.
+pub const MAX_REQUEST_BYTES: usize = crate::http::MAX_BODY_BYTES;
+/// Largest message of an answer, in bytes: a prompt's log-probabilities, or the embeddings of one request.
+pub const MAX_REPLY_BYTES: usize = 64 << 20;
+/// Most calls at once on a connection.
+const MAX_STREAMS: u32 = 128;
+/// The service's name, for health and reflection.
+const SERVICE: &str = "tramontane.v1.Inference";
+
+/// Says that a model is served, or not.
+#[derive(Clone)]
+pub struct Health(tonic_health::server::HealthReporter);
+
+impl Health {
+    /// Requests are answered from now on.
+    pub async fn ready(&self) {
+        self.set(ServingStatus::Serving).await;
+    }
+
+    /// No more requests are taken.
+    pub async fn leaving(&self) {
+        self.set(ServingStatus::NotServing).await;
+    }
+
+    async fn set(&self, status: ServingStatus) {
+        for name in ["", SERVICE] {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+}
+
+/// A server that is about to serve.
+pub struct GrpcServer {
+    health: Health,
+    serve: std::pin::Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>,
+}
+
+impl GrpcServer {
+    /// Serves `gateway` on `listener` until `stop` says true. Health is "not serving" until it is told otherwise. Messages are
+    /// not compressed.
+    ///
+    /// # Errors
+    /// The descriptors cannot be read.
+    pub async fn new(
+        listener: TcpListener,
+        gateway: Arc<Gateway>,
+        mut stop: watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        let (reporter, health_server) = tonic_health::server::health_reporter();
+        let health = Health(reporter);
+        health.leaving().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(INFERENCE_DESCRIPTORS)
+            .build_v1()
+            .map_err(io::Error::other)?;
+        let inference = InferenceServer::new(Service::new(gateway))
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_REPLY_BYTES);
+        let serve = Server::builder()
+            .max_concurrent_streams(MAX_STREAMS)
+            .tcp_nodelay(true)
+            .add_service(inference)
+            .add_service(health_server)
+            .add_service(reflection)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+                _ = stop.wait_for(|&stop| stop).await;
+            });
+        Ok(Self { health, serve: Box::pin(serve) })
+    }
+
+    /// What its health service says.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Serves to the end.
+    ///
+    /// # Errors
+    /// The transport's.
+    pub async fn run(self) -> Result<(), tonic::transport::Error> {
+        self.serve.await
+    }
+}
