@@ -30,7 +30,10 @@ fn package() -> PathBuf {
     let packages = metadata["packages"].as_array().expect("packages");
     let of_it: Vec<_> = packages.iter().filter(|package| package["name"] == PACKAGE.0).collect();
     assert_eq!(of_it.len(), 1, "one version of {}", PACKAGE.0);
-    assert_eq!(of_it[0]["version"], PACKAGE.1, "pin the version that tools/protoc answers, or make it answer the new one");
+    assert_eq!(
+        of_it[0]["version"], PACKAGE.1,
+        "pin the version that tools/protoc answers, or make it answer the new one"
+    );
     let manifest = of_it[0]["manifest_path"].as_str().expect("a path");
     Path::new(manifest).parent().expect("a folder").to_owned()
 }

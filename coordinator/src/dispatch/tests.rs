@@ -123,6 +123,8 @@ fn run(replicas: usize, script: &[Fault]) -> Outcome {
                 held,
                 profile: profile.clone(),
                 capacity: 9,
+                speed: 0,
+                zone: String::new(),
                 draining: false,
             };
             block_on(registry.join(record)).unwrap()

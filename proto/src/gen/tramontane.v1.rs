@@ -726,6 +726,12 @@ pub struct NodeRecord {
     /// Whether it is leaving: it still answers, but gets no new experts.
     #[prost(bool, tag = "6")]
     pub draining: bool,
+    /// Expert rows it computes in a second, as it measured; 0 when it did not.
+    #[prost(uint32, tag = "7")]
+    pub speed: u32,
+    /// What it shares its fate with (a rack, a building); may be empty.
+    #[prost(string, tag = "8")]
+    pub zone: ::prost::alloc::string::String,
 }
 /// Sign of life of a node.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -4,10 +4,12 @@
 mod board;
 mod check;
 mod document;
+mod ledger;
 mod rescue;
 mod solve;
 
 pub use check::{Violation, check};
 pub use document::Placement;
+pub use ledger::{Denied, Ledger, Term, WentBack, follows, may_take};
 pub use rescue::rescue;
 pub use solve::{ExpertSize, NodeRoom, Problem, SolveError, solve};
