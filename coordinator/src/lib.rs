@@ -10,6 +10,7 @@ mod dispatch;
 mod engine;
 mod forward;
 mod kv_pool;
+pub mod placement;
 pub mod sampler;
 mod scheduler;
 mod sequence;
