@@ -15,7 +15,7 @@ pub mod sampler;
 mod scheduler;
 mod sequence;
 
-pub use dispatch::{DispatchError, Dispatcher};
+pub use dispatch::{AUDIT_EVERY, Clock, DispatchError, Dispatcher, PeerReport, SystemClock};
 pub use engine::{EngineLoop, EngineOptions};
 pub use forward::{Forward, Step, StepError};
 pub use kv_pool::{BlockId, KV_BLOCK, KvPool, blocks_for};
