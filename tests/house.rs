@@ -19,7 +19,7 @@ const LONG_FILES: &[Allowance] = &[("model/src/checkpoint/tests.rs", 424), ("rou
 const FOREIGN_CALLS: &[&str] = &["model/src/checkpoint/bus_error.rs", "model/src/checkpoint/bus_error/tests.rs"];
 
 /// `.unwrap()` and `.expect(` outside tests, by crate. Entries shrink and go; none comes.
-const PANICS: &[Allowance] = &[("coordinator", 1)];
+const PANICS: &[Allowance] = &[];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

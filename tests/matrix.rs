@@ -18,7 +18,7 @@ use support::model::{Model, corpus};
 use support::steps::{Logits, WHOLE, difference, logits};
 use tramontane_cluster::engine::{FinishReason, ValidRequest};
 use tramontane_coordinator::Limits;
-use tramontane_coordinator::sampler::{logprobs, sample};
+use tramontane_coordinator::sampler::{Draw, logprobs, sample};
 use tramontane_kernels::{Isa, KvType, WeightType};
 use tramontane_model::config::QkNorm;
 use tramontane_model::weights::Quantize;
@@ -249,8 +249,10 @@ fn replay(model: &Model, setup: &Setup, requests: &[ValidRequest], completions: 
     let all = logits(&mut Cluster::start(model, setup), &texts, WHOLE);
     for ((request, completion), (text, logits)) in requests.iter().zip(completions).zip(texts.iter().zip(&all)) {
         let sampling = &generation(request).sampling;
-        let next =
-            |position: usize| sample(&logits[position - 1], sampling, position as u64).expect("finite logits").token;
+        let next = |position: usize| {
+            let draw = Draw::new(sampling, &text[..position], &[]);
+            sample(&logits[position - 1], &draw).expect("finite logits")
+        };
         for (position, token) in (request.prompt.len()..).zip(&completion.tokens) {
             let of = logprobs(&logits[position - 1], next(position), TOP as usize);
             let top = of.top.into_iter().map(|(id, logprob)| (id, logprob.to_bits())).collect();

@@ -49,6 +49,7 @@ fn decode(cluster: &mut Cluster, step: usize) {
         tokens: (0..SEQUENCES).map(|s| ((step * 31 + s * 977) % vocab) as u32).collect(),
         rows: tables.iter().map(|blocks| QueryRow { position, blocks }).collect(),
         wanted: (0..SEQUENCES).collect(),
+        ..Step::default()
     };
     let logits = cluster.forward.run(&step).expect("the step succeeds");
     assert_eq!(logits.len(), SEQUENCES * vocab);

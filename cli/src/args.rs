@@ -17,6 +17,9 @@ pub(crate) const MAX_EXPERT_NODES: usize = 256;
 
 const EXAMPLES: &str = "\
 Examples:
+  # Serve the demo model over HTTP, on 127.0.0.1:8080
+  tramontane up
+
   # Complete a text with the demo model, in one process
   tramontane up --prompt \"The capital of France is\"
 
@@ -31,6 +34,7 @@ Examples:
 
 const UP_EXAMPLES: &str = "\
 Examples:
+  tramontane up --http 127.0.0.1:8000
   tramontane up --prompt \"The capital of France is\"
   tramontane up --chat --prompt \"What is the capital of Peru?\" --json --logprobs 3
   tramontane up --expert-nodes 8 --processes --prompt \"The capital of France is\" --expert-stats
@@ -61,7 +65,7 @@ pub(crate) enum Command {
     Bench(BenchArgs),
 }
 
-/// Runs a whole cluster on this machine and completes a prompt.
+/// Runs a whole cluster on this machine: serves until Ctrl-C, or completes a prompt.
 #[derive(Debug, Args)]
 #[command(before_help = UP_EXAMPLES)]
 pub(crate) struct UpArgs {
@@ -69,6 +73,8 @@ pub(crate) struct UpArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
 
     /// Expert nodes [default: one for each expert of a layer, at most 8]
     #[arg(long, env = "TRAMONTANE_EXPERT_NODES", value_name = "N", help_heading = "Cluster", value_parser = nodes)]
@@ -107,17 +113,17 @@ pub(crate) struct ModelArgs {
 /// What to complete, and how.
 #[derive(Debug, Args)]
 pub(crate) struct PromptArgs {
-    /// Text to complete; its completion goes to stdout
+    /// Text to complete; its completion goes to stdout, and nothing is served
     #[arg(long, value_name = "TEXT", help_heading = "Prompt")]
-    pub(crate) prompt: String,
+    pub(crate) prompt: Option<String>,
     /// Take the prompt as a user's message, in the model's chat template
-    #[arg(long, help_heading = "Prompt")]
+    #[arg(long, requires = "prompt", help_heading = "Prompt")]
     pub(crate) chat: bool,
     /// Tokens to generate, at most
     #[arg(long, value_name = "N", default_value_t = 128, help_heading = "Prompt", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: u32,
     /// Go on after the end-of-sequence token
-    #[arg(long, help_heading = "Prompt")]
+    #[arg(long, requires = "prompt", help_heading = "Prompt")]
     pub(crate) ignore_eos: bool,
 
     /// Randomness; 0 always takes the most likely token
@@ -133,15 +139,35 @@ pub(crate) struct PromptArgs {
     #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Sampling")]
     pub(crate) seed: u64,
 
-    /// Print one JSON object: token ids, text, usage
+    /// Print one JSON object: token ids, text, usage; without --prompt, the addresses once it serves
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
     /// With --json: log-probabilities of each token and of the K most likely ones
-    #[arg(long, value_name = "K", requires = "json", help_heading = "Output", value_parser = clap::value_parser!(u32).range(0..=20))]
+    #[arg(long, value_name = "K", requires_all = ["json", "prompt"], help_heading = "Output", value_parser = clap::value_parser!(u32).range(0..=20))]
     pub(crate) logprobs: Option<u32>,
     /// Say how many rows each expert received (on stderr; with --json in the object)
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, requires = "prompt", help_heading = "Output")]
     pub(crate) expert_stats: bool,
+}
+
+/// Where it serves, and whom.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Address for HTTP; port 0 takes a free one
+    #[arg(
+        long,
+        env = "TRAMONTANE_HTTP",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        help_heading = "Serving"
+    )]
+    pub(crate) http: SocketAddr,
+    /// File of API keys, a line each: NAME:KEY, or NAME: and the key's SHA-256 in hex (printf %s KEY | sha256sum). With it, only who has a key is answered
+    #[arg(long, env = "TRAMONTANE_API_KEYS_FILE", value_name = "FILE", help_heading = "Serving")]
+    pub(crate) api_keys_file: Option<PathBuf>,
+    /// Serve on an address that others can reach although there are no keys
+    #[arg(long, env = "TRAMONTANE_INSECURE", help_heading = "Serving")]
+    pub(crate) insecure: bool,
 }
 
 /// Runs one expert node: it joins, loads the experts that the placement gives it, and computes them.
@@ -267,6 +293,7 @@ mod tests {
             ["--expert-nodes", "257"],
             ["--threads", "0"],
             ["--logprobs", "3"],
+            ["--http", "localhost"],
             ["--quantize", "q3_k"],
             ["--kv-type", "bf16"],
         ] {

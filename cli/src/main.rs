@@ -1,6 +1,6 @@
 //! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, and (with later issues) the admin commands.
 //!
-//! *Absent from here*: logic that a library crate should hold; HTTP and gRPC front doors, etcd, `--config` files and the
+//! *Absent from here*: logic that a library crate should hold; the gRPC front door, etcd, `--config` files and the
 //! admin commands, which come with later issues.
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0, 1 failure, 2 usage, 3 unreachable.

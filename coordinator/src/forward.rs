@@ -16,6 +16,8 @@ pub struct Step<'a> {
     pub rows: Vec<QueryRow<'a>>,
     /// The rows whose logits are wanted, ascending.
     pub wanted: Vec<usize>,
+    /// The rows whose last hidden states are wanted, ascending; none of those above.
+    pub embedded: Vec<usize>,
 }
 
 /// Why a step could not be computed. Nothing but KV slots of the step's own positions has changed: it may run again.
@@ -58,6 +60,7 @@ pub struct Forward {
     gate_logits: Vec<f32>,
     blocks: Q8Buf,
     logits: Vec<f32>,
+    embedded: Vec<f32>,
 }
 
 impl Forward {
@@ -84,6 +87,7 @@ impl Forward {
             gate_logits: Vec::new(),
             blocks: Q8Buf::default(),
             logits: Vec::new(),
+            embedded: Vec::new(),
         }
     }
 
@@ -97,27 +101,62 @@ impl Forward {
     /// # Errors
     /// [`StepError`] names the row or layer.
     pub fn run(&mut self, step: &Step<'_>) -> Result<&[f32], StepError> {
+        self.compute(step).map(|(logits, _)| logits)
+    }
+
+    /// The same, and the last hidden states of the rows that are embedded (embedded × hidden).
+    ///
+    /// # Errors
+    /// [`StepError`] names the row or layer.
+    pub fn compute(&mut self, step: &Step<'_>) -> Result<(&[f32], &[f32]), StepError> {
         self.decoder.begin(&step.tokens, &step.rows, &mut self.scratch, &mut self.hidden)?;
+        let mut kept = [&step.wanted[..], &step.embedded].concat();
+        kept.sort_unstable();
         let layers = self.decoder.config().layers;
         for layer in 0..layers {
             let last = layer + 1 == layers;
-            let keep = if last { Keep::Rows(&step.wanted) } else { Keep::All };
+            let keep = if last { Keep::Rows(&kept) } else { Keep::All };
             let what = LayerRows { layer, rows: &step.rows, keep };
             let kv = &mut self.kv[layer];
             let attended = self.decoder.attend(&self.compute, what, kv, &mut self.scratch, &mut self.hidden);
             attended.map_err(|NotFinite { row }| StepError::NotFinite { row, layer })?;
             if !self.hidden.is_empty() {
                 self.experts(layer).map_err(|error| match error {
-                    StepError::NotFinite { row, layer } if last => {
-                        StepError::NotFinite { row: step.wanted[row], layer }
-                    }
+                    StepError::NotFinite { row, layer } if last => StepError::NotFinite { row: kept[row], layer },
                     error => error,
                 })?;
             }
         }
+        self.split_embedded(step, &kept)?;
         let computed = self.decoder.logits(&self.compute, &self.hidden, &mut self.scratch, &mut self.logits);
         computed.map_err(|NotFinite { row }| StepError::NotFinite { row: step.wanted[row], layer: layers - 1 })?;
-        Ok(&self.logits)
+        Ok((&self.logits, &self.embedded))
+    }
+
+    /// Takes the embedded rows out of `hidden`, whose rows are `kept`, and norms them.
+    fn split_embedded(&mut self, step: &Step<'_>, kept: &[usize]) -> Result<(), StepError> {
+        self.embedded.clear();
+        if step.embedded.is_empty() {
+            return Ok(());
+        }
+        let width = self.decoder.config().hidden;
+        let (mut wanted, mut embedded) = (Vec::new(), Vec::new());
+        for (row, values) in kept.iter().zip(self.hidden.chunks_exact(width)) {
+            let to = if step.embedded.binary_search(row).is_ok() { &mut embedded } else { &mut wanted };
+            to.extend_from_slice(values);
+        }
+        self.hidden = wanted;
+        self.decoder.last_hidden(&self.compute, &embedded, &mut self.embedded);
+        let layer = self.decoder.config().layers - 1;
+        match self.embedded.iter().position(|value| !value.is_finite()) {
+            Some(at) => Err(StepError::NotFinite { row: step.embedded[at / width], layer }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes KV block `to` hold what block `from` does, in all layers.
+    pub fn copy_block(&mut self, from: u32, to: u32) {
+        self.kv.iter_mut().for_each(|layer| layer.copy_block(from, to));
     }
 
     /// The experts' half of a layer.

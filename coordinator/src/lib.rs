@@ -9,6 +9,7 @@
 mod dispatch;
 mod engine;
 mod forward;
+mod grammar;
 mod kv_pool;
 pub mod placement;
 pub mod sampler;
@@ -18,6 +19,9 @@ mod sequence;
 pub use dispatch::{AUDIT_EVERY, Clock, DispatchError, Dispatcher, PeerReport, SystemClock};
 pub use engine::{EngineLoop, EngineOptions};
 pub use forward::{Forward, Step, StepError};
-pub use kv_pool::{BlockId, KV_BLOCK, KvPool, blocks_for};
-pub use scheduler::{Chunk, Limits, LimitsError, Logits, Progress, Refused, Scheduler, Stale, StepPlan};
-pub use sequence::{Sequence, SequenceId};
+pub use grammar::{Vocabulary, VocabularyError};
+pub use kv_pool::{BlockHash, BlockId, KV_BLOCK, KvPool, blocks_for};
+pub use scheduler::{
+    BlockCopy, Chunk, Counts, Fork, Limits, LimitsError, Logits, Progress, Refused, Scheduler, Stale, StepPlan,
+};
+pub use sequence::{Origin, Reuse, Sequence, SequenceId};

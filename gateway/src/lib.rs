@@ -1,3 +1,13 @@
-//! The front door: OpenAI-compatible HTTP and gRPC in, engines out.
+//! The front door: OpenAI-compatible HTTP in, engines out. gRPC stands on the same core.
 //!
-//! *Absent from here*: weights, sampling, scheduling. The gateway reaches engines through [`tramontane_cluster::engine::Engine`] alone.
+//! A request goes three ways at once, and each is one module: [`frontdoor`] decides (what is asked becomes a checked request to
+//! an engine, tokens become text), [`http`] carries (routes, bodies, events, connections), [`error`] says what went wrong, in one
+//! table for all protocols. [`keys`] knows who may ask.
+//!
+//! *Absent from here*: weights, sampling, scheduling, and any log of what people write. The gateway reaches engines through
+//! [`tramontane_cluster::engine::Engine`] alone.
+
+pub mod error;
+pub mod frontdoor;
+pub mod http;
+pub mod keys;

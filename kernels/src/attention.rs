@@ -162,10 +162,8 @@ mod tests {
         };
         let width = case.kv_heads * case.head_dim;
         let (keys, values) = (rows(positions * width, 1), rows(positions * width, 2));
-        for p in 0..positions {
-            let row = p * width..(p + 1) * width;
-            kv.write(table[p / KV_BLOCK], p % KV_BLOCK, &keys[row.clone()], &values[row]);
-        }
+        let written: Vec<QueryRow<'_>> = (0..positions).map(|position| QueryRow { position, blocks: &table }).collect();
+        kv.write(&Compute::new(Isa::detect(), 3), &written, &keys, &values);
         (kv, table, keys, values)
     }
     use crate::kv::KvData;

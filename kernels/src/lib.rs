@@ -88,7 +88,7 @@ pub use packed::{PACKED_VERSION, PackError, PackedMatrix};
 pub use pool::Pool;
 pub use quantize_weights::{Unquantizable, encode_row, quantize_row};
 pub use rms_norm::rms_norm;
-pub use rope::{RopePairs, rope};
+pub use rope::{Angles, RopePairs, rope};
 pub use round::{bf16_from_f32, bf16_to_f32};
 pub use swiglu::swiglu;
 pub use top_k::top_k;

@@ -1,21 +1,33 @@
 //! RMSNorm over rows of hidden states.
 
-use crate::{Isa, arch};
+use crate::pool::Disjoint;
+use crate::{Compute, Isa, arch};
+
+/// Rows that a thread takes at a time.
+const PIECE_ROWS: usize = 8;
 
 /// `out = x ÷ rms(x) × weight` for each row of `weight.len()` values (numeric contract, "RMSNorm").
 ///
 /// # Panics
 /// When `x` and `out` are not the same whole number of rows.
-pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+#[allow(unsafe_code)]
+pub fn rms_norm(compute: &Compute, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     assert!(
         x.len() == out.len() && !weight.is_empty() && x.len().is_multiple_of(weight.len()),
         "rows of the weight's width"
     );
-    match isa {
-        Isa::Portable => arch::portable::rms_norm(x, weight, epsilon, out),
-        Isa::Avx2(proof) => arch::avx2::rms_norm(proof, x, weight, epsilon, out),
-        Isa::Avx512(proof) => arch::avx512::rms_norm(proof, x, weight, epsilon, out),
-    }
+    let piece = PIECE_ROWS * weight.len();
+    let out = Disjoint::new(out);
+    compute.pool.run(x.len().div_ceil(piece), &|i| {
+        let x = &x[i * piece..x.len().min((i + 1) * piece)];
+        // SAFETY: pieces do not overlap.
+        let out = unsafe { out.part(i * piece, x.len()) };
+        match compute.isa {
+            Isa::Portable => arch::portable::rms_norm(x, weight, epsilon, out),
+            Isa::Avx2(proof) => arch::avx2::rms_norm(proof, x, weight, epsilon, out),
+            Isa::Avx512(proof) => arch::avx512::rms_norm(proof, x, weight, epsilon, out),
+        }
+    });
 }
 
 #[cfg(test)]
@@ -27,18 +39,19 @@ mod tests {
     fn paths_agree_and_are_near_the_formula() {
         for (seed, width) in [1usize, 5, 16, 31, 64, 100, 256].into_iter().enumerate() {
             let weight = moderate(width, 77);
-            for x in [moderate(3 * width, seed as u64), adversarial(3 * width, seed as u64)] {
+            let rows = 2 * PIECE_ROWS + 1;
+            for x in [moderate(rows * width, seed as u64), adversarial(rows * width, seed as u64)] {
                 let mut reference = vec![0.0; x.len()];
-                rms_norm(Isa::Portable, &x, &weight, 1e-5, &mut reference);
-                for isa in Isa::available() {
+                arch::portable::rms_norm(&x, &weight, 1e-5, &mut reference);
+                for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]) {
                     let mut out = vec![0.0; x.len()];
-                    rms_norm(isa, &x, &weight, 1e-5, &mut out);
+                    rms_norm(&Compute::new(isa, threads), &x, &weight, 1e-5, &mut out);
                     assert!(out.iter().zip(&reference).all(|(a, b)| a.to_bits() == b.to_bits()), "{isa} {width}");
                 }
             }
             let x = moderate(width, seed as u64);
             let mut out = vec![0.0; width];
-            rms_norm(Isa::Portable, &x, &weight, 1e-5, &mut out);
+            rms_norm(&Compute::new(Isa::Portable, 1), &x, &weight, 1e-5, &mut out);
             let mean = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / width as f64;
             for i in 0..width {
                 let truth = f64::from(x[i]) / (mean + 1e-5).sqrt() * f64::from(weight[i]);

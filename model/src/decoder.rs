@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
 use tramontane_kernels::{
-    Activations, AttentionShape, Compute, F32Buf, KV_BLOCK, KvLayer, KvType, NotFinite, PackedMatrix, Product, Q8Buf,
+    Activations, Angles, AttentionShape, Compute, F32Buf, KvLayer, KvType, NotFinite, PackedMatrix, Product, Q8Buf,
     QueryRow, attention, matmul_all, rms_norm, rope,
 };
 
@@ -186,15 +186,15 @@ impl Decoder {
     ) -> Result<(), NotFinite> {
         let LayerRows { layer, rows, keep } = what;
         let (config, weights) = (&self.config, &self.layers[layer]);
-        let (width, half) = (config.hidden, self.rope.pairs());
-        let kv_width = config.kv_heads * config.head_dim;
+        let width = config.hidden;
         assert_eq!(hidden.len(), rows.len() * width, "the step's rows");
         let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected, head_normed, rows: encoded } = scratch;
         normed.resize(hidden.len(), 0.0);
-        rms_norm(compute.isa, hidden, &weights.attention_norm, config.rms_eps, normed);
-        let kept: Vec<usize> = match keep {
-            Keep::All => (0..rows.len()).collect(),
-            Keep::Rows(kept) => kept.to_vec(),
+        rms_norm(compute, hidden, &weights.attention_norm, config.rms_eps, normed);
+        let all: Vec<usize> = (0..rows.len()).collect();
+        let kept = match keep {
+            Keep::All => &all,
+            Keep::Rows(kept) => kept,
         };
         let pruned = kept.len() < rows.len();
         if pruned {
@@ -205,12 +205,9 @@ impl Decoder {
             encoded.project(compute, [(&weights.q, &mut *q), (&weights.k, &mut *k), (&weights.v, &mut *v)]);
         }
         self.norm_heads(compute, weights.k_norm.as_deref(), k, head_normed);
-        for (i, row) in rows.iter().enumerate() {
-            let (key, value) = (&mut k[i * kv_width..(i + 1) * kv_width], &v[i * kv_width..(i + 1) * kv_width]);
-            let angle = i * half..(i + 1) * half;
-            rope(key, config.rope_pairs, &sin[angle.clone()], &cos[angle]);
-            kv.write(row.blocks[row.position / KV_BLOCK], row.position % KV_BLOCK, key, value);
-        }
+        let angles = Angles { sin, cos, pairs: self.rope.pairs() };
+        rope(compute, k, config.rope_pairs, angles, &all);
+        kv.write(compute, rows, k, v);
 
         let of_step = |NotFinite { row }| NotFinite { row: kept[row] };
         if pruned {
@@ -224,9 +221,7 @@ impl Decoder {
             encoded.project(compute, [(&weights.q, &mut *q)]);
         }
         self.norm_heads(compute, weights.q_norm.as_deref(), q, head_normed);
-        for (q, &row) in q.chunks_exact_mut(config.heads * config.head_dim).zip(&kept) {
-            rope(q, config.rope_pairs, &sin[row * half..(row + 1) * half], &cos[row * half..(row + 1) * half]);
-        }
+        rope(compute, q, config.rope_pairs, angles, kept);
         let kept_rows: Vec<QueryRow<'_>> = kept.iter().map(|&row| rows[row]).collect();
         mixed.resize(q.len(), 0.0);
         let shape = AttentionShape { heads: config.heads, window: config.sliding_window };
@@ -243,7 +238,7 @@ impl Decoder {
     fn norm_heads(&self, compute: &Compute, weight: Option<&[f32]>, x: &mut Vec<f32>, normed: &mut Vec<f32>) {
         if let Some(weight) = weight {
             normed.resize(x.len(), 0.0);
-            rms_norm(compute.isa, x, weight, self.config.rms_eps, normed);
+            rms_norm(compute, x, weight, self.config.rms_eps, normed);
             std::mem::swap(x, normed);
         }
     }
@@ -263,10 +258,16 @@ impl Decoder {
     ) -> Result<(), NotFinite> {
         let weights = &self.layers[layer];
         normed.resize(hidden.len(), 0.0);
-        rms_norm(compute.isa, hidden, &weights.expert_norm, self.config.rms_eps, normed);
+        rms_norm(compute, hidden, &weights.expert_norm, self.config.rms_eps, normed);
         scratch.rows.encode(compute, &[&weights.gate], normed)?;
         scratch.rows.project(compute, [(&weights.gate, logits)]);
         Ok(())
+    }
+
+    /// The last hidden states, as the output head reads them: `hidden`'s rows, which have passed all layers, after the last norm.
+    pub fn last_hidden(&self, compute: &Compute, hidden: &[f32], normed: &mut Vec<f32>) {
+        normed.resize(hidden.len(), 0.0);
+        rms_norm(compute, hidden, &self.norm, self.config.rms_eps, normed);
     }
 
     /// The vocabulary's logits (rows × vocab) for rows that have passed all layers.
@@ -280,8 +281,7 @@ impl Decoder {
         scratch: &mut DecoderScratch,
         logits: &mut Vec<f32>,
     ) -> Result<(), NotFinite> {
-        scratch.normed.resize(hidden.len(), 0.0);
-        rms_norm(compute.isa, hidden, &self.norm, self.config.rms_eps, &mut scratch.normed);
+        self.last_hidden(compute, hidden, &mut scratch.normed);
         scratch.rows.encode(compute, &[&self.lm_head], &scratch.normed)?;
         scratch.rows.project(compute, [(&self.lm_head, logits)]);
         Ok(())

@@ -6,6 +6,7 @@
 //! for text of our own, such as a chat template's.
 
 pub(crate) mod byte_level;
+mod bytes;
 mod detokenizer;
 mod gguf;
 mod library;
@@ -24,6 +25,7 @@ use library::{Encoded, Library};
 use spellings::Spellings;
 use spm::{Place, SentencePiece};
 
+pub use bytes::TokenBytes;
 pub use detokenizer::{Detokenizer, MAX_HELD_TOKENS};
 pub use gguf::{GgufTokenizer, MAX_MERGES};
 pub use of_checkpoint::OpenError;
@@ -276,7 +278,7 @@ impl Tokenizer {
     }
 
     /// Whether `id` is a control token.
-    pub(crate) fn is_control(&self, id: u32) -> bool {
+    pub fn is_control(&self, id: u32) -> bool {
         self.0.control.contains_key(&id)
     }
 

@@ -73,6 +73,7 @@ fn bench_engine_prints_one_object_with_every_case() {
     let decode = ["gigabytes_per_second", "kv_bytes_per_token", "share_of_read_bandwidth", "weight_bytes_per_token"];
     assert_eq!(keys(&cases[1]["cost"]["decode"]), decode);
     assert_eq!((cases[2].get("cost"), keys(&cases[3]["cost"]["decode"])), (None, decode.to_vec()));
+    hold_summary(&cases[1]["cost"]["decode"]["share_of_read_bandwidth"]);
     // A step at depth 5 sees 6 positions, the next one 7: 4 layers of 2 × 4 × 32 values in f16.
     assert_eq!(cases[3]["cost"]["decode"]["kv_bytes_per_token"].as_f64(), Some(6.5 * 2048.0));
 }
@@ -84,7 +85,7 @@ fn bench_engine_prints_tables_without_what_was_left_out() {
         bench(&[&nothing[..], &["--read-buffer", "0", "--expert-nodes", "1"]].concat());
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
     assert!(stdout.contains("1 expert nodes in process") && stdout.contains(" GB/s"), "{stdout}");
-    let absent = ["pp", "@ d", "read bandwidth", "reads ", "OTHER ENGINE"];
+    let absent = ["pp", "@ d", "of what the memory gave", "reads ", "OTHER ENGINE"];
     assert!(absent.iter().all(|text| !stdout.contains(text)), "{stdout}");
 }
 

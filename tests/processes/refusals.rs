@@ -32,6 +32,22 @@ fn a_node_whose_address_is_in_use() {
 }
 
 #[test]
+fn addresses_and_keys_that_cannot_be_served_with() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = taken.local_addr().expect("its address").to_string();
+    refused(&["up", "--http", &addr], 1, &["cannot listen on", &addr, "in use"]);
+    refused(&["up", "--http", "0.0.0.0:0"], 1, &["0.0.0.0:0", "--api-keys-file", "--insecure"]);
+    refused(&["up", "--http", "127.0.0.1:0", "--api-keys-file", "/nowhere"], 1, &["cannot use the keys in /nowhere"]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("keys");
+    std::fs::write(&file, "alice:sk-0123456789abcdef\nnot-a-line-but-perhaps-a-key\n").expect("the file of keys");
+    let path = file.to_str().expect("a path in UTF-8");
+    let outcome = run(&["up", "--http", "127.0.0.1:0", "--api-keys-file", path]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));
+    assert!(outcome.stderr.contains("line 2") && !outcome.stderr.contains("perhaps"), "{}", outcome.stderr);
+}
+
+#[test]
 fn a_checkpoint_that_lacks_a_tensor() {
     let tensor = "model.layers.2.block_sparse_moe.experts.5.w2.weight";
     let folder = checkpoint::without_tensor(tensor);
@@ -72,7 +88,8 @@ fn usage_errors() {
     let up = |more: &[&'static str]| [&["up", "--prompt", "x"], more].concat();
     for (args, words) in [
         (vec![], &["Usage"]),
-        (vec!["up"], &["--prompt"]),
+        (vec!["up", "--chat"], &["--prompt"]),
+        (vec!["up", "--http", "here"], &["--http"]),
         (vec!["down"], &["down"]),
         (up(&["--temprature", "1"]), &["--temperature"]),
         (up(&["--temperature", "hot"]), &["--temperature"]),
@@ -110,7 +127,8 @@ fn help_begins_with_examples_and_names_everything() {
     let sampling = ["--temperature", "--top-k", "--top-p", "--seed"];
     let output = ["--json", "--logprobs", "--expert-stats"];
     let model = ["--model", "--quantize"];
-    helps(&["up", "--help"], &[&model, cluster.as_slice(), &prompt, &sampling, &output].concat());
+    let serving = ["--http", "--api-keys-file", "--insecure"];
+    helps(&["up", "--help"], &[&model, cluster.as_slice(), &prompt, &sampling, &output, &serving].concat());
     let node = ["--registry", "--cluster", "--listen", "--id", "--capacity", "--threads"];
     helps(&["expert-node", "--help"], &[&model, node.as_slice()].concat());
 }
@@ -118,11 +136,11 @@ fn help_begins_with_examples_and_names_everything() {
 #[test]
 fn every_example_of_the_help_is_accepted() {
     let help = run(&["up", "--help"]).stdout;
-    // Those that need no model of the reader's own, and stand on one line.
+    // Those that need no model of the reader's own, and end by themselves.
     let examples: Vec<&str> = help
         .lines()
         .filter_map(|line| line.trim().strip_prefix("tramontane "))
-        .filter(|example| !example.contains("--model"))
+        .filter(|example| !example.contains("--model") && example.contains("--prompt"))
         .collect();
     assert!(examples.len() >= 3, "{help}");
     for example in examples {

@@ -81,6 +81,13 @@ impl Running {
         Self::spawn(Command::new(PROGRAM), args, limit)
     }
 
+    /// The same for a process that may have no more than `files` files open.
+    pub(crate) fn start_with_files(files: u32, args: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string(), PROGRAM]);
+        Self::spawn(shell, args, WATCHDOG)
+    }
+
     /// Starts `command`, which becomes `tramontane`, with `args`.
     fn spawn(mut command: Command, args: &[&str], limit: Duration) -> Self {
         let settings = std::env::vars_os().map(|(name, _)| name);
@@ -110,6 +117,11 @@ impl Running {
             let stderr = String::from_utf8_lossy(&self.stderr.seen);
             panic!("{}: nothing more came on stdout; stderr: {stderr}", self.what);
         }
+    }
+
+    /// What was seen of its stdout.
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.seen).into_owned()
     }
 
     /// Closes the reading end of its stdout.

@@ -66,7 +66,7 @@ pub(crate) fn generation(request: &ValidRequest) -> &Generation {
 }
 
 /// What an engine for `model` says of itself.
-fn info(model: &Model) -> EngineInfo {
+pub(crate) fn info(model: &Model) -> EngineInfo {
     let config = &model.config;
     EngineInfo { model: "m".into(), context: config.context, vocab: config.vocab, fingerprint: "f".to_owned() }
 }
@@ -121,7 +121,7 @@ pub(crate) fn preemptions(
         preempted.extend(plan.preempted.iter().map(|id| id.0 as usize));
         for chunk in &plan.chunks {
             let sampled = (chunk.logits == Logits::Last).then_some(0);
-            let progress = scheduler.advance(chunk, sampled).expect("a chunk of the latest plan");
+            let progress = scheduler.advance(chunk, sampled, &mut pool).expect("a chunk of the latest plan");
             let generated = scheduler.get(chunk.sequence).map_or(0, |sequence| sequence.generated().len());
             let stopped = generated == completions[chunk.sequence.0 as usize].usage.completion_tokens;
             if stopped || progress == Progress::Ended {

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use super::stats::Summary;
 
 /// Bytes that a thread reads at a time.
 const PIECE: usize = 1 << 20;
-/// How often the buffer is read, after once that is not counted.
+/// How often each arithmetic unit is timed.
 const PASSES: usize = 7;
 /// What the buffer is filled with: not zeros, which some machines do not fetch.
 const FILL: u8 = 0x5a;
@@ -96,28 +97,42 @@ fn kibibytes(text: &str, name: &str) -> Option<u64> {
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Reads a buffer of about `bytes` bytes (whole pieces, one at least) on all threads of `pool`, again and again.
-///
-/// # Errors
-/// When the system does not give the memory.
-pub(super) fn read_bandwidth(pool: &Pool, bytes: u64) -> io::Result<ReadBandwidth> {
-    let pieces = usize::try_from(bytes / PIECE as u64).map_err(io::Error::other)?.max(1);
-    let length = pieces.checked_mul(PIECE).ok_or(io::ErrorKind::OutOfMemory)?;
-    let mut buffer = MmapMut::map_anon(length)?;
-    // Where the system has no huge pages to give, small ones are what there is to measure.
-    if let Err(error) = buffer.advise(Advice::HugePage) {
-        tracing::debug!(%error, "no huge pages");
+/// A buffer that is read to see what the memory gives at that moment.
+pub(super) struct Reader {
+    buffer: MmapMut,
+    pool: Arc<Pool>,
+}
+
+impl Reader {
+    /// A buffer of about `bytes` bytes (whole pieces, one at least), read once, for the threads of `pool`.
+    ///
+    /// # Errors
+    /// When the system does not give the memory.
+    pub(super) fn new(pool: Arc<Pool>, bytes: u64) -> io::Result<Self> {
+        let pieces = usize::try_from(bytes / PIECE as u64).map_err(io::Error::other)?.max(1);
+        let length = pieces.checked_mul(PIECE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut buffer = MmapMut::map_anon(length)?;
+        // Where the system has no huge pages to give, small ones are what there is to measure.
+        if let Err(error) = buffer.advise(Advice::HugePage) {
+            tracing::debug!(%error, "no huge pages");
+        }
+        buffer.fill(FILL);
+        let reader = Self { buffer, pool };
+        black_box(reader.pass());
+        Ok(reader)
     }
-    buffer.fill(FILL);
-    let pass = || {
+
+    /// 10⁹ bytes a second, of one pass on all threads.
+    pub(super) fn pass(&self) -> f64 {
         let started = Instant::now();
-        black_box(sum(pool, &buffer));
-        length as f64 / started.elapsed().as_secs_f64() / 1e9
-    };
-    black_box(pass());
-    let passes: Vec<f64> = (0..PASSES).map(|_| pass()).collect();
-    let gigabytes_per_second = Summary::of(&passes).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(ReadBandwidth { buffer_bytes: length as u64, gigabytes_per_second })
+        black_box(sum(&self.pool, &self.buffer));
+        self.buffer.len() as f64 / started.elapsed().as_secs_f64() / 1e9
+    }
+
+    /// What `passes` came to; `None` of none.
+    pub(super) fn summary(&self, passes: &[f64]) -> Option<ReadBandwidth> {
+        Some(ReadBandwidth { buffer_bytes: self.buffer.len() as u64, gigabytes_per_second: Summary::of(passes)? })
+    }
 }
 
 /// The wrapping sum of `buffer`'s u64, a piece a thread at a time.
@@ -174,9 +189,12 @@ mod tests {
 
     #[test]
     fn bandwidth_is_found_over_whole_pieces() {
-        let found = read_bandwidth(&Pool::new(2), PIECE as u64 * 5 / 2).expect("there is memory");
+        let reader = Reader::new(Arc::new(Pool::new(2)), PIECE as u64 * 5 / 2).expect("there is memory");
+        let passes = [reader.pass(), reader.pass()];
+        let found = reader.summary(&passes).expect("two passes");
         assert_eq!(found.buffer_bytes, 2 * PIECE as u64);
         let Summary { median, min, max } = found.gigabytes_per_second;
         assert!(0.0 < min && min <= median && median <= max && max.is_finite(), "{min} {median} {max}");
+        assert!(reader.summary(&[]).is_none());
     }
 }

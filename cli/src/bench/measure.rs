@@ -5,7 +5,8 @@ use std::time::Instant;
 use tramontane_coordinator::{Forward, StepError};
 
 use super::llama_bench::{Given, Program};
-use super::plan::{Case, Wanted, filling};
+use super::machine::Reader;
+use super::plan::{Case, Wanted, Work, filling};
 use crate::progress::Progress;
 
 /// The engine that is measured.
@@ -29,6 +30,9 @@ pub(super) struct Others {
 pub(super) struct Samples {
     /// Ours.
     pub(super) ours: Vec<f64>,
+    /// What the memory gave around each of ours, 10⁹ bytes a second: the mean of a pass before and a pass after. Of decodes of one
+    /// sequence, where it was asked for.
+    pub(super) read: Vec<f64>,
     /// Each other engine's, in the order of the programs; empty where it cannot do the case.
     pub(super) theirs: Vec<Vec<f64>>,
 }
@@ -55,8 +59,22 @@ impl Engine {
     }
 }
 
-/// Measures every case `repeats` times, after one round of ours that is not counted: in each round ours, and then each other
-/// engine's, case by case.
+/// Runs every case once, uncounted: afterwards the engine has all the memory that it needs.
+///
+/// # Errors
+/// A step that failed.
+pub(super) fn warm_up(engine: &mut Engine, cases: &[Case]) -> Result<(), StepError> {
+    let progress = Progress::start("warming up", cases.len() as u64);
+    for (done, case) in (1..).zip(cases) {
+        engine.prepare(case)?;
+        engine.time(case)?;
+        progress.set(done);
+    }
+    Ok(())
+}
+
+/// Measures every case `repeats` times: in each round ours, and then each other engine's, case by case. `reader` tells what the
+/// memory gives meanwhile.
 ///
 /// # Errors
 /// A step that failed, or another engine that did.
@@ -65,18 +83,18 @@ pub(super) fn measure(
     others: &Others,
     cases: &[Case],
     repeats: usize,
+    reader: Option<&Reader>,
 ) -> anyhow::Result<Vec<Samples>> {
-    let empty = Samples { ours: Vec::new(), theirs: vec![Vec::new(); others.programs.len()] };
+    let empty = Samples { theirs: vec![Vec::new(); others.programs.len()], ..Samples::default() };
     let mut samples = vec![empty; cases.len()];
-    let progress = Progress::start("measuring", ((repeats + 1) * cases.len()) as u64);
-    for (done, case) in cases.iter().enumerate() {
-        engine.prepare(case)?;
-        engine.time(case)?;
-        progress.set(done as u64 + 1);
-    }
-    for round in 1..=repeats {
+    let progress = Progress::start("measuring", (repeats * cases.len()) as u64);
+    for round in 0..repeats {
         for (at, (case, samples)) in cases.iter().zip(&mut samples).enumerate() {
+            let reader = reader.filter(|_| matches!(case.work, Work::Decode { sequences: 1, .. }));
+            let before = reader.map(Reader::pass);
             samples.ours.push(engine.time(case)?);
+            let after = reader.map(Reader::pass);
+            samples.read.extend(before.zip(after).map(|(before, after)| f64::midpoint(before, after)));
             if let Some(given) = &others.given {
                 for (program, theirs) in others.programs.iter().zip(&mut samples.theirs) {
                     theirs.extend(program.measure(given, case.work)?);

@@ -17,8 +17,8 @@ pub(crate) use args::BenchArgs;
 use args::{BenchCommand, EngineArgs, OutputArg};
 use cost::ActiveWeights;
 use llama_bench::{Given, Program, is_gguf};
-use machine::{Memory, ReadBandwidth};
-use measure::{Engine, Others, Samples, measure};
+use machine::{Arithmetic, Memory, ReadBandwidth, Reader};
+use measure::{Engine, Others, Samples, measure, warm_up};
 use plan::Plan;
 use report::{EngineReport, MachineReport, ModelReport, Report, Sizes};
 
@@ -49,6 +49,7 @@ struct Measured {
     plan: Plan,
     labels: Vec<String>,
     memory: Memory,
+    read_bandwidth: Option<ReadBandwidth>,
 }
 
 async fn engine(args: EngineArgs) -> anyhow::Result<()> {
@@ -62,15 +63,8 @@ async fn engine(args: EngineArgs) -> anyhow::Result<()> {
     let setup = Setup { expert_nodes, threads, kv_type, kv_blocks };
     let compute = Compute::new(args.isa, threads);
     let measured = measure_model(&args, &model, &setup, compute.clone(), plan, others).await?;
-    // The engine's memory is given back: its peak has been read, and the buffer needs room.
-    let read_bandwidth = read_bandwidth(&compute, args.read_buffer)?;
-    let machine = MachineReport {
-        cpu: machine::cpu(),
-        cores: cores(),
-        read_bandwidth,
-        arithmetic: machine::arithmetic(&compute),
-    };
-    let report = report(&args, &model, &setup, &measured, machine)?;
+    let arithmetic = machine::arithmetic(&compute);
+    let report = report(&args, &model, &setup, measured, arithmetic)?;
     out(&match args.form() {
         OutputArg::Table => report::table(&report),
         OutputArg::Json => format!("{}\n", serde_json::to_string(&report)?),
@@ -100,37 +94,36 @@ async fn measure_model(
     let mut nodes = nodes::start(model, setup.expert_nodes, &compute).await?;
     let registry = nodes.registry.clone();
     nodes.until(place(model, registry.as_ref())).await?;
-    let forward = forward(model, compute, setup.kv_type, setup.kv_blocks, nodes.exchange(), registry.watch())?;
-    let (seed, repeats) = (args.work.seed, args.work.repeats);
+    let forward = forward(model, compute.clone(), setup.kv_type, setup.kv_blocks, nodes.exchange(), registry.watch())?;
+    let (seed, repeats, buffer) = (args.work.seed, args.work.repeats, args.read_buffer);
     let work = spawn_blocking(move || {
         let mut engine = Engine { forward, seed };
-        let samples = measure(&mut engine, &others, &plan.cases, repeats)?;
-        // While the engine still has what it needed.
+        warm_up(&mut engine, &plan.cases)?;
+        // Before the buffer, which is none of the engine's.
         let memory = machine::memory();
+        let reader = (buffer > 0).then(|| Reader::new(compute.pool.clone(), buffer)).transpose();
+        let reader = reader.with_context(|| format!("--read-buffer {buffer}"))?;
+        let samples = measure(&mut engine, &others, &plan.cases, repeats, reader.as_ref())?;
+        let read: Vec<f64> = samples.iter().flat_map(|samples| samples.read.iter().copied()).collect();
+        let read_bandwidth = reader.and_then(|reader| reader.summary(&read));
         let labels = others.programs.iter().map(|program| program.label().to_owned()).collect();
-        Ok(Measured { samples, plan, labels, memory })
+        Ok(Measured { samples, plan, labels, memory, read_bandwidth })
     });
     let measured = nodes.until(async { work.await.context("the measuring thread")? }).await;
     nodes.stop().await;
     measured
 }
 
-fn read_bandwidth(compute: &Compute, bytes: u64) -> anyhow::Result<Option<ReadBandwidth>> {
-    let measured = (bytes > 0).then(|| machine::read_bandwidth(&compute.pool, bytes)).transpose();
-    measured.with_context(|| format!("--read-buffer {bytes}"))
-}
-
 fn report(
     args: &EngineArgs,
     model: &Model,
     setup: &Setup,
-    measured: &Measured,
-    machine: MachineReport,
+    measured: Measured,
+    arithmetic: Option<Arithmetic>,
 ) -> anyhow::Result<Report> {
     let config = &model.config;
     let weights = ActiveWeights::of(&model.checkpoint, config, model.quantize)?;
-    let best = machine.read_bandwidth.as_ref().map(|read| read.gigabytes_per_second.max);
-    let sizes = Sizes { config, weights: &weights, kv_type: setup.kv_type, read_bandwidth: best };
+    let sizes = Sizes { config, weights: &weights, kv_type: setup.kv_type };
     let labels: Vec<&str> = measured.labels.iter().map(String::as_str).collect();
     let cases = measured.plan.cases.iter().zip(&measured.samples);
     Ok(Report {
@@ -154,7 +147,12 @@ fn report(
             seed: args.work.seed,
             chunk: args.work.chunk,
         },
-        machine,
+        machine: MachineReport {
+            cpu: machine::cpu(),
+            cores: cores(),
+            read_bandwidth: measured.read_bandwidth,
+            arithmetic,
+        },
         memory: measured.memory,
         cases: cases.filter_map(|(case, samples)| report::case(case, samples, &labels, &sizes)).collect(),
     })

@@ -165,7 +165,7 @@ impl Case {
 
 /// The token at `position` of the sequence with `seed`: uniform over the vocabulary.
 fn token(seed: u64, position: usize, vocab: usize) -> u32 {
-    (uniform(seed, position as u64) * vocab as f64) as u32
+    (uniform(seed, position as u64, 0) * vocab as f64) as u32
 }
 
 /// What `args` ask for on a model with `context` positions.

@@ -94,8 +94,8 @@ pub(super) enum Cost {
         weight_bytes_per_token: f64,
         kv_bytes_per_token: f64,
         gigabytes_per_second: f64,
-        /// Of the machine's fastest pass.
-        share_of_read_bandwidth: Option<f64>,
+        /// Of what the memory gave around the same sample: the rounds' shares.
+        share_of_read_bandwidth: Option<Summary>,
     },
 }
 
@@ -114,13 +114,11 @@ pub(super) struct Sizes<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) weights: &'a ActiveWeights,
     pub(super) kv_type: KvType,
-    /// 10⁹ bytes a second that the machine reads at best, where that was measured.
-    pub(super) read_bandwidth: Option<f64>,
 }
 
 impl Sizes<'_> {
-    /// What `work` needs when it goes at `rate` tokens a second.
-    fn cost(&self, work: Work, rate: f64) -> Option<Cost> {
+    /// What `work` needs when it goes as `samples` say, `rate` tokens a second at the median.
+    fn cost(&self, work: Work, samples: &Samples, rate: f64) -> Option<Cost> {
         match work {
             Work::Prefill { tokens, .. } => {
                 let operations = self.weights.prefill_operations(tokens);
@@ -130,12 +128,14 @@ impl Sizes<'_> {
             Work::Decode { sequences: 1, depth, tokens } => {
                 let weight_bytes_per_token = self.weights.decode_bytes();
                 let kv_bytes_per_token = kv_bytes(self.config, self.kv_type, depth, tokens);
-                let gigabytes_per_second = (weight_bytes_per_token + kv_bytes_per_token) * rate / 1e9;
+                let gigabytes = |rate: f64| (weight_bytes_per_token + kv_bytes_per_token) * rate / 1e9;
+                let rounds = samples.ours.iter().zip(&samples.read);
+                let shares: Vec<f64> = rounds.map(|(&rate, read)| gigabytes(rate) / read).collect();
                 Some(Cost::Decode {
                     weight_bytes_per_token,
                     kv_bytes_per_token,
-                    gigabytes_per_second,
-                    share_of_read_bandwidth: self.read_bandwidth.map(|most| gigabytes_per_second / most),
+                    gigabytes_per_second: gigabytes(rate),
+                    share_of_read_bandwidth: Summary::of(&shares),
                 })
             }
             Work::Decode { .. } => None,
@@ -162,7 +162,7 @@ pub(super) fn case(case: &Case, samples: &Samples, labels: &[&str], sizes: &Size
         tokens: work.tokens() / work.sequences(),
         tokens_per_second,
         samples: samples.ours.clone(),
-        cost: sizes.cost(work, tokens_per_second.median),
+        cost: sizes.cost(work, samples, tokens_per_second.median),
         others: labels.iter().zip(&samples.theirs).filter_map(other).collect(),
     })
 }
@@ -222,8 +222,11 @@ fn cost(cost: &Cost) -> String {
     match cost {
         Cost::Prefill { gigaoperations_per_second: rate, .. } => format!("{rate:.1} GOP/s"),
         Cost::Decode { gigabytes_per_second: rate, share_of_read_bandwidth, .. } => {
-            let share = share_of_read_bandwidth.map(|share| format!(", {:.0} % of read bandwidth", share * 100.0));
-            format!("{rate:.2} GB/s{}", share.unwrap_or_default())
+            let share = share_of_read_bandwidth.map_or_else(String::new, |Summary { median, min, max }| {
+                let [median, min, max] = [median, min, max].map(|share| share * 100.0);
+                format!(", {median:.0} % ({min:.0} to {max:.0}) of what the memory gave meanwhile")
+            });
+            format!("{rate:.2} GB/s{share}")
         }
     }
 }
@@ -244,11 +247,11 @@ mod tests {
     use crate::demo;
 
     /// Reports of `pp8`, `tg4` and `tg4 x 2` on Breeze, at 3 tokens a second where another engine has 2 in the first two.
-    fn cases(read_bandwidth: Option<f64>) -> (Vec<CaseReport>, ActiveWeights) {
+    fn cases(read: &[f64]) -> (Vec<CaseReport>, ActiveWeights) {
         let checkpoint = Checkpoint::from_files(&demo::FILES).expect("the demo model opens");
         let config = checkpoint.config().expect("it has a configuration");
         let weights = ActiveWeights::of(&checkpoint, &config, Quantize::AsStored).expect("it is whole");
-        let sizes = Sizes { config: &config, weights: &weights, kv_type: KvType::F16, read_bandwidth };
+        let sizes = Sizes { config: &config, weights: &weights, kv_type: KvType::F16 };
         let work = WorkArgs {
             prompt_tokens: 8,
             chunk: None,
@@ -261,7 +264,7 @@ mod tests {
         let plan = plan(&work, config.context).expect("it fits");
         let theirs = [vec![2.0], vec![2.0], vec![]];
         let of = |(of, theirs): (&Case, &Vec<f64>)| {
-            let samples = Samples { ours: vec![3.0], theirs: vec![theirs.clone()] };
+            let samples = Samples { ours: vec![3.0], read: read.to_vec(), theirs: vec![theirs.clone()] };
             case(of, &samples, &["other"], &sizes).expect("it has samples")
         };
         (plan.cases.iter().zip(&theirs).map(of).collect(), weights)
@@ -269,7 +272,7 @@ mod tests {
 
     #[test]
     fn rates_are_told_in_operations_and_bytes() {
-        let (cases, weights) = cases(Some(1e-3));
+        let (cases, weights) = cases(&[1e-3]);
         let Some(Cost::Prefill { operations, gigaoperations_per_second: rate }) = &cases[0].cost else {
             panic!("{:?}", cases[0]);
         };
@@ -282,13 +285,14 @@ mod tests {
         };
         // Positions 0 … 3 see 1 … 4 of 2048 bytes.
         assert_eq!(*rate, (weights.decode_bytes() + 2.5 * 2048.0) * 3.0 / 1e9);
-        assert_eq!(*share_of_read_bandwidth, Some(*rate / 1e-3));
+        let Some(Summary { median, min, max }) = *share_of_read_bandwidth else { panic!("{:?}", cases[1]) };
+        assert!((median / (*rate / 1e-3) - 1.0).abs() < 1e-12 && (min, max) == (median, median), "{median}");
         assert!(cases[2].cost.is_none(), "{:?}", cases[2]);
     }
 
     #[test]
     fn other_engines_stand_beside_the_cases_that_they_did() {
-        let (cases, _) = cases(None);
+        let (cases, _) = cases(&[]);
         let others = |case: &CaseReport| -> Vec<(String, f64)> {
             case.others.iter().map(|other| (other.label.clone(), other.ratio.median)).collect()
         };

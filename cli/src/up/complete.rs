@@ -32,16 +32,16 @@ pub(crate) struct Completion {
 
 impl Prompt {
     /// Tokenises the prompt, and checks that the context has room for it.
-    pub(crate) fn prepare(args: &PromptArgs, model: &Model) -> anyhow::Result<Self> {
+    pub(crate) fn prepare(text: &str, args: &PromptArgs, model: &Model) -> anyhow::Result<Self> {
         let tokenizer = Tokenizer::of(&model.checkpoint)?;
         tokenizer.check_fits(model.config.vocab)?;
         let prompt = if args.chat {
             let source =
                 model.checkpoint.chat_template()?.context("the model has no chat template; leave out --chat")?;
-            let message = Message { role: Role::User, content: args.prompt.clone() };
+            let message = Message { role: Role::User, content: text.to_owned() };
             ChatTemplate::compile(&source)?.encode(&tokenizer, &[message], GenerationPrompt::Add)?
         } else {
-            tokenizer.encode(&args.prompt, Special::Add)?
+            tokenizer.encode(text, Special::Add)?
         };
         let (length, context) = (prompt.len(), model.config.context);
         if length == 0 {

@@ -1,10 +1,11 @@
-//! `up`: a whole cluster on this machine. The parent is coordinator and registry; expert nodes are threads' work in this
-//! process, or processes of their own.
+//! `up`: a whole cluster on this machine. The parent is front door, coordinator and registry; expert nodes are threads' work in
+//! this process, or processes of their own.
 
 pub(crate) mod assemble;
 mod complete;
 pub(crate) mod nodes;
 mod processes;
+mod serve;
 
 use std::thread;
 
@@ -14,8 +15,9 @@ use nodes::Nodes;
 use tramontane_cluster::engine::{InProcessEngine, in_process};
 use tramontane_cluster::exchange::Exchange;
 use tramontane_cluster::registry::Watch;
-use tramontane_coordinator::{EngineLoop, EngineOptions, KV_BLOCK, Limits};
+use tramontane_coordinator::{EngineLoop, EngineOptions, KV_BLOCK, Limits, Vocabulary};
 use tramontane_kernels::{Compute, Isa, KvType};
+use tramontane_model::tokenizer::Tokenizer;
 
 use crate::args::UpArgs;
 use crate::expert_node::cores;
@@ -26,10 +28,20 @@ const ENGINE_QUEUE: usize = 64;
 /// The engine's bounds.
 const LIMITS: Limits = Limits { max_running: 64, step_tokens: 512, chunk: 256, max_waiting: 256 };
 
-/// Starts the cluster, completes the prompt, and stops it.
+/// Starts the cluster; completes the prompt, or serves until it is told to stop; and stops it.
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
+    let work = match &args.prompt.prompt {
+        Some(_) => None,
+        // What cannot be served is found out before a model is loaded for minutes.
+        None => Some(serve::Door::open(&args)?),
+    };
     let model = Model::open(&args.model)?;
-    let prompt = complete::Prompt::prepare(&args.prompt, &model)?;
+    let work = match (work, &args.prompt.prompt) {
+        (Some(door), _) => Work::Serve(door),
+        (None, text) => {
+            Work::Complete(complete::Prompt::prepare(text.as_deref().unwrap_or_default(), &args.prompt, &model)?)
+        }
+    };
     let count = args.expert_nodes.unwrap_or_else(|| default_nodes(&model));
     let threads = args.threads.unwrap_or_else(cores);
     let compute = Compute::new(Isa::detect(), threads);
@@ -39,25 +51,30 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     } else {
         nodes::start(&model, count, &compute).await?
     };
-    let outcome = complete_on(&mut nodes, &args, &model, prompt, compute).await;
+    let outcome = work_on(&mut nodes, &args, &model, work, compute).await;
     nodes.stop().await;
     outcome
 }
 
-/// Completes the prompt on nodes that have joined.
-async fn complete_on(
-    nodes: &mut Nodes,
-    args: &UpArgs,
-    model: &Model,
-    prompt: complete::Prompt,
-    compute: Compute,
-) -> anyhow::Result<()> {
+/// What the cluster is for.
+enum Work {
+    Complete(complete::Prompt),
+    Serve(serve::Door),
+}
+
+/// Does the work on nodes that have joined.
+async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, compute: Compute) -> anyhow::Result<()> {
     let registry = nodes.registry.clone();
     nodes.until(place(model, registry.as_ref())).await?;
     let kv = KvRoom { ty: args.kv_type.into(), memory: args.kv_memory };
     let engine = start_engine(model, compute, kv, nodes.exchange(), registry.watch())?;
-    let completion = nodes.until(complete::run(&args.prompt, prompt, &engine)).await?;
-    complete::report(&args.prompt, model, completion, nodes).await
+    match work {
+        Work::Complete(prompt) => {
+            let completion = nodes.until(complete::run(&args.prompt, prompt, &engine)).await?;
+            complete::report(&args.prompt, model, completion, nodes).await
+        }
+        Work::Serve(door) => nodes.until(door.serve(model, engine)).await,
+    }
 }
 
 /// What the KV cache is made of.
@@ -82,7 +99,12 @@ fn start_engine(
     }
     let forward = forward(model, compute, kv.ty, blocks, exchange, watch)?;
     let (engine, inbox) = in_process(model.engine_info(kv.ty), ENGINE_QUEUE);
-    let engine_loop = EngineLoop::new(inbox, forward, EngineOptions { limits: LIMITS, kv_blocks: blocks })?;
+    let mut engine_loop = EngineLoop::new(inbox, forward, EngineOptions { limits: LIMITS, kv_blocks: blocks })?;
+    let tokenizer = Tokenizer::of(&model.checkpoint)?;
+    match Vocabulary::of(&tokenizer, config.vocab, &config.eos) {
+        Ok(vocabulary) => engine_loop = engine_loop.with_vocabulary(vocabulary),
+        Err(error) => tracing::warn!(%error, "requests with constraints will be refused"),
+    }
     thread::Builder::new().name("engine".to_owned()).spawn(move || engine_loop.run())?;
     Ok(engine)
 }

@@ -57,6 +57,8 @@ fn spawn(id: &NodeId, registry: &str, args: &ModelArgs, threads: usize) -> std::
     if let Some(quantize) = args.quantize {
         command.args(["--quantize", quantize.name()]);
     }
+    // A group of its own: Ctrl-C is the parent's, which lets requests end before its nodes do.
+    command.process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn()
 }
 

@@ -1,4 +1,4 @@
-//! Random numbers without state: Philox-4x32-10, a hash of (seed, position).
+//! Random numbers without state: Philox-4x32-10, a hash of (seed, position, choice).
 //!
 //! Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC11, section 3.3 and table 1.
 
@@ -8,13 +8,13 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
-/// A number of [0, 1), a multiple of 2⁻⁵³, for absolute position `position` of a sequence that draws with `seed`.
+/// A number of [0, 1), a multiple of 2⁻⁵³, for absolute position `position` of choice `choice` of a request that draws with `seed`.
 ///
-/// Key = (low, high word of the seed); counter = (low, high word of the position, 0, 0); the result's first word is the
+/// Key = (low, high word of the seed); counter = (low, high word of the position, choice, 0); the result's first word is the
 /// high half of 64 bits, the second word the low half, and the upper 53 bits are used.
-pub fn uniform(seed: u64, position: u64) -> f64 {
+pub fn uniform(seed: u64, position: u64, choice: u32) -> f64 {
     let [position_low, position_high] = halves(position);
-    let [first, second, ..] = philox4x32_10([position_low, position_high, 0, 0], halves(seed));
+    let [first, second, ..] = philox4x32_10([position_low, position_high, choice, 0], halves(seed));
     let bits = u64::from(first) << 32 | u64::from(second);
     (bits >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
 }
@@ -51,24 +51,25 @@ mod tests {
 
     #[test]
     fn uniform_is_the_upper_53_bits() {
-        assert_eq!(uniform(0, 0), (0x6627_e8d5_e169_c58d_u64 >> 11) as f64 / 2_f64.powi(53));
+        assert_eq!(uniform(0, 0, 0), (0x6627_e8d5_e169_c58d_u64 >> 11) as f64 / 2_f64.powi(53));
     }
 
     #[test]
-    fn all_bits_of_seed_and_position_count() {
-        let base = uniform(1, 1);
+    fn all_bits_of_seed_position_and_choice_count() {
+        let base = uniform(1, 1, 1);
         for bit in 0..64 {
-            assert_ne!(uniform(1 ^ 1 << bit, 1), base, "seed bit {bit}");
-            assert_ne!(uniform(1, 1 ^ 1 << bit), base, "position bit {bit}");
+            assert_ne!(uniform(1 ^ 1 << bit, 1, 1), base, "seed bit {bit}");
+            assert_ne!(uniform(1, 1 ^ 1 << bit, 1), base, "position bit {bit}");
+            assert!(bit >= 32 || uniform(1, 1, 1 ^ 1 << bit) != base, "choice bit {bit}");
         }
-        assert_ne!(uniform(1, 2), uniform(2, 1));
+        assert_ne!(uniform(1, 2, 0), uniform(2, 1, 0));
     }
 
     #[test]
     fn numbers_are_spread_over_the_unit_interval() {
         let mut tenths = [0_u32; 10];
         for position in 0..10_000 {
-            tenths[(uniform(42, position) * 10.0) as usize] += 1;
+            tenths[(uniform(42, position, 0) * 10.0) as usize] += 1;
         }
         // The standard deviation is √(10000 · 0.1 · 0.9) = 30; the numbers are fixed, so five of them never flake.
         assert!(tenths.iter().all(|n| n.abs_diff(1_000) < 150), "{tenths:?}");

@@ -1,84 +1,26 @@
 //! The scheduler: which tokens of which sequences are computed in the next step.
 //!
-//! Running and waiting sequences, read one after the other, always stand in the order in which they were submitted.
-//! Budget goes first to sequences that lack a single token (so that long prompts do not stretch the gap between other
-//! requests' tokens), blocks go to the oldest first, and a sequence takes blocks only from younger ones. So nobody
-//! is overtaken for good: the oldest sequence computes at least one token in every step, whatever the others do.
+//! Who waits is let in by fair turns ([`queue`]); from then on sequences have a *rank*, the order in which they were let in. Budget
+//! goes first to sequences that lack a single token (so that long prompts do not stretch the gap between other requests' tokens),
+//! blocks go to the highest rank first, and a sequence takes blocks only from lower ones. Nobody is let in while one that was
+//! before waits for its blocks. So nobody is overtaken for good: of those that run, the first computes at least one token in every step, whatever
+//! the others do, and those that lost their blocks come back, in order of rank, as it and its successors end.
 //!
-//! A preempted sequence is computed anew from position 0 later, with the same result, for a token never depends on
-//! how the computation was cut.
+//! A preempted sequence is computed anew later, from position 0 or from what the prefix cache still has, with the same result, for a
+//! token never depends on how the computation was cut.
 
-use std::collections::VecDeque;
-
-use crate::kv_pool::{KvPool, blocks_for};
-use crate::sequence::{Sequence, SequenceId};
-
+mod limits;
+mod queue;
 #[cfg(test)]
 mod tests;
 
-/// The bounds of a scheduler's work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Sequences that hold blocks at the same time.
-    pub max_running: usize,
-    /// Tokens computed in one step, all sequences together; at least `max_running`.
-    pub step_tokens: usize,
-    /// Tokens of one sequence computed in one step.
-    pub chunk: usize,
-    /// Sequences that wait. Preempted ones come on top, at most `max_running` of them.
-    pub max_waiting: usize,
-}
+use std::collections::VecDeque;
 
-/// The limits cannot work: change the settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LimitsError {
-    /// A bound of 0 lets nothing through.
-    #[error("{0} must be at least 1")]
-    Zero(&'static str),
-    /// Running sequences could eat the budget and leave nothing for the oldest prompt.
-    #[error("step_tokens ({step_tokens}) must be at least max_running ({max_running})")]
-    StepTooSmall {
-        /// The token budget asked for.
-        step_tokens: usize,
-        /// The sequences asked for.
-        max_running: usize,
-    },
-}
+use crate::kv_pool::{KV_BLOCK, KvPool, blocks_for};
+use crate::sequence::{Rank, Reuse, Sequence, SequenceId};
+use queue::Queue;
 
-/// Why a sequence was turned away at the door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The queue is full: try again later.
-    #[error("{sequence}: {bound} sequences wait already")]
-    QueueFull {
-        /// The refused sequence.
-        sequence: SequenceId,
-        /// The queue's bound, in sequences.
-        bound: usize,
-    },
-    /// Prompt and completion can never fit in the KV cache: ask for less.
-    #[error("{sequence}: needs {needed} KV blocks, there are {total}")]
-    TooLong {
-        /// The refused sequence.
-        sequence: SequenceId,
-        /// Blocks it would hold at its end.
-        needed: usize,
-        /// Blocks there are.
-        total: usize,
-    },
-    /// There is no prompt to compute a first token from: send one.
-    #[error("{sequence}: empty prompt")]
-    EmptyPrompt {
-        /// The refused sequence.
-        sequence: SequenceId,
-    },
-    /// The name is taken: choose another.
-    #[error("{sequence}: is here already")]
-    Duplicate {
-        /// The refused sequence.
-        sequence: SequenceId,
-    },
-}
+pub use limits::{Limits, LimitsError, Refused};
 
 /// A result for a chunk that the scheduler no longer waits for (its sequence has left, or the chunk was committed):
 /// drop it.
@@ -116,9 +58,9 @@ pub struct Chunk {
 /// One step's work. A step that cannot finish may be dropped: plan again, and the same positions are computed again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepPlan {
-    /// The work, oldest sequence first, at most one chunk a sequence.
+    /// The work, at most one chunk a sequence.
     pub chunks: Vec<Chunk>,
-    /// Sequences that lost their blocks to older ones, youngest first; none has a chunk.
+    /// Sequences that lost their blocks to those before them, last first; none has a chunk.
     pub preempted: Vec<SequenceId>,
 }
 
@@ -138,31 +80,70 @@ pub enum Progress {
     Ended,
 }
 
+/// What became of a fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// It runs. Before the next step the contents of a block, if one is named, have to be copied, in all layers.
+    Runs(Option<BlockCopy>),
+    /// There was no room: it waits, and computes what it does not find in the prefix cache.
+    Waits,
+}
+
+/// A block's contents that a fork needs for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCopy {
+    /// The block copied, by its place in the KV cache.
+    pub from: u32,
+    /// The block that is to hold the same.
+    pub to: u32,
+}
+
+/// What has happened since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Sequences that lost their blocks to others.
+    pub preemptions: u64,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_queries: u64,
+    /// Of these, found.
+    pub prefix_hits: u64,
+    /// Sequences let in.
+    pub admitted: u64,
+}
+
 /// Decides each step's work. Pure: it neither computes nor waits. It must be the only user of its pool.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    /// Oldest first.
+    /// By rank.
     running: Vec<Sequence>,
-    /// Oldest first, all younger than those that run. They hold no blocks.
-    waiting: VecDeque<Sequence>,
+    /// Let in, but without blocks, by rank: preempted ones, and forks that found no room.
+    displaced: VecDeque<Sequence>,
+    queue: Queue,
+    forks: u64,
+    counts: Counts,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
+    ///
+    /// # Errors
+    /// [`LimitsError`].
     pub fn new(limits: Limits) -> Result<Self, LimitsError> {
-        let Limits { max_running, step_tokens, chunk, max_waiting } = limits;
-        let bounds = [("max_running", max_running), ("chunk", chunk), ("max_waiting", max_waiting)];
-        if let Some((name, _)) = bounds.into_iter().find(|(_, bound)| *bound == 0) {
-            return Err(LimitsError::Zero(name));
-        }
-        if step_tokens < max_running {
-            return Err(LimitsError::StepTooSmall { step_tokens, max_running });
-        }
-        Ok(Self { limits, running: Vec::new(), waiting: VecDeque::new() })
+        Ok(Self {
+            limits: limits.checked()?,
+            running: Vec::new(),
+            displaced: VecDeque::new(),
+            queue: Queue::default(),
+            forks: 0,
+            counts: Counts::default(),
+        })
     }
 
     /// Queues `sequence`, or says why it cannot be served.
+    ///
+    /// # Errors
+    /// [`Refused`].
     pub fn submit(&mut self, sequence: Sequence, pool: &KvPool) -> Result<(), Refused> {
         let id = sequence.id();
         let (needed, total) = (blocks_for(sequence.max_cached()), pool.total());
@@ -175,11 +156,7 @@ impl Scheduler {
         if self.get(id).is_some() {
             return Err(Refused::Duplicate { sequence: id });
         }
-        if self.waiting.len() >= self.limits.max_waiting {
-            return Err(Refused::QueueFull { sequence: id, bound: self.limits.max_waiting });
-        }
-        self.waiting.push_back(sequence);
-        Ok(())
+        self.queue.push(sequence, self.limits.max_waiting)
     }
 
     /// The next step's work. Blocks for it are taken from `pool` here; nothing else changes hands until
@@ -194,14 +171,52 @@ impl Scheduler {
         plan
     }
 
-    /// Commits a chunk of the latest plan: its keys and values are in the cache, and `sampled` is the token that
-    /// follows, where the chunk asked for logits.
-    pub fn advance(&mut self, chunk: &Chunk, sampled: Option<u32>) -> Result<Progress, Stale> {
+    /// Commits a chunk of the latest plan, whose step has finished: its keys and values are in the cache, and `sampled` is the
+    /// token that follows, where the chunk asked for logits. Blocks that are full now can be found by others.
+    ///
+    /// # Errors
+    /// [`Stale`].
+    pub fn advance(&mut self, chunk: &Chunk, sampled: Option<u32>, pool: &mut KvPool) -> Result<Progress, Stale> {
         debug_assert!(sampled.is_none() || chunk.logits == Logits::Last, "a token sampled without logits");
         let sequence = self.running.iter_mut().find(|s| s.id() == chunk.sequence && s.computed() == chunk.start);
         let sequence = sequence.ok_or(Stale { sequence: chunk.sequence, start: chunk.start })?;
-        sequence.advance(chunk.start + chunk.len, sampled);
+        sequence.advance(chunk.start + chunk.len, sampled, pool);
+        if sampled.is_some() {
+            self.queue.charge(&sequence.origin().tenant, 1);
+        }
         Ok(if sequence.pending() > 0 { Progress::Continues } else { Progress::Ended })
+    }
+
+    /// Forks `trunk`, of which a token has just been committed, into a sequence `id` that has `token` in that place. It shares
+    /// the full blocks before it, and gets a copy of the one that is not full.
+    ///
+    /// # Errors
+    /// [`Stale`] when `trunk` is not at that point.
+    pub fn fork(&mut self, trunk: SequenceId, id: SequenceId, token: u32, pool: &mut KvPool) -> Result<Fork, Stale> {
+        let stale = Stale { sequence: trunk, start: 0 };
+        let from = self.running.iter().find(|s| s.id() == trunk).ok_or(stale)?;
+        let end = from.computed();
+        if from.generated().is_empty() || from.tokens().len() != end + 1 {
+            return Err(stale);
+        }
+        self.forks += 1;
+        let mut fork = from.forked(id, token, Rank(from.rank.0, self.forks));
+        self.queue.joined(&fork.origin().tenant);
+        self.queue.charge(&fork.origin().tenant, 1);
+        let partial = usize::from(!end.is_multiple_of(KV_BLOCK));
+        let own = (self.running.len() < self.limits.max_running).then(|| pool.alloc(partial)).flatten();
+        let Some(own) = own else {
+            insert_displaced(&mut self.displaced, fork);
+            return Ok(Fork::Waits);
+        };
+        let from = from.blocks();
+        fork.hold(from[..end / KV_BLOCK].iter().map(|block| pool.share(block)).collect());
+        let copy = own.first().zip(from.get(end / KV_BLOCK));
+        let copy = copy.map(|(to, from)| BlockCopy { from: from.index(), to: to.index() });
+        fork.hold(own);
+        fork.begin_at(end);
+        insert_running(&mut self.running, fork);
+        Ok(Fork::Runs(copy))
     }
 
     /// Takes a sequence out, wherever it is and for whatever reason (ended, stopped, cancelled, expired), and frees its
@@ -209,17 +224,19 @@ impl Scheduler {
     pub fn remove(&mut self, id: SequenceId, pool: &mut KvPool) -> Option<Sequence> {
         let mut sequence = if let Some(at) = self.running.iter().position(|s| s.id() == id) {
             self.running.remove(at)
+        } else if let Some(at) = self.displaced.iter().position(|s| s.id() == id) {
+            self.displaced.remove(at)?
         } else {
-            let at = self.waiting.iter().position(|s| s.id() == id)?;
-            self.waiting.remove(at)?
+            return self.queue.remove(id);
         };
         pool.free(sequence.evict());
+        self.queue.left(&sequence.origin().tenant);
         Some(sequence)
     }
 
     /// The sequence called `id`, running or waiting.
     pub fn get(&self, id: SequenceId) -> Option<&Sequence> {
-        self.running.iter().chain(&self.waiting).find(|s| s.id() == id)
+        self.running.iter().chain(&self.displaced).chain(self.queue.iter()).find(|s| s.id() == id)
     }
 
     /// Sequences that hold blocks.
@@ -229,11 +246,16 @@ impl Scheduler {
 
     /// Sequences that wait, preempted ones among them.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.displaced.len() + self.queue.len()
     }
 
-    /// Tokens each running sequence may compute: one each for those that lack just one, then chunks, oldest first,
-    /// as far as the budget goes. It goes as far as the oldest, for there are no more sequences than budget.
+    /// What has happened since the start.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Tokens each running sequence may compute: one each for those that lack just one, then chunks, by rank,
+    /// as far as the budget goes. It goes as far as the first, for there are no more sequences than budget.
     fn shares(&self) -> Vec<usize> {
         let mut left = self.limits.step_tokens;
         let mut shares: Vec<usize> = self.running.iter().map(|s| usize::from(s.pending() == 1)).collect();
@@ -245,15 +267,15 @@ impl Scheduler {
         shares
     }
 
-    /// Finds blocks for the running sequences' shares, oldest first, preempting from the young end. A sequence that no
-    /// longer has a younger one to preempt keeps what it holds and waits for older ones to leave.
+    /// Finds blocks for the running sequences' shares, by rank, preempting from the other end. A sequence that no
+    /// longer has one after it to preempt keeps what it holds and waits for those before it to leave.
     fn plan_running(&mut self, shares: &[usize], pool: &mut KvPool, plan: &mut StepPlan) {
         let mut at = 0;
         while at < self.running.len() {
             if shares[at] > 0 {
                 let lacks = self.running[at].lacks(self.running[at].computed() + shares[at]);
                 while pool.free_blocks() < lacks && at + 1 < self.running.len() {
-                    plan.preempted.extend(self.preempt_youngest(pool));
+                    plan.preempted.extend(self.preempt_last(pool));
                 }
                 plan.chunks.extend(take_chunk(&mut self.running[at], shares[at], pool));
             }
@@ -261,30 +283,59 @@ impl Scheduler {
         }
     }
 
-    fn preempt_youngest(&mut self, pool: &mut KvPool) -> Option<SequenceId> {
-        let mut youngest = self.running.pop()?;
-        let id = youngest.id();
-        pool.free(youngest.evict());
-        self.waiting.push_front(youngest);
+    fn preempt_last(&mut self, pool: &mut KvPool) -> Option<SequenceId> {
+        let mut last = self.running.pop()?;
+        let id = last.id();
+        pool.free(last.evict());
+        insert_displaced(&mut self.displaced, last);
+        self.counts.preemptions += 1;
         Some(id)
     }
 
-    /// Lets waiting sequences run, oldest first, while there is budget, and blocks for all their tokens besides
-    /// those that the running ones still lack for theirs: who would soon be preempted again is not admitted.
+    /// Lets waiting sequences run while there is budget, and blocks for all their tokens besides those that the running ones
+    /// still lack for theirs: who would soon be preempted again is not admitted. Displaced ones first, then by turns.
     fn admit(&mut self, pool: &mut KvPool, plan: &mut StepPlan) {
         let mut left = self.limits.step_tokens - plan.tokens();
         let owed = self.running.iter().map(|s| s.lacks(s.goal())).sum();
         let mut room = pool.free_blocks().saturating_sub(owed);
         while left > 0 && self.running.len() < self.limits.max_running {
-            let Some(needed) = self.waiting.front().map(|s| s.lacks(s.goal())).filter(|n| *n <= room) else { break };
-            let Some(mut sequence) = self.waiting.pop_front() else { break };
+            let displaced = !self.displaced.is_empty();
+            let Some(next) = self.displaced.front_mut().or_else(|| self.queue.head()) else { break };
+            let cached = next.cached_blocks(pool);
+            let needed = blocks_for(next.goal()) - cached.count + cached.cost;
+            if needed > room {
+                break;
+            }
+            let next = if displaced { self.displaced.pop_front() } else { self.queue.pop() };
+            let Some(mut sequence) = next else { break };
+            sequence.begin(cached.count, pool);
+            if !displaced {
+                self.count_admitted(&sequence);
+            }
             let share = sequence.pending().min(self.limits.chunk).min(left);
             plan.chunks.extend(take_chunk(&mut sequence, share, pool));
-            self.running.push(sequence);
+            insert_running(&mut self.running, sequence);
             room -= needed;
             left -= share;
         }
     }
+
+    fn count_admitted(&mut self, sequence: &Sequence) {
+        self.queue.charge(&sequence.origin().tenant, sequence.pending());
+        self.counts.admitted += 1;
+        if sequence.origin().reuse == Reuse::Cached {
+            self.counts.prefix_queries += sequence.prompt_len() as u64;
+            self.counts.prefix_hits += sequence.found() as u64;
+        }
+    }
+}
+
+fn insert_running(running: &mut Vec<Sequence>, sequence: Sequence) {
+    running.insert(running.partition_point(|s| s.rank < sequence.rank), sequence);
+}
+
+fn insert_displaced(displaced: &mut VecDeque<Sequence>, sequence: Sequence) {
+    displaced.insert(displaced.partition_point(|s| s.rank < sequence.rank), sequence);
 }
 
 /// The next `len` tokens of `sequence`, with blocks for them; `None` when the pool has too few.

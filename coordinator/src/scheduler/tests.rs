@@ -1,8 +1,6 @@
-//! The scheduler against small cases, and against random schedules with a model of the KV cache beside it.
+//! The scheduler against small cases; `world` has it against random schedules.
 
-use std::collections::BTreeMap;
-
-use proptest::prelude::*;
+mod world;
 
 use super::*;
 use crate::kv_pool::KV_BLOCK;
@@ -26,9 +24,9 @@ fn chunk(id: u64, start: usize, len: usize, logits: Logits) -> Chunk {
 }
 
 /// Commits `plan`, sampling token 0 wherever logits are asked for.
-fn commit(scheduler: &mut Scheduler, plan: &StepPlan) {
+fn commit(scheduler: &mut Scheduler, plan: &StepPlan, pool: &mut KvPool) {
     for chunk in &plan.chunks {
-        scheduler.advance(chunk, (chunk.logits == Logits::Last).then_some(0)).unwrap();
+        scheduler.advance(chunk, (chunk.logits == Logits::Last).then_some(0), pool).unwrap();
     }
 }
 
@@ -61,13 +59,13 @@ fn prompts_are_cut_into_chunks_and_sampled_at_their_end() {
     let mut scheduler = scheduler(LIMITS, &pool, vec![sequence(1, 50, 2), sequence(2, 30, 2)]);
     let first = scheduler.plan(&mut pool);
     assert_eq!(first.chunks, [chunk(1, 0, 48, Logits::None), chunk(2, 0, 16, Logits::None)]);
-    commit(&mut scheduler, &first);
+    commit(&mut scheduler, &first, &mut pool);
     let second = scheduler.plan(&mut pool);
     assert_eq!(second.chunks, [chunk(1, 48, 2, Logits::Last), chunk(2, 16, 14, Logits::Last)]);
-    commit(&mut scheduler, &second);
+    commit(&mut scheduler, &second, &mut pool);
     let third = scheduler.plan(&mut pool);
     assert_eq!(third.chunks, [chunk(1, 50, 1, Logits::Last), chunk(2, 30, 1, Logits::Last)]);
-    assert_eq!(scheduler.advance(&third.chunks[0], Some(0)), Ok(Progress::Ended));
+    assert_eq!(scheduler.advance(&third.chunks[0], Some(0), &mut pool), Ok(Progress::Ended));
 }
 
 #[test]
@@ -77,7 +75,7 @@ fn single_tokens_have_the_budget_before_an_older_prompt() {
     let mut scheduler = scheduler(limits, &pool, vec![sequence(1, 18, 9), sequence(2, 1, 9)]);
     for _ in 0..2 {
         let plan = scheduler.plan(&mut pool);
-        commit(&mut scheduler, &plan);
+        commit(&mut scheduler, &plan, &mut pool);
     }
     scheduler.submit(sequence(3, 200, 9), &pool).unwrap();
     scheduler.submit(sequence(4, 1, 9), &pool).unwrap();
@@ -104,7 +102,7 @@ fn the_oldest_takes_blocks_from_the_youngest() {
     let mut scheduler = scheduler(limits, &pool, sequences);
     let first = scheduler.plan(&mut pool);
     assert_eq!(first.chunks.len(), 3);
-    commit(&mut scheduler, &first);
+    commit(&mut scheduler, &first, &mut pool);
     let second = scheduler.plan(&mut pool);
     assert_eq!(second.preempted, [SequenceId(3)]);
     assert_eq!(second.chunks, [chunk(1, KV_BLOCK, 1, Logits::Last)], "2 keeps its block and waits");
@@ -119,10 +117,10 @@ fn a_preempted_sequence_computes_its_generated_tokens_again_and_keeps_its_turn()
     let mut pool = KvPool::new(2);
     let mut scheduler = scheduler(LIMITS, &pool, vec![sequence(1, KV_BLOCK, 2), sequence(2, 20, 4)]);
     let first = scheduler.plan(&mut pool);
-    commit(&mut scheduler, &first);
+    commit(&mut scheduler, &first, &mut pool);
     let second = scheduler.plan(&mut pool);
     assert_eq!(second.preempted, [SequenceId(2)]);
-    commit(&mut scheduler, &second);
+    commit(&mut scheduler, &second, &mut pool);
     scheduler.submit(sequence(3, 1, 1), &pool).unwrap();
     scheduler.remove(SequenceId(1), &mut pool).unwrap();
     let third = scheduler.plan(&mut pool);
@@ -147,9 +145,9 @@ fn results_for_what_has_left_or_is_committed_are_stale() {
     let plan = scheduler.plan(&mut pool);
     scheduler.remove(SequenceId(1), &mut pool).unwrap();
     let stale = |id| Err(Stale { sequence: SequenceId(id), start: 0 });
-    assert_eq!(scheduler.advance(&plan.chunks[0], Some(0)), stale(1));
-    assert_eq!(scheduler.advance(&plan.chunks[1], Some(0)), Ok(Progress::Continues));
-    assert_eq!(scheduler.advance(&plan.chunks[1], Some(0)), stale(2));
+    assert_eq!(scheduler.advance(&plan.chunks[0], Some(0), &mut pool), stale(1));
+    assert_eq!(scheduler.advance(&plan.chunks[1], Some(0), &mut pool), Ok(Progress::Continues));
+    assert_eq!(scheduler.advance(&plan.chunks[1], Some(0), &mut pool), stale(2));
 }
 
 #[test]
@@ -158,7 +156,7 @@ fn removal_frees_everything_from_any_state() {
     let sequences = vec![sequence(1, KV_BLOCK, 2), sequence(2, 20, 4), sequence(3, 20, 4)];
     let mut scheduler = scheduler(LIMITS, &pool, sequences);
     let first = scheduler.plan(&mut pool);
-    commit(&mut scheduler, &first);
+    commit(&mut scheduler, &first, &mut pool);
     assert_eq!(scheduler.plan(&mut pool).preempted, [SequenceId(2)]);
     for id in [3, 2, 1] {
         let removed = scheduler.remove(SequenceId(id), &mut pool).unwrap();
@@ -168,166 +166,72 @@ fn removal_frees_everything_from_any_state() {
     assert_eq!((pool.used(), scheduler.running(), scheduler.waiting()), (0, 0, 0));
 }
 
-/// What a user of the scheduler does next.
-#[derive(Clone, Debug)]
-enum Action {
-    Submit {
-        prompt: usize,
-        max_tokens: usize,
-    },
-    Step,
-    DroppedStep,
-    /// Remove one of the sequences that are there.
-    Cancel(prop::sample::Index),
+/// A prompt of `len` tokens in which no two sequences differ.
+fn shared(id: u64, len: usize, max_tokens: usize) -> Sequence {
+    Sequence::new(SequenceId(id), (0..len as u32).collect(), max_tokens)
 }
 
-fn actions() -> impl Strategy<Value = Vec<Action>> {
-    let action = prop_oneof![
-        3 => (1..150_usize, 0..80_usize).prop_map(|(prompt, max_tokens)| Action::Submit { prompt, max_tokens }),
-        12 => Just(Action::Step),
-        1 => Just(Action::DroppedStep),
-        1 => any::<prop::sample::Index>().prop_map(Action::Cancel),
-    ];
-    prop::collection::vec(action, 1..150)
+#[test]
+fn what_a_finished_step_has_computed_is_not_computed_again() {
+    let mut pool = KvPool::new(8);
+    let limits = Limits { step_tokens: 128, chunk: 128, ..LIMITS };
+    let mut scheduler = scheduler(limits, &pool, vec![shared(1, 70, 3)]);
+    let first = scheduler.plan(&mut pool);
+    scheduler.submit(shared(2, 70, 3), &pool).unwrap();
+    assert_eq!(scheduler.plan(&mut pool).chunks[1], chunk(2, 0, 58, Logits::None), "the step has not finished");
+    scheduler.remove(SequenceId(2), &mut pool).unwrap();
+    commit(&mut scheduler, &first, &mut pool);
+    scheduler.submit(shared(3, 70, 3), &pool).unwrap();
+    let second = scheduler.plan(&mut pool);
+    assert_eq!(second.chunks, [chunk(1, 70, 1, Logits::Last), chunk(3, 64, 6, Logits::Last)]);
+    assert_eq!((pool.used(), scheduler.get(SequenceId(3)).unwrap().found()), (4, 64));
+    let counts = Counts { preemptions: 0, prefix_queries: 210, prefix_hits: 64, admitted: 3 };
+    assert_eq!(scheduler.counts(), counts);
 }
 
-prop_compose! {
-    fn limits()(max_running in 1..6_usize, chunk in 1..70_usize, max_waiting in 1..8_usize)
-        (extra in 0..80_usize, max_running in Just(max_running), chunk in Just(chunk), max_waiting in Just(max_waiting))
-    -> Limits {
-        Limits { max_running, step_tokens: max_running + extra, chunk, max_waiting }
-    }
+#[test]
+fn forks_share_full_blocks_and_copy_the_last() {
+    let mut pool = KvPool::new(8);
+    let limits = Limits { step_tokens: 128, chunk: 128, ..LIMITS };
+    let mut scheduler = scheduler(limits, &pool, vec![shared(1, 70, 3)]);
+    let (trunk, fork) = (SequenceId(1), SequenceId(2));
+    assert!(scheduler.fork(trunk, fork, 9, &mut pool).is_err(), "nothing is sampled yet");
+    let first = scheduler.plan(&mut pool);
+    commit(&mut scheduler, &first, &mut pool);
+    let copy = BlockCopy { from: 2, to: 3 };
+    assert_eq!(scheduler.fork(trunk, fork, 9, &mut pool), Ok(Fork::Runs(Some(copy))));
+    assert_eq!(scheduler.get(fork).unwrap().block_table(), [0, 1, 3]);
+    assert_eq!((pool.used(), scheduler.get(fork).unwrap().generated()), (4, &[9][..]));
+    let second = scheduler.plan(&mut pool);
+    assert_eq!(second.chunks, [chunk(1, 70, 1, Logits::Last), chunk(2, 70, 1, Logits::Last)]);
+    scheduler.remove(trunk, &mut pool).unwrap();
+    assert_eq!(pool.used(), 3);
+    scheduler.remove(fork, &mut pool).unwrap();
+    assert_eq!(pool.used(), 0);
 }
 
-/// The token that a deterministic model would sample for position `position` of `id`.
-fn token_at(id: SequenceId, position: usize) -> u32 {
-    (id.0 * 1_000 + position as u64) as u32
+#[test]
+fn a_fork_without_room_waits_and_finds_the_prompt_in_the_cache() {
+    let mut pool = KvPool::new(3);
+    let limits = Limits { step_tokens: 128, chunk: 128, ..LIMITS };
+    let mut scheduler = scheduler(limits, &pool, vec![shared(1, 70, 3)]);
+    let first = scheduler.plan(&mut pool);
+    commit(&mut scheduler, &first, &mut pool);
+    assert_eq!(scheduler.fork(SequenceId(1), SequenceId(2), 9, &mut pool), Ok(Fork::Waits));
+    scheduler.submit(sequence(3, 1, 1), &pool).unwrap();
+    let second = scheduler.plan(&mut pool);
+    assert_eq!(second.chunks, [chunk(1, 70, 1, Logits::Last)], "3 does not overtake 2");
+    commit(&mut scheduler, &second, &mut pool);
+    scheduler.remove(SequenceId(1), &mut pool).unwrap();
+    assert_eq!(scheduler.plan(&mut pool).chunks, [chunk(2, 64, 7, Logits::Last)]);
 }
 
-/// A scheduler with a cache in which every slot says whose token, of which position, was written there last.
-struct World {
-    scheduler: Scheduler,
-    limits: Limits,
-    pool: KvPool,
-    cache: Vec<Option<(SequenceId, usize)>>,
-    here: Vec<SequenceId>,
-    next_id: u64,
-    /// Tokens that the sequences here may compute, all together, if none is preempted: a bound on steps.
-    work: BTreeMap<SequenceId, usize>,
-}
-
-impl World {
-    fn new(limits: Limits, blocks: u32) -> Self {
-        Self {
-            scheduler: Scheduler::new(limits).unwrap(),
-            limits,
-            pool: KvPool::new(blocks),
-            cache: vec![None; blocks as usize * KV_BLOCK],
-            here: Vec::new(),
-            next_id: 0,
-            work: BTreeMap::new(),
-        }
-    }
-
-    fn submit(&mut self, prompt: usize, max_tokens: usize) {
-        let id = SequenceId(self.next_id);
-        self.next_id += 1;
-        let tokens = (0..prompt).map(|position| token_at(id, position)).collect();
-        if self.scheduler.submit(Sequence::new(id, tokens, max_tokens), &self.pool).is_ok() {
-            self.here.push(id);
-            self.work.insert(id, prompt + max_tokens);
-        }
-    }
-
-    fn remove(&mut self, id: SequenceId) -> Sequence {
-        self.here.retain(|here| *here != id);
-        self.work.remove(&id);
-        self.scheduler.remove(id, &mut self.pool).unwrap()
-    }
-
-    /// Where in the cache the sequence's position `position` stands.
-    fn slot(&self, id: SequenceId, position: usize) -> usize {
-        let blocks = self.scheduler.get(id).unwrap().blocks();
-        blocks[position / KV_BLOCK].index() as usize * KV_BLOCK + position % KV_BLOCK
-    }
-
-    fn check(&self, plan: &StepPlan) -> Result<(), TestCaseError> {
-        prop_assert!(plan.tokens() <= self.limits.step_tokens);
-        prop_assert!(self.scheduler.running() <= self.limits.max_running);
-        prop_assert!(self.scheduler.waiting() <= self.limits.max_waiting + self.limits.max_running);
-        prop_assert_eq!(self.scheduler.running() + self.scheduler.waiting(), self.here.len());
-        let mut seen: Vec<SequenceId> = plan.preempted.clone();
-        for chunk in &plan.chunks {
-            let sequence = self.scheduler.get(chunk.sequence).unwrap();
-            prop_assert_eq!(chunk.start, sequence.computed());
-            prop_assert!((1..=self.limits.chunk).contains(&chunk.len));
-            prop_assert!(chunk.start + chunk.len <= sequence.tokens().len());
-            prop_assert!(sequence.blocks().len() >= blocks_for(chunk.start + chunk.len));
-            seen.push(chunk.sequence);
-        }
-        let scheduled = seen.len();
-        seen.sort_unstable();
-        seen.dedup();
-        prop_assert_eq!(seen.len(), scheduled, "one chunk a sequence, none for a preempted one");
-        let held: usize = self.here.iter().map(|id| self.scheduler.get(*id).unwrap().blocks().len()).sum();
-        prop_assert_eq!(held, self.pool.used(), "every used block is somebody's");
-        Ok(())
-    }
-
-    /// Plans, checks, writes the cache, reads it back as attention would, samples, and lets the ended ones go.
-    fn step(&mut self) -> Result<(), TestCaseError> {
-        let plan = self.scheduler.plan(&mut self.pool);
-        self.check(&plan)?;
-        if let Some(oldest) = self.here.first() {
-            prop_assert_eq!(plan.chunks.first().map(|c| c.sequence), Some(*oldest), "the oldest always progresses");
-        }
-        for chunk in &plan.chunks {
-            for position in chunk.start..chunk.start + chunk.len {
-                let slot = self.slot(chunk.sequence, position);
-                self.cache[slot] = Some((chunk.sequence, position));
-            }
-        }
-        for chunk in &plan.chunks {
-            let (id, end) = (chunk.sequence, chunk.start + chunk.len);
-            for position in 0..end {
-                prop_assert_eq!(self.cache[self.slot(id, position)], Some((id, position)));
-            }
-            let sampled = (chunk.logits == Logits::Last).then(|| token_at(id, end));
-            if self.scheduler.advance(chunk, sampled) == Ok(Progress::Ended) {
-                let allowed = self.work[&id];
-                let ended = self.remove(id);
-                let expected: Vec<u32> = (0..allowed).map(|position| token_at(id, position)).collect();
-                prop_assert_eq!(ended.tokens(), expected, "all its tokens, each sampled once");
-            }
-        }
-        Ok(())
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-    #[test]
-    fn any_schedule_keeps_the_invariants_and_ends(limits in limits(), blocks in 2..12_u32, actions in actions()) {
-        let mut world = World::new(limits, blocks);
-        for action in actions {
-            match action {
-                Action::Submit { prompt, max_tokens } => world.submit(prompt, max_tokens),
-                Action::Step => world.step()?,
-                Action::DroppedStep => {
-                    let plan = world.scheduler.plan(&mut world.pool);
-                    world.check(&plan)?;
-                }
-                Action::Cancel(index) if !world.here.is_empty() => {
-                    let id = *index.get(&world.here);
-                    world.remove(id);
-                }
-                Action::Cancel(_) => {}
-            }
-        }
-        let bound: usize = world.work.values().sum();
-        for _ in 0..bound {
-            world.step()?;
-        }
-        prop_assert_eq!((world.here.len(), world.pool.used()), (0, 0), "everybody ends within {} steps", bound);
-    }
+#[test]
+fn a_prompt_that_ends_with_its_block_is_forked_without_a_copy() {
+    let mut pool = KvPool::new(8);
+    let mut scheduler = scheduler(LIMITS, &pool, vec![shared(1, KV_BLOCK, 3)]);
+    let first = scheduler.plan(&mut pool);
+    commit(&mut scheduler, &first, &mut pool);
+    assert_eq!(scheduler.fork(SequenceId(1), SequenceId(2), 9, &mut pool), Ok(Fork::Runs(None)));
+    assert_eq!(pool.used(), 1);
 }

@@ -10,6 +10,7 @@ macro_rules! entries {
         $crate::arch::entries!(@ $proof, $features,
             quantize(x: &[f32], width: usize, records: &mut [u8]) -> bool = $crate::arch::portable::quantize;
             rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) -> () = $crate::arch::portable::rms_norm;
+            rope(row: &mut [f32], order: $crate::RopePairs, sin: &[f32], cos: &[f32]) -> () = $crate::arch::portable::rope;
             swiglu(gate: &mut [f32], up: &[f32]) -> () = $crate::arch::portable::swiglu;
             attention(head: &$crate::attention::HeadGroup<'_>) -> () = attention::attention;
             burn_float(rounds: usize) -> u64 = peak::float;
@@ -63,7 +64,7 @@ macro_rules! entries {
             use crate::attention::HeadGroup;
             use crate::compute::$proof;
             use crate::matmul::Output;
-            use crate::{Activations, PackedMatrix};
+            use crate::{Activations, PackedMatrix, RopePairs};
 
             pub(crate) fn quantize(_: $proof, x: &[f32], width: usize, records: &mut [u8]) -> bool {
                 portable::quantize(x, width, records)
@@ -71,6 +72,10 @@ macro_rules! entries {
 
             pub(crate) fn rms_norm(_: $proof, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
                 portable::rms_norm(x, weight, epsilon, out);
+            }
+
+            pub(crate) fn rope(_: $proof, row: &mut [f32], order: RopePairs, sin: &[f32], cos: &[f32]) {
+                portable::rope(row, order, sin, cos);
             }
 
             pub(crate) fn swiglu(_: $proof, gate: &mut [f32], up: &[f32]) {

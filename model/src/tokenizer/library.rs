@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tokenizers::models::ModelWrapper;
 
+use super::bytes::{Spelling, spelling};
 use super::{Special, TokenizerError};
 
 pub(super) struct Library {
@@ -49,6 +50,11 @@ impl Library {
             ModelWrapper::BPE(bpe) => bpe.get_unk_token().as_deref().and_then(|token| self.trusted.token_to_id(token)),
             _ => None,
         }
+    }
+
+    /// How the vocabulary spells bytes, if it is a known way.
+    pub(super) fn spelling(&self) -> Option<Spelling> {
+        spelling(self.trusted.get_decoder())
     }
 
     /// One more than the highest id.

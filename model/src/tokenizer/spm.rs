@@ -17,7 +17,7 @@ use super::spellings::Spellings;
 use super::{MAX_TOKEN_BYTES, MAX_TOKENS, TokenizerError, malformed};
 
 /// What stands for a space within pieces.
-const SPACE: char = '\u{2581}';
+pub(super) const SPACE: char = '\u{2581}';
 
 /// What a piece is for. The numbers are those of `sentencepiece_model.proto` and of GGUF's `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

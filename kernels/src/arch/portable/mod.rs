@@ -5,10 +5,12 @@ mod attention;
 mod matmul;
 mod quantize;
 mod rms_norm;
+mod rope;
 mod swiglu;
 
 pub(crate) use attention::{attention, merge_scales, sum_tree};
 pub(crate) use matmul::matmul;
 pub(crate) use quantize::quantize;
 pub(crate) use rms_norm::rms_norm;
+pub(crate) use rope::rope;
 pub(crate) use swiglu::swiglu;

@@ -1,0 +1,132 @@
+//! Serving: the front door on an engine, from the first connection to the last answer.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tramontane_cluster::engine::{Engine, InProcessEngine};
+use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
+use tramontane_gateway::http::{Gateway, Timeouts, bind, routes, serve};
+use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
+use tramontane_model::chat::ChatTemplate;
+use tramontane_model::tokenizer::Tokenizer;
+
+use crate::args::{ServeArgs, UpArgs};
+use crate::model::Model;
+use crate::output;
+
+/// A front door that listens, and says that the model is being loaded until it is. Dropping it closes it at once.
+pub(crate) struct Door {
+    gateway: Arc<Gateway>,
+    addr: SocketAddr,
+    keys: bool,
+    json: bool,
+    stop: watch::Sender<bool>,
+    served: JoinHandle<()>,
+}
+
+impl Door {
+    /// Listens where `args` say.
+    pub(crate) fn open(args: &UpArgs) -> anyhow::Result<Self> {
+        let ServeArgs { http, api_keys_file, insecure } = &args.serve;
+        let keys = api_keys_file.as_deref().map(read_keys).transpose()?;
+        if !http.ip().is_loopback() && keys.is_none() && !insecure {
+            bail!("--http {http}: others can reach this address; give --api-keys-file, or --insecure if that is meant");
+        }
+        let with_keys = keys.is_some();
+        let gateway = Gateway::new(keys);
+        let listener: TcpListener = bind(*http).with_context(|| format!("cannot listen on {http}"))?;
+        let addr = listener.local_addr()?;
+        let (stop, stopped) = watch::channel(false);
+        let served = tokio::spawn(serve(listener, routes(&gateway), Timeouts::default(), stopped));
+        Ok(Self { gateway, addr, keys: with_keys, json: args.prompt.json, stop, served })
+    }
+
+    /// Serves `model` on `engine` until a signal comes, then lets what runs end.
+    pub(crate) async fn serve(self, model: &Model, engine: InProcessEngine) -> anyhow::Result<()> {
+        self.gateway.open(Arc::new(front_door(model, engine.clone())?));
+        // Until now a signal ended the process, for nothing was running.
+        let mut signals = Signals::new()?;
+        self.announce(model)?;
+        signals.next().await;
+        engine.drain();
+        if self.gateway.in_flight() > 0 {
+            eprintln!("tramontane: finishing what runs; once more to stop at once");
+        }
+        tokio::select! {
+            () = self.gateway.idle() => {}
+            () = signals.next() => return Ok(()),
+        }
+        _ = self.stop.send(true);
+        tokio::select! {
+            ended = self.served => ended.context("the front door"),
+            () = signals.next() => Ok(()),
+        }
+    }
+
+    /// Says where it serves: on stderr for people, with `--json` on stdout for programs.
+    fn announce(&self, model: &Model) -> anyhow::Result<()> {
+        let addr = self.addr;
+        let key = if self.keys { " -H \"authorization: Bearer $KEY\"" } else { "" };
+        eprintln!(
+            "{} is ready on http://{addr}/v1; Ctrl-C stops it. Try:\n\n  curl http://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n",
+            model.id
+        );
+        if self.json {
+            output::out(&format!("{}\n", json!({"model": model.id.as_str(), "http": addr.to_string()})))?;
+        }
+        Ok(())
+    }
+}
+
+fn front_door(model: &Model, engine: InProcessEngine) -> anyhow::Result<FrontDoor> {
+    let tokenizer = Tokenizer::of(&model.checkpoint)?;
+    tokenizer.check_fits(model.config.vocab)?;
+    let chat = model.checkpoint.chat_template()?.map(|source| ChatTemplate::compile(&source)).transpose()?;
+    let card = ModelCard {
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        hash: model.profile.weights.clone(),
+        quantization: model.profile.quantization.clone(),
+        license: None,
+    };
+    let served = ServedModel::new(engine.info(), model.config.eos.clone(), card);
+    Ok(FrontDoor::new(Arc::new(engine), tokenizer, chat, served, Limits::default()))
+}
+
+fn read_keys(path: &Path) -> anyhow::Result<Keys> {
+    let failed = || format!("cannot use the keys in {}", path.display());
+    let file = std::fs::File::open(path).with_context(failed)?;
+    let mut text = String::new();
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).with_context(failed)?;
+    if read as u64 > MAX_FILE_BYTES {
+        bail!("{}: more than {MAX_FILE_BYTES} bytes", path.display());
+    }
+    Keys::parse(&text).with_context(failed)
+}
+
+/// The signals that end serving.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

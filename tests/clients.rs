@@ -1,0 +1,80 @@
+//! The official `openai` and `mistralai` Python clients, unmodified, on the real binary. `./test` installs them
+//! (`tests/clients/requirements.txt`) into `clients/venv` of the target folder; by hand:
+//! `python3 -m venv target/clients/venv && target/clients/venv/bin/pip install -r tests/clients/requirements.txt`.
+
+#[path = "processes/run.rs"]
+mod run;
+#[path = "support/serving.rs"]
+mod serving;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serving::Serving;
+
+/// Python with the clients.
+fn python() -> PathBuf {
+    let python = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../clients/venv/bin/python");
+    assert!(python.exists(), "{} is missing: run ./test, or see the top of tests/clients.rs", python.display());
+    python
+}
+
+/// Has `client` make the check `check` of `server`; `more` are the script's further arguments.
+fn holds(server: &Serving, client: &str, check: &str, more: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients").join(client);
+    let ended = Command::new(python())
+        .arg(&script)
+        .args([&format!("http://{}/v1", server.addr()), check])
+        .args(more)
+        .stdin(Stdio::null())
+        .output()
+        .expect("Python starts");
+    assert!(ended.status.success(), "{client} {check}: {}", String::from_utf8_lossy(&ended.stderr));
+}
+
+macro_rules! checks {
+    ($client:literal: $($name:ident $check:literal)*) => {
+        $(#[test]
+        fn $name() {
+            holds(&Serving::start(&[]), $client, $check, &[]);
+        })*
+    };
+}
+
+checks! { "openai_client.py":
+    openai_lists_models "models"
+    openai_completes_texts "completions"
+    openai_completes_several_prompts_as_it_would_each "prompts"
+    openai_chats_and_sends_answers_back "chat"
+    openai_sends_system_messages "system"
+    openai_streams_what_it_gets_whole_with_usage "streaming"
+    openai_gets_three_choices_and_the_best "choices"
+    openai_gets_log_probabilities "logprobs"
+    openai_gets_its_prompt_back "echo"
+    openai_gets_json_by_a_schema "json_schema"
+    openai_is_refused_a_bad_schema_and_goes_on "bad_schema"
+    openai_has_tools_called "tools"
+    openai_offers_tools_that_need_not_be_called "auto_tools"
+    openai_embeds "embeddings"
+    openai_raises_errors_of_its_own_types "errors"
+}
+
+checks! { "mistral_client.py":
+    mistral_lists_models "models"
+    mistral_chats "chat"
+    mistral_streams "streaming"
+    mistral_has_tools_called "tools"
+    mistral_gets_json_by_a_schema "json_schema"
+    mistral_embeds "embeddings"
+    mistral_raises_errors "errors"
+}
+
+#[test]
+fn openai_needs_a_key_where_there_are_keys() {
+    let key = "sk-a-key-of-the-test-suite";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("keys");
+    std::fs::write(&file, format!("tester:{key}\n")).expect("the file of keys");
+    let server = Serving::start(&["--api-keys-file", file.to_str().expect("a path in UTF-8")]);
+    holds(&server, "openai_client.py", "keys", &[key]);
+}
