@@ -7,7 +7,9 @@ use bytes::Bytes;
 use tramontane_cluster::exchange::{Completion, DispatchId, ExpertServer, InProcessExchange, ServeError};
 use tramontane_cluster::registry::{EmbeddedRegistry, Lease, Registry};
 use tramontane_router::placement::Placement;
-use tramontane_router::{Epoch, ExpertBatch, ExpertId, ExpertRows, GateWeights, NodeRecord, NumericProfile, RowFormat, gate};
+use tramontane_router::{
+    Epoch, ExpertBatch, ExpertId, ExpertRows, GateWeights, NodeRecord, NumericProfile, RowFormat, gate,
+};
 
 use super::*;
 

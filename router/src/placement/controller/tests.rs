@@ -22,8 +22,8 @@ struct World {
 
 impl World {
     fn new(nodes: &[&str], experts: u32, replicas: usize) -> Self {
-        let mut view = ClusterView::default();
-        view.nodes = nodes.iter().map(|id| (NodeId::from(id), record(id))).collect();
+        let nodes = nodes.iter().map(|id| (NodeId::from(id), record(id))).collect();
+        let view = ClusterView { nodes, ..ClusterView::default() };
         let mut ledger = Ledger::new("m".into());
         let term = ledger.elect();
         let controller = Controller::new(desire(experts, replicas), ControllerPolicy::default());
