@@ -41,6 +41,11 @@ impl Serving {
         Self::ready(Running::start_with_files(files, &SERVE))
     }
 
+    /// The same for a process with these settings, which logs everything.
+    pub(crate) fn start_logging_all(args: &[&str]) -> Self {
+        Self::ready(Running::start_logging_all(&[&SERVE, args].concat()))
+    }
+
     fn ready(mut running: Running) -> Self {
         let mut said = String::new();
         while !said.ends_with('\n') {
@@ -106,6 +111,17 @@ impl Serving {
         let reply = self.post(path, body.to_string().as_bytes());
         assert_eq!(reply.status, 200, "{body}: {reply:?}");
         reply.events()
+    }
+
+    /// How the engine fares.
+    pub(crate) fn engine(&self) -> Value {
+        self.get("/version").json()["engine"].clone()
+    }
+
+    /// Whether no sequence runs or waits, and none holds a KV block.
+    pub(crate) fn is_idle(&self) -> bool {
+        let engine = self.engine();
+        ["running", "waiting", "kv_used"].iter().all(|count| engine[count] == 0)
     }
 
     /// Sends the process a signal.
