@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::run::until;
-use crate::serving::{Serving, read_reply};
+use crate::serving::{Serving, connect, read_reply};
 
 const TEXT: &str = "/v1/completions";
 /// Streams at once.
@@ -19,13 +19,13 @@ const KV_MEMORY: &str = "16777216";
 const GROWTH: u64 = 48 << 10;
 
 /// Sends a request to go on with a text, on a connection of its own.
-fn send(server: &Serving, body: &Value) -> TcpStream {
+fn send(addr: &str, body: &Value) -> TcpStream {
     let body = body.to_string();
     let request = format!(
         "POST {TEXT} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let mut stream = server.connect();
+    let mut stream = connect(addr);
     stream.write_all(request.as_bytes()).expect("the server reads");
     stream
 }
@@ -45,7 +45,7 @@ fn bodies() -> Vec<Value> {
     let body = |n: u64| {
         let prompt = ["The capital of France is", "Peru", "One of the towns"][n as usize % 3];
         let prompt = prompt.to_owned() + &" and more".repeat(n as usize * 7 % 40);
-        json!({"prompt": prompt, "max_tokens": 20 + 17 * n, "temperature": [0, 1][n as usize % 2], "seed": n,
+        json!({"prompt": prompt, "max_tokens": 20 + 17 * n, "temperature": n % 2, "seed": n,
             "ignore_eos": true, "return_token_ids": true})
     };
     (0..8).map(body).collect()
@@ -73,11 +73,11 @@ fn streamed(events: &[Value]) -> Said {
 }
 
 /// One client until `end`: it reads a stream whole, or leaves after some bytes. How many it read whole.
-fn client(server: &Serving, quiet: &[(Value, Said)], mut random: u64, end: Instant) -> usize {
+fn client(addr: &str, quiet: &[(Value, Said)], mut random: u64, end: Instant) -> usize {
     let mut finished = 0;
     while Instant::now() < end {
         let (body, said) = &quiet[(next(&mut random) % quiet.len() as u64) as usize];
-        let mut stream = send(server, body);
+        let mut stream = send(addr, body);
         if next(&mut random) % 2 == 0 {
             let reply = read_reply(&mut stream);
             assert_eq!(reply.status, 200, "{reply:?}");
@@ -118,8 +118,8 @@ fn in_a_crowd_that_comes_and_goes_each_gets_what_it_would_get_alone() {
             let clients: Vec<_> = (1..=STREAMS)
                 .map(|n| {
                     scope.spawn({
-                        let (server, quiet) = (&server, &quiet);
-                        move || client(server, quiet, n * 7919 + round, end)
+                        let (addr, quiet) = (server.addr(), &quiet);
+                        move || client(addr, quiet, n * 7919 + round, end)
                     })
                 })
                 .collect();
@@ -142,9 +142,9 @@ fn long(prompt: Value, seed: u64) -> Value {
 #[test]
 fn whoever_leaves_while_waiting_leaves_nothing_and_the_others_go_on() {
     let server = Serving::start(&[]);
-    let running: Vec<TcpStream> = (0..STREAMS).map(|n| send(&server, &long(json!("Peru"), n))).collect();
+    let running: Vec<TcpStream> = (0..STREAMS).map(|n| send(server.addr(), &long(json!("Peru"), n))).collect();
     until("all places are taken", || server.engine()["running"] == STREAMS);
-    let waiting: Vec<TcpStream> = (0..8).map(|n| send(&server, &long(json!("Peru"), n))).collect();
+    let waiting: Vec<TcpStream> = (0..8).map(|n| send(server.addr(), &long(json!("Peru"), n))).collect();
     until("the others wait", || server.engine()["waiting"] == 8);
     drop(waiting);
     until("they have gone", || server.engine()["waiting"] == 0);
@@ -164,7 +164,7 @@ fn whoever_leaves_while_the_prompt_is_computed_leaves_nothing() {
         let prompts: Vec<Vec<u64>> =
             (0..32).map(|n| (0..900).map(|at| 3 + (attempt * 131 + n * 17 + at) % 2000).collect()).collect();
         let body = json!({"prompt": prompts, "max_tokens": 1, "stream": false});
-        let stream = send(&server, &body);
+        let stream = send(server.addr(), &body);
         until("it runs", || server.engine()["running"] != 0);
         stream.set_nonblocking(true).expect("a socket can be set so");
         // The answer comes whole: nothing is there before the last prompt is computed.

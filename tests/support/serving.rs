@@ -67,10 +67,7 @@ impl Serving {
 
     /// A connection.
     pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.addr).expect("the server listens");
-        stream.set_read_timeout(Some(WATCHDOG)).expect("a timeout can be set");
-        stream.set_write_timeout(Some(WATCHDOG)).expect("a timeout can be set");
-        stream
+        connect(&self.addr)
     }
 
     /// Sends `bytes` on a connection of their own, and reads what comes until it is closed. What cannot be written any more is left.
@@ -152,6 +149,14 @@ impl Reply {
         let data = events.into_iter().filter_map(|event| event.strip_prefix("data: "));
         data.map(|data| serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {data}"))).collect()
     }
+}
+
+/// A connection to `addr`.
+pub(crate) fn connect(addr: &str) -> TcpStream {
+    let stream = TcpStream::connect(addr).expect("the server listens");
+    stream.set_read_timeout(Some(WATCHDOG)).expect("a timeout can be set");
+    stream.set_write_timeout(Some(WATCHDOG)).expect("a timeout can be set");
+    stream
 }
 
 /// Reads a reply whose connection is closed after it; status 0 when nothing came.
