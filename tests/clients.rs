@@ -57,6 +57,7 @@ checks! { "openai_client.py":
     openai_offers_tools_that_need_not_be_called "auto_tools"
     openai_embeds "embeddings"
     openai_raises_errors_of_its_own_types "errors"
+    openai_asks_again_when_there_were_too_many "retries"
 }
 
 checks! { "mistral_client.py":

@@ -5,6 +5,10 @@
 mod answers;
 #[path = "http/bad_input.rs"]
 mod bad_input;
+#[path = "http/canary.rs"]
+mod canary;
+#[path = "http/churn.rs"]
+mod churn;
 #[path = "http/connections.rs"]
 mod connections;
 #[path = "http/keys.rs"]

@@ -162,15 +162,9 @@ pub(crate) struct ServeArgs {
         help_heading = "Serving"
     )]
     pub(crate) http: SocketAddr,
-    /// Address for gRPC; port 0 takes a free one
-    #[arg(
-        long,
-        env = "TRAMONTANE_GRPC",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:50051",
-        help_heading = "Serving"
-    )]
-    pub(crate) grpc: SocketAddr,
+    /// Address for gRPC; port 0 takes a free one [default: no gRPC]
+    #[arg(long, env = "TRAMONTANE_GRPC", value_name = "ADDR", help_heading = "Serving")]
+    pub(crate) grpc: Option<SocketAddr>,
     /// File of API keys, a line each: NAME:KEY, or NAME: and the key's SHA-256 in hex (printf %s KEY | sha256sum). With it, only who has a key is answered
     #[arg(long, env = "TRAMONTANE_API_KEYS_FILE", value_name = "FILE", help_heading = "Serving")]
     pub(crate) api_keys_file: Option<PathBuf>,

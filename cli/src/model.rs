@@ -86,7 +86,7 @@ impl Model {
 
     /// What a node `id` at `addr` that holds its experts says of itself when it joins.
     pub(crate) fn node(&self, id: NodeId, addr: String, capacity: u64) -> NodeOptions {
-        NodeOptions { id, addr, capacity, profile: self.profile.clone() }
+        NodeOptions { id, addr, capacity, zone: String::new(), profile: self.profile.clone() }
     }
 
     /// What an engine that stores keys and values as `kv` says of itself.

@@ -7,7 +7,7 @@
 //! One conformance suite a seam (`tests/`) is run by every implementation of it.
 //!
 //! *Absent from here*: model weights, scheduling, retry and hedging policy (`router` decides, the caller acts); and, for
-//! now, TLS, the NCCL exchange, the etcd registry and the engine over gRPC.
+//! now, TLS between our own processes, the NCCL exchange and the engine over gRPC.
 
 mod convert;
 pub mod engine;

@@ -1,22 +1,36 @@
-//! One layer's rows to the experts and back: drives the pure `flight` machine over an exchange.
+//! One layer's rows to the experts and back: drives the pure `flight` machine over an exchange, with what was learned of
+//! the nodes (`router::peers`).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod auditor;
+mod clock;
+mod layer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tramontane_cluster::exchange::{DispatchId, Exchange, ExchangeError};
+use tokio::sync::watch;
+use tramontane_cluster::exchange::{Completion, Exchange, ExchangeError};
 use tramontane_cluster::registry::Watch;
 use tramontane_router::flight::{AbandonReason, Action, DispatchNo, Event, Failure, Flight, HedgeBudget, Policy};
+use tramontane_router::peers::{Estimates, Health, Quarantine, Roster};
 use tramontane_router::{
-    CombineError, Dispatch, Epoch, ExpertRows, ModelId, NodeId, PlanError, Routing, Rows, combine, plan,
+    ClusterView, CombineError, Dispatch, DispatchPlan, ExpertId, ModelId, NodeId, PlanError, Routing, Rows, plan_by,
+    rescue_plan,
 };
+
+pub use auditor::AUDIT_EVERY;
+use auditor::Auditor;
+pub use clock::{Clock, SystemClock};
+use layer::Layer;
 
 /// Why a layer's experts brought nothing. The hidden states are as they were: the step may run again.
 #[derive(Debug, thiserror::Error)]
 pub enum DispatchError {
-    /// Wait for nodes, or fail the step.
+    /// Run the step again when nodes have joined; fail the requests whose deadlines pass meanwhile.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Run the step again, or fail it.
+    /// Run the step again, without the requests whose deadlines have passed.
     #[error("{why}; the last failure: {}", last.as_ref().map_or("none".to_owned(), ToString::to_string))]
     Abandoned {
         /// What ended the flight.
@@ -24,9 +38,39 @@ pub enum DispatchError {
         /// What a node said last.
         last: Option<ExchangeError>,
     },
+    /// Fail the row's request: different nodes answer values that are not finite for it, so it is the row and not a node.
+    #[error("the experts' answer for row {row} is not finite, whoever computes it")]
+    NotFinite {
+        /// The hidden row.
+        row: usize,
+    },
     /// A defect in planning: the answers do not fit the routing, and no node is to blame.
     #[error(transparent)]
     Combine(CombineError),
+}
+
+impl DispatchError {
+    /// Whether the step may bring something if it runs again as it is.
+    pub const fn may_run_again(&self) -> bool {
+        matches!(self, Self::Plan(_) | Self::Abandoned { .. })
+    }
+}
+
+/// What is held against nodes, for whoever shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerReport {
+    /// Used only where nobody else can serve.
+    pub suspected: Vec<NodeId>,
+    /// Not used at all, and why.
+    pub quarantined: BTreeMap<NodeId, Quarantine>,
+    /// Dispatches sent since the start, first ones and later ones.
+    pub dispatches: u64,
+    /// Those that were sent again.
+    pub resent: u64,
+    /// Those that were sent beside a slow one.
+    pub hedged: u64,
+    /// Those that had a node load experts first.
+    pub rescued: u64,
 }
 
 /// Sends rows to experts by the cluster's view, and combines what comes back.
@@ -36,27 +80,54 @@ pub struct Dispatcher {
     watch: Watch,
     policy: Policy,
     budget: HedgeBudget,
-    /// Nodes that failed and have not answered since.
-    suspects: BTreeSet<NodeId>,
+    clock: Box<dyn Clock>,
     started: Instant,
-}
-
-/// A layer on its way.
-struct Layer<'a> {
-    number: u32,
-    epoch: Epoch,
-    rows: &'a Rows,
-    flight: Flight,
-    submitted: BTreeMap<DispatchId, DispatchNo>,
-    answers: BTreeMap<DispatchNo, ExpertRows>,
-    last_error: Option<ExchangeError>,
+    estimates: Estimates,
+    health: Health,
+    roster: Roster,
+    /// The registry's newest view, and what is dispatched by: with nodes that only lost their lease, without quarantined ones.
+    shown: Option<Arc<ClusterView>>,
+    view: Arc<ClusterView>,
+    auditor: Auditor,
+    report: watch::Sender<PeerReport>,
 }
 
 impl Dispatcher {
     /// A dispatcher for `model` over `exchange`, which reaches the nodes of the views that `watch` shows.
     pub fn new(model: ModelId, exchange: Box<dyn Exchange>, watch: Watch, policy: Policy) -> Self {
-        let (budget, suspects) = (HedgeBudget::default(), BTreeSet::new());
-        Self { model, exchange, watch, policy, budget, suspects, started: Instant::now() }
+        Self::with_clock(model, exchange, watch, policy, Box::new(SystemClock))
+    }
+
+    /// The same, on another clock.
+    pub fn with_clock(
+        model: ModelId,
+        exchange: Box<dyn Exchange>,
+        watch: Watch,
+        policy: Policy,
+        clock: Box<dyn Clock>,
+    ) -> Self {
+        let started = clock.now();
+        Self {
+            model,
+            exchange,
+            watch,
+            policy,
+            budget: HedgeBudget::default(),
+            clock,
+            started,
+            estimates: Estimates::default(),
+            health: Health::default(),
+            roster: Roster::default(),
+            shown: None,
+            view: Arc::default(),
+            auditor: Auditor::default(),
+            report: watch::Sender::default(),
+        }
+    }
+
+    /// What is held against nodes, as it changes.
+    pub fn report(&self) -> watch::Receiver<PeerReport> {
+        self.report.subscribe()
     }
 
     /// Has every (row, expert) pair of `routing` computed from `rows` (encoded for the experts), and adds the results to
@@ -71,118 +142,208 @@ impl Dispatcher {
         rows: &Rows,
         hidden: &mut [f32],
     ) -> Result<(), DispatchError> {
-        let view = self.watch.current();
-        let plan = plan(number, routing, &view, &self.suspects)?;
-        let epoch = plan.epoch;
-        // How long a dispatch should take is not learned yet, so none is hedged or late before the flight's timeout.
-        let unknown = |_: &Dispatch| Duration::MAX;
-        let now = self.started.elapsed();
-        let (flight, mut actions) = Flight::new(plan, self.policy.clone(), unknown, &view, &mut self.budget, now);
-        let (submitted, answers) = (BTreeMap::new(), BTreeMap::new());
-        let mut layer = Layer { number, epoch, rows, flight, submitted, answers, last_error: None };
+        self.look();
+        let plan = self.plan(number, routing)?;
+        let (epoch, now) = (plan.epoch, self.now());
+        let (view, estimates) = (self.view.clone(), &self.estimates);
+        let predicted = |dispatch: &Dispatch| predict(&view, estimates, dispatch);
+        let (flight, actions) = Flight::new(plan, self.policy.clone(), predicted, &view, &mut self.budget, now);
+        let mut layer = Layer::new(number, epoch, rows, flight);
+        let outcome = self.fly(&mut layer, actions, routing, hidden);
+        if outcome.is_ok() {
+            self.audit(&layer);
+        }
+        for id in layer.unanswered() {
+            self.exchange.cancel(id);
+        }
+        self.tell();
+        outcome
+    }
+
+    /// Who computes what: the holders that would be done first, or survivors that load what nobody holds.
+    fn plan(&self, number: u32, routing: &Routing) -> Result<DispatchPlan, PlanError> {
+        let (view, avoid) = (self.view.as_ref(), self.health.avoid());
+        plan_by(number, routing, view, &avoid, &self.estimates.costs())
+            .or_else(|_| rescue_plan(number, routing.pairs().collect::<Vec<_>>(), view, &avoid))
+    }
+
+    /// Until the layer is combined, or cannot be.
+    fn fly(
+        &mut self,
+        layer: &mut Layer<'_>,
+        mut actions: Vec<Action>,
+        routing: &Routing,
+        hidden: &mut [f32],
+    ) -> Result<(), DispatchError> {
         loop {
             let mut failed = Vec::new();
-            for action in actions.drain(..) {
+            for action in std::mem::take(&mut actions) {
                 match action {
                     Action::Done { answers } => match layer.combine(&answers, routing, hidden) {
                         Ok(()) => {
-                            self.forget(layer);
+                            layer.answers_of(&answers).for_each(|(dispatch, _)| self.health.answered(&dispatch.node));
                             return Ok(());
                         }
-                        Err((Some(damaged), _)) => failed.push((damaged, Failure::Corrupt)),
-                        Err((None, error)) => {
-                            self.forget(layer);
-                            return Err(DispatchError::Combine(error));
+                        Err((Some(damaged), error)) => {
+                            if let Some((row, nodes)) = layer.blame(&error) {
+                                nodes.iter().for_each(|node| self.health.answered(node));
+                                return Err(DispatchError::NotFinite { row });
+                            }
+                            failed.push((damaged, Failure::Corrupt));
                         }
+                        Err((None, error)) => return Err(DispatchError::Combine(error)),
                     },
                     Action::Abandon { why } => {
-                        let last = layer.last_error.take();
-                        self.forget(layer);
-                        return Err(DispatchError::Abandoned { why, last });
+                        return Err(DispatchError::Abandoned { why, last: layer.last_error.take() });
                     }
-                    other => failed.extend(self.act(other, &mut layer)),
+                    other => self.act(other, layer),
                 }
             }
-            let view = self.watch.current();
-            if failed.is_empty() {
-                let event = self.wait(&mut layer);
-                actions = layer.flight.on(event, &view, &mut self.budget, self.started.elapsed());
-            }
-            for (dispatch, failure) in failed {
-                let event = Event::Failed { dispatch, failure };
-                actions.extend(layer.flight.on(event, &view, &mut self.budget, self.started.elapsed()));
+            let event = if failed.is_empty() { Some(self.wait(layer)) } else { None };
+            self.look();
+            let failed = failed.into_iter().map(|(dispatch, failure)| Event::Failed { dispatch, failure });
+            for event in event.into_iter().chain(failed) {
+                actions.extend(layer.flight.on(event, &self.view, &mut self.budget, self.clock.now() - self.started));
             }
         }
     }
 
-    /// Does what the flight asks; a dispatch that cannot even be sent comes back with the reason.
-    fn act(&mut self, action: Action, layer: &mut Layer<'_>) -> Option<(DispatchNo, Failure)> {
+    /// Does what the flight asks.
+    fn act(&mut self, action: Action, layer: &mut Layer<'_>) {
+        let count = |counter: fn(&mut PeerReport) -> &mut u64| {
+            self.report.send_if_modified(|report| {
+                report.dispatches += 1;
+                *counter(report) += 1;
+                false
+            });
+        };
         match action {
-            Action::Send { id, dispatch } | Action::Hedge { id, dispatch, .. } | Action::Resend { id, dispatch } => {
-                let batch = dispatch.batch(self.model.clone(), layer.epoch, layer.number, layer.rows);
-                layer.submitted.insert(self.exchange.submit(&dispatch.node, batch), id);
-                None
+            Action::Send { id, dispatch } => {
+                self.report.send_if_modified(|report| {
+                    report.dispatches += 1;
+                    false
+                });
+                self.send(layer, id, &dispatch, Vec::new());
             }
-            // Loading on demand comes with the cluster issue; until then nobody can be asked to hold what is not held.
-            Action::Rescue { id, load, .. } => load.first().map(|&expert| (id, Failure::NotHeld { expert })),
+            Action::Hedge { id, dispatch, .. } => {
+                count(|report| &mut report.hedged);
+                self.send(layer, id, &dispatch, Vec::new());
+            }
+            Action::Resend { id, dispatch } => {
+                count(|report| &mut report.resent);
+                self.send(layer, id, &dispatch, Vec::new());
+            }
+            Action::Rescue { id, dispatch, load } => {
+                count(|report| &mut report.rescued);
+                tracing::warn!(node = %dispatch.node, layer = layer.number, experts = ?load, "nobody holds them: loading");
+                self.send(layer, id, &dispatch, load);
+            }
             Action::Suspect { node, why } => {
                 tracing::warn!(%node, ?why, layer = layer.number, "expert node suspected");
-                self.suspects.insert(node);
-                None
+                self.health.suspect(node, why, self.clock.now() - self.started);
             }
-            Action::Done { .. } | Action::Abandon { .. } => None,
+            Action::Done { .. } | Action::Abandon { .. } => {}
         }
+    }
+
+    fn send(&mut self, layer: &mut Layer<'_>, id: DispatchNo, dispatch: &Dispatch, load: Vec<u32>) {
+        let batch = dispatch.batch(self.model.clone(), layer.epoch, layer.number, layer.rows);
+        let submitted = if load.is_empty() {
+            self.exchange.submit(&dispatch.node, batch)
+        } else {
+            let experts = load.into_iter().map(|expert| ExpertId::new(layer.number, expert)).collect();
+            layer.rescues.insert(id);
+            self.exchange.rescue(&dispatch.node, batch, experts)
+        };
+        layer.submitted.insert(submitted, (id, self.clock.now()));
     }
 
     /// The flight's next event.
     fn wait(&mut self, layer: &mut Layer<'_>) -> Event {
         loop {
             let due = layer.flight.deadline().and_then(|at| self.started.checked_add(at));
-            let Some(completion) = self.exchange.next(due.unwrap_or_else(Instant::now)) else { return Event::Tick };
+            let Some(completion) = self.exchange.next(due.unwrap_or_else(|| self.clock.now())) else {
+                return Event::Tick;
+            };
+            if matches!(completion.result, Err(ExchangeError::NodeGone { .. })) {
+                self.lost(&completion.node);
+            }
+            let Some(completion) = self.audited(completion) else { continue };
+            let Completion { dispatch, result, .. } = completion;
             // What was submitted for another layer, and could not be cancelled in time, is nobody's any more.
-            let Some(&dispatch) = layer.submitted.get(&completion.dispatch) else { continue };
-            match completion.result {
+            let Some(&(dispatch, sent)) = layer.submitted.get(&dispatch) else { continue };
+            return match result {
                 Ok(rows) => {
-                    self.suspects.remove(&completion.node);
+                    let timed = layer.flight.dispatch(dispatch).filter(|_| !layer.rescues.contains(&dispatch));
+                    if let Some(timed) = timed {
+                        self.estimates.observe(timed, self.clock.now().saturating_duration_since(sent));
+                    }
                     layer.answers.insert(dispatch, rows);
-                    return Event::Reply { dispatch };
+                    Event::Reply { dispatch }
                 }
                 Err(error) => {
                     let failure = failure(&error);
                     layer.last_error = Some(error);
-                    return Event::Failed { dispatch, failure };
+                    Event::Failed { dispatch, failure }
                 }
-            }
+            };
         }
     }
 
-    /// Cancels what a layer still waits for.
-    fn forget(&mut self, layer: Layer<'_>) {
-        for (id, no) in layer.submitted {
-            if !layer.answers.contains_key(&no) {
-                self.exchange.cancel(id);
-            }
+    /// Takes the registry's newest view, if it is another.
+    fn look(&mut self) {
+        let current = self.watch.current();
+        if self.shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, &current)) {
+            return;
         }
+        for renewed in self.roster.see(&current) {
+            self.estimates.retain(|node| *node != renewed);
+            self.health.release(&renewed);
+        }
+        let complete = self.roster.complete(&current);
+        self.estimates.retain(|node| complete.nodes.contains_key(node));
+        self.exchange.follow(&current);
+        self.shown = Some(current);
+        self.see();
+    }
+
+    /// Makes the view anew after the roster or the quarantine changed.
+    fn see(&mut self) {
+        if let Some(shown) = &self.shown {
+            let mut view = self.roster.complete(shown);
+            self.health.without_quarantined(&mut view);
+            self.view = Arc::new(view);
+        }
+    }
+
+    fn lost(&mut self, node: &NodeId) {
+        self.roster.broke(node);
+        self.see();
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.now().saturating_duration_since(self.started)
+    }
+
+    /// Shows what has changed.
+    fn tell(&self) {
+        let suspected: Vec<NodeId> = self.health.avoid().into_iter().collect();
+        self.report.send_if_modified(|report| {
+            let changed = report.suspected != suspected || report.quarantined != *self.health.quarantined();
+            if changed {
+                report.suspected = suspected;
+                report.quarantined.clone_from(self.health.quarantined());
+            }
+            changed
+        });
     }
 }
 
-impl Layer<'_> {
-    /// # Errors
-    /// With the dispatch whose answer is wrong, if one is.
-    fn combine(
-        &self,
-        answers: &[DispatchNo],
-        routing: &Routing,
-        hidden: &mut [f32],
-    ) -> Result<(), (Option<DispatchNo>, CombineError)> {
-        let pairs: Vec<_> =
-            answers.iter().filter_map(|&no| Some((no, self.flight.dispatch(no)?, self.answers.get(&no)?))).collect();
-        let rows: Vec<_> = pairs.iter().map(|&(_, dispatch, rows)| (dispatch, rows)).collect();
-        combine(routing, &rows, hidden).map_err(|error| {
-            let blamed = error.node().and_then(|node| pairs.iter().find(|(_, d, _)| d.node == *node));
-            (blamed.map(|(no, ..)| *no), error)
-        })
-    }
+/// How long `dispatch` should take. A node in this process computes on this thread, when its answer is asked for: it is
+/// never late.
+fn predict(view: &ClusterView, estimates: &Estimates, dispatch: &Dispatch) -> Duration {
+    let is_local = view.nodes.get(&dispatch.node).is_some_and(|node| node.addr.is_empty());
+    if is_local { Duration::MAX } else { estimates.predict(dispatch) }
 }
 
 fn failure(error: &ExchangeError) -> Failure {

@@ -47,6 +47,13 @@ pub enum StepError {
     Gate(GateError),
 }
 
+impl StepError {
+    /// Whether the step may bring something if it runs again as it is.
+    pub const fn may_run_again(&self) -> bool {
+        matches!(self, Self::Experts { source, .. } if source.may_run_again())
+    }
+}
+
 /// The decoder, its KV cache and the way to its experts.
 pub struct Forward {
     decoder: Decoder,
@@ -176,9 +183,10 @@ impl Forward {
         let width = config.hidden;
         let data = self.encode(width).map_err(|row| StepError::NotFinite { row, layer })?;
         let rows = Rows { format: self.encoding, width, data };
-        self.dispatcher
-            .experts(layer as u32, &routing, &rows, &mut self.hidden)
-            .map_err(|source| StepError::Experts { layer, source })
+        self.dispatcher.experts(layer as u32, &routing, &rows, &mut self.hidden).map_err(|source| match source {
+            DispatchError::NotFinite { row } => StepError::NotFinite { row, layer },
+            source => StepError::Experts { layer, source },
+        })
     }
 
     /// The experts' input as it crosses the wire; `Err` with the row that cannot be encoded.

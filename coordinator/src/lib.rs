@@ -11,11 +11,12 @@ mod engine;
 mod forward;
 mod grammar;
 mod kv_pool;
+pub mod placement;
 pub mod sampler;
 mod scheduler;
 mod sequence;
 
-pub use dispatch::{DispatchError, Dispatcher};
+pub use dispatch::{AUDIT_EVERY, Clock, DispatchError, Dispatcher, PeerReport, SystemClock};
 pub use engine::{EngineLoop, EngineOptions};
 pub use forward::{Forward, Step, StepError};
 pub use grammar::{Vocabulary, VocabularyError};

@@ -49,6 +49,8 @@ pub struct NodeOptions {
     pub addr: String,
     /// Bytes of experts it may hold.
     pub capacity: u64,
+    /// What it shares its fate with; may be empty.
+    pub zone: String,
     /// What decides its bits.
     pub profile: NumericProfile,
 }
@@ -118,8 +120,8 @@ impl Node {
 }
 
 fn record(options: &NodeOptions, held: BTreeSet<ExpertId>) -> NodeRecord {
-    let NodeOptions { id, addr, capacity, profile } = options.clone();
-    NodeRecord { id, addr, held, profile, capacity, draining: false }
+    let NodeOptions { id, addr, capacity, zone, profile } = options.clone();
+    NodeRecord { id, addr, held, profile, capacity, speed: 0, zone, draining: false }
 }
 
 /// What the placement gives to `node`; `None` before there is one.

@@ -1,6 +1,6 @@
 //! Combining the experts' answers into the hidden states.
 
-use crate::{Dispatch, ExpertRows, NodeId, Routing, RowFormat};
+use crate::{Dispatch, ExpertRows, NodeId, Pair, Routing, RowFormat};
 
 /// Why answers cannot be combined. [`CombineError::node`] says whose answer to throw away and ask for again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,12 +22,14 @@ pub enum CombineError {
         why: String,
     },
     /// Ask again, elsewhere: the answer has a NaN or an infinity.
-    #[error("node {node}: expert {expert} answered a value that is not finite")]
+    #[error("node {node}: expert {expert} answered a value that is not finite for token {token}")]
     NotFinite {
         /// Who answered.
         node: NodeId,
         /// For which expert.
         expert: u32,
+        /// For which hidden row.
+        token: u32,
     },
     /// Leave one of the answers out.
     #[error("node {node}: expert {expert} was already answered for token {token}")]
@@ -68,6 +70,17 @@ impl CombineError {
             | Self::Duplicate { node, .. }
             | Self::Unrouted { node, .. } => Some(node),
             Self::Shape { .. } | Self::Missing { .. } => None,
+        }
+    }
+
+    /// The (expert, token) that it is about, if it is about one. A node may have answered several dispatches of one flight.
+    pub fn pair(&self) -> Option<Pair> {
+        match *self {
+            Self::NotFinite { expert, token, .. }
+            | Self::Duplicate { expert, token, .. }
+            | Self::Unrouted { expert, token, .. }
+            | Self::Missing { expert, token } => Some(Pair { expert, token }),
+            Self::Shape { .. } | Self::Malformed { .. } => None,
         }
     }
 }
@@ -180,7 +193,7 @@ fn slots<'a>(
             let bytes = answer.rows.row(i);
             let row = if answer.rows.format == RowFormat::Bf16 { Row::Bf16(bytes) } else { Row::F32(bytes) };
             if !row.is_finite() {
-                return Err(CombineError::NotFinite { node: node(), expert });
+                return Err(CombineError::NotFinite { node: node(), expert, token });
             }
             if slot.replace(row).is_some() {
                 return Err(CombineError::Duplicate { node: node(), token, expert });

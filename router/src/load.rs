@@ -31,6 +31,11 @@ impl ExpertLoad {
         let Some(&(rate, at)) = self.rates.get(&expert) else { return 0.0 };
         rate * exp(-now.saturating_sub(at).as_secs_f32() / self.memory.as_secs_f32())
     }
+
+    /// Tokens a second of all experts around `now`.
+    pub fn rates(&self, now: Duration) -> BTreeMap<ExpertId, f32> {
+        self.rates.keys().map(|&expert| (expert, self.rate(expert, now))).collect()
+    }
 }
 
 #[cfg(test)]

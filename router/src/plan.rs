@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{ClusterView, Epoch, ExpertBatch, ExpertId, ExpertWork, ModelId, NodeId, Routing, Rows, placement::rescue};
+use crate::peers::units;
+use crate::placement::rescue;
+use crate::{ClusterView, Epoch, ExpertBatch, ExpertId, ExpertWork, ModelId, NodeId, Routing, Rows};
 
 /// One unit of a layer's work: `expert` computes `token`'s row. Orders by expert, then token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +105,23 @@ pub fn plan(
     replan(layer, routing.pairs(), view, avoid)
 }
 
+/// Seconds a unit of work takes at a node ([`crate::peers::units`]). One that is left out is as fast as the others together.
+pub type Costs = BTreeMap<NodeId, f64>;
+
+/// Plans as [`plan`] does, but an expert goes to the holder that would be done first by `costs`.
+///
+/// # Errors
+/// [`PlanError::NoHolder`] with all experts that nobody holds.
+pub fn plan_by(
+    layer: u32,
+    routing: &Routing,
+    view: &ClusterView,
+    avoid: &BTreeSet<NodeId>,
+    costs: &Costs,
+) -> Result<DispatchPlan, PlanError> {
+    distribute(layer, routing.pairs(), view, avoid, costs)
+}
+
 /// Plans the `missing` pairs alone, as [`plan`] does all; a pair listed twice counts once.
 ///
 /// # Errors
@@ -113,6 +132,17 @@ pub fn replan(
     view: &ClusterView,
     avoid: &BTreeSet<NodeId>,
 ) -> Result<DispatchPlan, PlanError> {
+    distribute(layer, missing, view, avoid, &Costs::new())
+}
+
+fn distribute(
+    layer: u32,
+    missing: impl IntoIterator<Item = Pair>,
+    view: &ClusterView,
+    avoid: &BTreeSet<NodeId>,
+    costs: &Costs,
+) -> Result<DispatchPlan, PlanError> {
+    let usual = costs.values().sum::<f64>() / costs.len().max(1) as f64;
     let mut tokens = BTreeMap::<u32, Vec<u32>>::new();
     for pair in BTreeSet::from_iter(missing) {
         tokens.entry(pair.expert).or_default().push(pair.token);
@@ -125,8 +155,11 @@ pub fn replan(
     for expert in by_rows {
         let holders = holders(view, ExpertId::new(layer, expert), avoid);
         let Some(node) = holders.into_iter().min_by_key(|&id| {
-            let load = nodes.get(id);
-            (load.map_or(0, |l| l.rows), load.map_or(0, |l| l.experts.len()), id)
+            let (rows, experts) = nodes.get(id).map_or((0, 0), |l| (l.rows, l.experts.len()));
+            let cost = costs.get(id).copied().unwrap_or(usual);
+            let done = units(rows + tokens[&expert].len(), experts + 1) * cost;
+            // Without costs all are done at once, and the fewest rows decide. Positive floats order as their bits.
+            (done.to_bits(), rows, experts, id)
         }) else {
             experts.push(expert);
             continue;
@@ -220,6 +253,19 @@ mod tests {
         assert_eq!(nodes(&plan), [("a", vec![1]), ("b", vec![0, 2])]);
         assert_eq!(plan.dispatches[1].tokens, [0, 1]);
         assert_eq!(plan.dispatches[1].work[1].rows, [1]);
+    }
+
+    #[test]
+    fn a_fast_node_gets_more_and_an_unknown_one_its_share() {
+        let all: &[&str] = &["a", "b", "c"];
+        let experts: Vec<_> = (0..9).map(|e| (e, all)).collect();
+        let view = view(all, &experts);
+        let logits: Vec<f32> = (0..9 * 9).map(|i| if i / 9 == i % 9 { 1.0 } else { 0.0 }).collect();
+        let routing = crate::gate(&logits, 9, 1, crate::GateWeights::Renormalised).unwrap();
+        let costs = Costs::from([("a".into(), 0.001), ("b".into(), 0.004)]);
+        let plan = plan_by(0, &routing, &view, &BTreeSet::new(), &costs).unwrap();
+        let shares: Vec<_> = nodes(&plan).into_iter().map(|(node, experts)| (node, experts.len())).collect();
+        assert_eq!(shares, [("a", 7), ("c", 2)], "b is done later with its first than a with its last");
     }
 
     #[test]

@@ -26,7 +26,16 @@ pub(crate) fn routing(seed: u64, rows: usize, experts: usize, k: usize) -> Routi
 pub(crate) fn record(id: &str) -> NodeRecord {
     let profile = NumericProfile { contract: 1, weights: "00".into(), quantization: "f32".into() };
     let (addr, held) = (String::new(), BTreeSet::new());
-    NodeRecord { id: id.into(), addr, held, profile, capacity: u64::MAX, draining: false }
+    NodeRecord {
+        id: id.into(),
+        addr,
+        held,
+        profile,
+        capacity: u64::MAX,
+        speed: 0,
+        zone: String::new(),
+        draining: false,
+    }
 }
 
 /// Live nodes, and experts of layer 0 that are placed on and held by the nodes listed. Epoch 1.

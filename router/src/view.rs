@@ -19,7 +19,14 @@ pub struct NodeRecord {
     pub profile: NumericProfile,
     /// How many bytes of experts it may hold.
     pub capacity: u64,
+    /// Expert rows it computes in a second, as it measured; 0 when it did not.
+    #[serde(default)]
+    pub speed: u32,
+    /// What it shares its fate with (a rack, a building); replicas of one expert are spread over zones. May be empty.
+    #[serde(default)]
+    pub zone: String,
     /// Whether it is leaving: it still answers, but gets no new experts.
+    #[serde(default)]
     pub draining: bool,
 }
 

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import select
+import socket
 import struct
 import sys
 
@@ -217,6 +219,38 @@ def errors(client, model):
     error = refused(openai.NotFoundError, "model", ask(model="gpt-4o"))
     assert error.code == "model_not_found"
     chat(client, model)
+
+
+def retries(client, model):
+    """The queue is filled; the client is refused, waits as it is told, and is answered."""
+    base = client.base_url
+    body = json.dumps({"prompt": "Peru", "max_tokens": 1000, "ignore_eos": True, "stream": True}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    flood = []
+    # More than run and wait at once; the refusals say that the queue is full.
+    for _ in range(480):
+        flood.append(socket.create_connection((base.host, base.port)))
+        flood[-1].sendall(head.encode() + body)
+    refusal = None
+    while refusal is None:
+        readable, _, _ = select.select(flood, [], [], 60)
+        assert readable, "nobody was answered"
+        replies = [(one, one.recv(4096)) for one in readable]
+        refusal = next((reply for _, reply in replies if reply.startswith(b"HTTP/1.1 503")), None)
+    assert b"retry-after: " in refusal and b'"overloaded"' in refusal, refusal
+    seen = []
+
+    def look(response):
+        seen.append((response.status_code, response.headers.get("retry-after")))
+        for one in flood:
+            one.close()
+        flood.clear()
+
+    http = openai.DefaultHttpxClient(event_hooks={"response": [look]})
+    patient = OpenAI(base_url=base, api_key="none", max_retries=8, timeout=120, http_client=http)
+    answer = patient.completions.create(model=model, prompt="The capital of France is", temperature=0, max_tokens=2)
+    assert answer.choices[0].text == " Paris.", answer
+    assert seen[0][0] == 503 and int(seen[0][1]) >= 1 and seen[-1][0] == 200, seen
 
 
 def keys(client, model):

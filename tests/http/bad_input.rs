@@ -147,6 +147,18 @@ fn parameters_that_are_unknown_or_not_supported() {
     ] {
         refused(&server, CHAT, &chat(changes), None, Some(param));
     }
+    // What the form forbids cannot be left open.
+    let tool = json!([{"type": "function", "function": {"name": "f"}}]);
+    for (name, form) in
+        [("response_format", json!({"type": "json_object"})), ("structured_outputs", json!({"regex": "[a-z]"}))]
+    {
+        for choice in [Value::Null, json!("auto"), json!("required")] {
+            let changes = json!({name: form, "tools": tool, "tool_choice": choice});
+            refused(&server, CHAT, &chat(changes), None, Some(name));
+        }
+        let closed = json!({name: form, "tools": tool, "tool_choice": "none", "max_tokens": 8});
+        assert_eq!(server.post(CHAT, &chat(closed)).status, 200);
+    }
     // With their defaults they pass, as official clients may send them.
     let defaults = json!({"store": false, "service_tier": "auto", "modalities": ["text"], "functions": null, "top_k": -1, "seed": null});
     assert_eq!(server.post(CHAT, &chat(defaults)).status, 200);

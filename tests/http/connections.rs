@@ -139,6 +139,7 @@ fn a_reader_that_reads_nothing_is_cut_off_and_harms_nobody() {
     let mut read = Vec::new();
     _ = stream.read_to_end(&mut read);
     assert!(!String::from_utf8_lossy(&read).contains("[DONE]"), "it got everything: {} bytes", read.len());
+    until("nothing of it is left", || server.is_idle());
     still_answers(&server);
 }
 

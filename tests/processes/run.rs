@@ -88,6 +88,13 @@ impl Running {
         Self::spawn(shell, args, WATCHDOG)
     }
 
+    /// The same for a process that logs all that it and its libraries have to say.
+    pub(crate) fn start_logging_all(args: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "RUST_LOG=trace exec \"$0\" \"$@\"", PROGRAM]);
+        Self::spawn(shell, args, WATCHDOG)
+    }
+
     /// Starts `command`, which becomes `tramontane`, with `args`.
     fn spawn(mut command: Command, args: &[&str], limit: Duration) -> Self {
         let settings = std::env::vars_os().map(|(name, _)| name);

@@ -118,7 +118,8 @@ async fn start_nodes(model: &Model, setup: &Setup, compute: &Compute) -> (Stores
                 addr
             }
         };
-        let options = NodeOptions { id: id.clone(), addr: addr.clone(), capacity: u64::MAX, profile: profile.clone() };
+        let (capacity, zone) = (u64::MAX, String::new());
+        let options = NodeOptions { id: id.clone(), addr: addr.clone(), capacity, zone, profile: profile.clone() };
         let node = Node::join(options, store.clone(), &registry).await.expect("the node joins");
         following.spawn(node.follow());
         stores.insert(id.clone(), store);

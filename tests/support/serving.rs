@@ -13,12 +13,13 @@ use crate::run::{Outcome, Running};
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// How a server is started.
-const SERVE: [&str; 6] = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--json"];
+const SERVE: [&str; 4] = ["up", "--http", "127.0.0.1:0", "--json"];
 
 /// A server that is ready; it is killed when this is dropped.
 pub(crate) struct Serving {
     running: Running,
     addr: String,
+    grpc: Option<String>,
 }
 
 /// What came back.
@@ -41,6 +42,11 @@ impl Serving {
         Self::ready(Running::start_with_files(files, &SERVE))
     }
 
+    /// The same for a process with these settings, which logs everything.
+    pub(crate) fn start_logging_all(args: &[&str]) -> Self {
+        Self::ready(Running::start_logging_all(&[&SERVE, args].concat()))
+    }
+
     fn ready(mut running: Running) -> Self {
         let mut said = String::new();
         while !said.ends_with('\n') {
@@ -49,11 +55,17 @@ impl Serving {
         }
         let ready: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
         let addr = ready["http"].as_str().expect("an address").to_owned();
-        Self { running, addr }
+        let grpc = ready["grpc"].as_str().map(str::to_owned);
+        Self { running, addr, grpc }
     }
 
     pub(crate) fn addr(&self) -> &str {
         &self.addr
+    }
+
+    /// Where it serves gRPC, if it does.
+    pub(crate) fn grpc(&self) -> Option<&str> {
+        self.grpc.as_deref()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -62,10 +74,7 @@ impl Serving {
 
     /// A connection.
     pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.addr).expect("the server listens");
-        stream.set_read_timeout(Some(WATCHDOG)).expect("a timeout can be set");
-        stream.set_write_timeout(Some(WATCHDOG)).expect("a timeout can be set");
-        stream
+        connect(&self.addr)
     }
 
     /// Sends `bytes` on a connection of their own, and reads what comes until it is closed. What cannot be written any more is left.
@@ -108,6 +117,17 @@ impl Serving {
         reply.events()
     }
 
+    /// How the engine fares.
+    pub(crate) fn engine(&self) -> Value {
+        self.get("/version").json()["engine"].clone()
+    }
+
+    /// Whether no sequence runs or waits, and none holds a KV block.
+    pub(crate) fn is_idle(&self) -> bool {
+        let engine = self.engine();
+        ["running", "waiting", "kv_used"].iter().all(|count| engine[count] == 0)
+    }
+
     /// Sends the process a signal.
     pub(crate) fn signal(&self, name: &str) {
         let sent = std::process::Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
@@ -136,6 +156,14 @@ impl Reply {
         let data = events.into_iter().filter_map(|event| event.strip_prefix("data: "));
         data.map(|data| serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {data}"))).collect()
     }
+}
+
+/// A connection to `addr`.
+pub(crate) fn connect(addr: &str) -> TcpStream {
+    let stream = TcpStream::connect(addr).expect("the server listens");
+    stream.set_read_timeout(Some(WATCHDOG)).expect("a timeout can be set");
+    stream.set_write_timeout(Some(WATCHDOG)).expect("a timeout can be set");
+    stream
 }
 
 /// Reads a reply whose connection is closed after it; status 0 when nothing came.

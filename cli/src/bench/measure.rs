@@ -35,6 +35,8 @@ pub(super) struct Samples {
     pub(super) read: Vec<f64>,
     /// Each other engine's, in the order of the programs; empty where it cannot do the case.
     pub(super) theirs: Vec<Vec<f64>>,
+    /// What the memory gave around each of theirs, likewise.
+    pub(super) their_read: Vec<Vec<f64>>,
 }
 
 impl Engine {
@@ -85,19 +87,22 @@ pub(super) fn measure(
     repeats: usize,
     reader: Option<&Reader>,
 ) -> anyhow::Result<Vec<Samples>> {
-    let empty = Samples { theirs: vec![Vec::new(); others.programs.len()], ..Samples::default() };
+    let none = vec![Vec::new(); others.programs.len()];
+    let empty = Samples { theirs: none.clone(), their_read: none, ..Samples::default() };
     let mut samples = vec![empty; cases.len()];
     let progress = Progress::start("measuring", (repeats * cases.len()) as u64);
     for round in 0..repeats {
         for (at, (case, samples)) in cases.iter().zip(&mut samples).enumerate() {
             let reader = reader.filter(|_| matches!(case.work, Work::Decode { sequences: 1, .. }));
-            let before = reader.map(Reader::pass);
-            samples.ours.push(engine.time(case)?);
-            let after = reader.map(Reader::pass);
-            samples.read.extend(before.zip(after).map(|(before, after)| f64::midpoint(before, after)));
+            let (ours, read) = beside(reader, || engine.time(case))?;
+            samples.ours.push(ours);
+            samples.read.extend(read);
             if let Some(given) = &others.given {
-                for (program, theirs) in others.programs.iter().zip(&mut samples.theirs) {
-                    theirs.extend(program.measure(given, case.work)?);
+                let theirs = samples.theirs.iter_mut().zip(&mut samples.their_read);
+                for (program, (theirs, their_read)) in others.programs.iter().zip(theirs) {
+                    let (rate, read) = beside(reader, || program.measure(given, case.work))?;
+                    their_read.extend(read.filter(|_| rate.is_some()));
+                    theirs.extend(rate);
                 }
             }
             tracing::info!(round, case = case.work.name(), tokens_per_second = samples.ours.last(), "measured");
@@ -105,4 +110,12 @@ pub(super) fn measure(
         }
     }
     Ok(samples)
+}
+
+/// What `work` brings, and what the memory gave around it: the mean of a pass before and a pass after.
+fn beside<T, E>(reader: Option<&Reader>, work: impl FnOnce() -> Result<T, E>) -> Result<(T, Option<f64>), E> {
+    let before = reader.map(Reader::pass);
+    let done = work()?;
+    let after = reader.map(Reader::pass);
+    Ok((done, before.zip(after).map(|(before, after)| f64::midpoint(before, after))))
 }

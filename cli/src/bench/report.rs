@@ -107,6 +107,9 @@ pub(super) struct OtherReport {
     samples: Vec<f64>,
     /// Ours ÷ theirs: the medians' ratio, and the ends of the rounds' ratios.
     ratio: Summary,
+    /// The rounds' ratios, each side divided by what the memory gave around it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio_by_bandwidth: Option<Summary>,
 }
 
 /// What costs are reckoned from.
@@ -129,8 +132,7 @@ impl Sizes<'_> {
                 let weight_bytes_per_token = self.weights.decode_bytes();
                 let kv_bytes_per_token = kv_bytes(self.config, self.kv_type, depth, tokens);
                 let gigabytes = |rate: f64| (weight_bytes_per_token + kv_bytes_per_token) * rate / 1e9;
-                let rounds = samples.ours.iter().zip(&samples.read);
-                let shares: Vec<f64> = rounds.map(|(&rate, read)| gigabytes(rate) / read).collect();
+                let shares: Vec<f64> = shares(&samples.ours, &samples.read).into_iter().map(gigabytes).collect();
                 Some(Cost::Decode {
                     weight_bytes_per_token,
                     kv_bytes_per_token,
@@ -143,15 +145,23 @@ impl Sizes<'_> {
     }
 }
 
+/// Tokens for each 10⁹ bytes that the memory gave: rates beside the bandwidth around them.
+fn shares(rates: &[f64], read: &[f64]) -> Vec<f64> {
+    rates.iter().zip(read).map(|(rate, read)| rate / read).collect()
+}
+
 /// Of one case; `labels` are the other engines'. `None` when there are no samples of ours.
 pub(super) fn case(case: &Case, samples: &Samples, labels: &[&str], sizes: &Sizes<'_>) -> Option<CaseReport> {
     let tokens_per_second = Summary::of(&samples.ours)?;
-    let other = |(label, theirs): (&&str, &Vec<f64>)| {
+    let other = |(label, (theirs, their_read)): (&&str, (&Vec<f64>, &Vec<f64>))| {
+        let (ours, theirs_shares) = (shares(&samples.ours, &samples.read), shares(theirs, their_read));
+        let rounds: Vec<f64> = ours.iter().zip(&theirs_shares).map(|(ours, theirs)| ours / theirs).collect();
         Some(OtherReport {
             label: (*label).to_owned(),
             tokens_per_second: Summary::of(theirs)?,
             samples: theirs.clone(),
             ratio: ratio(&samples.ours, theirs)?,
+            ratio_by_bandwidth: Summary::of(&rounds),
         })
     };
     let work = case.work;
@@ -163,7 +173,7 @@ pub(super) fn case(case: &Case, samples: &Samples, labels: &[&str], sizes: &Size
         tokens_per_second,
         samples: samples.ours.clone(),
         cost: sizes.cost(work, samples, tokens_per_second.median),
-        others: labels.iter().zip(&samples.theirs).filter_map(other).collect(),
+        others: labels.iter().zip(samples.theirs.iter().zip(&samples.their_read)).filter_map(other).collect(),
     })
 }
 
@@ -179,12 +189,18 @@ pub(super) fn table(report: &Report) -> String {
     if report.cases.iter().any(|case| !case.others.is_empty()) {
         let columns = ("CASE", "OTHER ENGINE", "TOKENS/S", "OURS/THEIRS", "MIN", "MAX");
         let (case, other, rate, ratio, min, max) = columns;
-        line(&mut text, format_args!("\n{case:<14}  {other:<20}  {rate:>10}  {ratio:>11}  {min:>7}  {max:>7}"));
+        let head = format_args!("\n{case:<14}  {other:<20}  {rate:>10}  {ratio:>11}  {min:>7}  {max:>7}  BY BANDWIDTH");
+        line(&mut text, head);
     }
     for (case, other) in report.cases.iter().flat_map(|case| case.others.iter().map(move |other| (case, other))) {
         let (name, label, rate) = (&case.case, &other.label, other.tokens_per_second.median);
         let Summary { median, min, max } = other.ratio;
-        line(&mut text, format_args!("{name:<14}  {label:<20}  {rate:>10.2}  {median:>11.3}  {min:>7.3}  {max:>7.3}"));
+        let by_bandwidth = other
+            .ratio_by_bandwidth
+            .map_or_else(String::new, |Summary { median, min, max }| format!("  {median:.3} ({min:.3} to {max:.3})"));
+        let row =
+            format_args!("{name:<14}  {label:<20}  {rate:>10.2}  {median:>11.3}  {min:>7.3}  {max:>7.3}{by_bandwidth}");
+        line(&mut text, row);
     }
     text
 }
@@ -264,7 +280,12 @@ mod tests {
         let plan = plan(&work, config.context).expect("it fits");
         let theirs = [vec![2.0], vec![2.0], vec![]];
         let of = |(of, theirs): (&Case, &Vec<f64>)| {
-            let samples = Samples { ours: vec![3.0], read: read.to_vec(), theirs: vec![theirs.clone()] };
+            let samples = Samples {
+                ours: vec![3.0],
+                read: read.to_vec(),
+                theirs: vec![theirs.clone()],
+                their_read: vec![read.to_vec()],
+            };
             case(of, &samples, &["other"], &sizes).expect("it has samples")
         };
         (plan.cases.iter().zip(&theirs).map(of).collect(), weights)

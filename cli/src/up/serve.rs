@@ -1,17 +1,19 @@
 //! Serving: the front door on an engine, from the first connection to the last answer.
 
+use std::future::pending;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tramontane_cluster::engine::{Engine, InProcessEngine};
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::grpc::{GrpcServer, Health};
@@ -28,13 +30,30 @@ use crate::output;
 pub(crate) struct Door {
     gateway: Arc<Gateway>,
     addr: SocketAddr,
-    grpc_addr: SocketAddr,
-    health: Health,
     keys: bool,
     json: bool,
     stop: watch::Sender<bool>,
     served: JoinHandle<()>,
-    grpc_served: JoinHandle<anyhow::Result<()>>,
+    grpc: Option<GrpcDoor>,
+}
+
+/// The same for gRPC, where it was asked for.
+struct GrpcDoor {
+    addr: SocketAddr,
+    health: Health,
+    served: JoinHandle<std::io::Result<()>>,
+}
+
+/// How long clients over gRPC may keep their connections when all calls have ended.
+const GRPC_CLOSING: Duration = Duration::from_secs(5);
+
+impl GrpcDoor {
+    async fn open(addr: SocketAddr, gateway: Arc<Gateway>, stopped: watch::Receiver<bool>) -> anyhow::Result<Self> {
+        let listener = bind(addr).with_context(|| format!("cannot listen on {addr}"))?;
+        let addr = listener.local_addr()?;
+        let server = GrpcServer::new(listener, gateway, stopped).await?;
+        Ok(Self { addr, health: server.health(), served: tokio::spawn(server.run()) })
+    }
 }
 
 impl Door {
@@ -42,7 +61,8 @@ impl Door {
     pub(crate) async fn open(args: &UpArgs) -> anyhow::Result<Self> {
         let ServeArgs { http, grpc, api_keys_file, insecure } = &args.serve;
         let keys = api_keys_file.as_deref().map(read_keys).transpose()?;
-        for (flag, addr) in [("--http", http), ("--grpc", grpc)] {
+        for (flag, addr) in [("--http", Some(http)), ("--grpc", grpc.as_ref())] {
+            let Some(addr) = addr else { continue };
             if !addr.ip().is_loopback() && keys.is_none() && !insecure {
                 bail!(
                     "{flag} {addr}: others can reach this address; give --api-keys-file, or --insecure if that is meant"
@@ -53,26 +73,32 @@ impl Door {
         let gateway = Gateway::new(keys);
         let listener: TcpListener = bind(*http).with_context(|| format!("cannot listen on {http}"))?;
         let addr = listener.local_addr()?;
-        let grpc_listener = bind(*grpc).with_context(|| format!("cannot listen on {grpc}"))?;
-        let grpc_addr = grpc_listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let served = tokio::spawn(serve(listener, routes(&gateway), Timeouts::default(), stopped.clone()));
-        let grpc_server = GrpcServer::new(grpc_listener, gateway.clone(), stopped).await?;
-        let health = grpc_server.health();
-        let grpc_served = tokio::spawn(async { grpc_server.run().await.map_err(anyhow::Error::from) });
+        let grpc = match grpc {
+            Some(addr) => Some(GrpcDoor::open(*addr, gateway.clone(), stopped).await?),
+            None => None,
+        };
         let (keys, json) = (with_keys, args.prompt.json);
-        Ok(Self { gateway, addr, grpc_addr, health, keys, json, stop, served, grpc_served })
+        Ok(Self { gateway, addr, keys, json, stop, served, grpc })
     }
 
     /// Serves `model` on `engine` until a signal comes, then lets what runs end.
-    pub(crate) async fn serve(self, model: &Model, engine: InProcessEngine) -> anyhow::Result<()> {
+    pub(crate) async fn serve(mut self, model: &Model, engine: InProcessEngine) -> anyhow::Result<()> {
         self.gateway.open(Arc::new(front_door(model, engine.clone())?));
         // Until now a signal ended the process, for nothing was running.
         let mut signals = Signals::new()?;
-        self.health.ready().await;
+        if let Some(grpc) = &self.grpc {
+            grpc.health.ready().await;
+        }
         self.announce(model)?;
-        signals.next().await;
-        self.health.leaving().await;
+        tokio::select! {
+            _ = signals.next() => {}
+            why = grpc_ended(&mut self.grpc) => return Err(why),
+        }
+        if let Some(grpc) = &self.grpc {
+            grpc.health.leaving().await;
+        }
         engine.drain();
         if self.gateway.in_flight() > 0 {
             eprintln!("tramontane: finishing what runs; once more to stop at once");
@@ -83,26 +109,41 @@ impl Door {
         }
         _ = self.stop.send(true);
         tokio::select! {
-            ended = async { tokio::try_join!(self.served, self.grpc_served) } => ended.context("the front door")?.1,
+            ended = self.served => ended.context("the front door")?,
+            () = signals.next() => return Ok(()),
+        }
+        let Some(grpc) = self.grpc else { return Ok(()) };
+        tokio::select! {
+            // Whoever holds a connection open without a call does not hold the process.
+            ended = timeout(GRPC_CLOSING, grpc.served) => ended.map_or(Ok(()), |ended| Ok(ended.context("the gRPC server")??)),
             () = signals.next() => Ok(()),
         }
     }
 
     /// Says where it serves: on stderr for people, with `--json` on stdout for programs.
     fn announce(&self, model: &Model) -> anyhow::Result<()> {
-        let (addr, grpc_addr) = (self.addr, self.grpc_addr);
+        let addr = self.addr;
+        let grpc = self.grpc.as_ref().map(|grpc| grpc.addr.to_string());
+        let beside = grpc.as_ref().map_or_else(String::new, |addr| format!(" and, for gRPC, on {addr}"));
         let key = if self.keys { " -H \"authorization: Bearer $KEY\"" } else { "" };
         eprintln!(
-            "{} is ready on http://{addr}/v1 and, for gRPC, {grpc_addr}; Ctrl-C stops it. Try:\n\n  curl http://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n",
+            "{} is ready on http://{addr}/v1{beside}; Ctrl-C stops it. Try:\n\n  curl http://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n",
             model.id
         );
         if self.json {
-            output::out(&format!(
-                "{}\n",
-                json!({"model": model.id.as_str(), "http": addr.to_string(), "grpc": grpc_addr.to_string()})
-            ))?;
+            output::out(&format!("{}\n", json!({"model": model.id.as_str(), "http": addr.to_string(), "grpc": grpc})))?;
         }
         Ok(())
+    }
+}
+
+/// Waits for the gRPC server to end by itself, which it should not; for ever where there is none.
+async fn grpc_ended(grpc: &mut Option<GrpcDoor>) -> anyhow::Error {
+    let Some(grpc) = grpc else { return pending().await };
+    match (&mut grpc.served).await {
+        Ok(Ok(())) => anyhow!("the gRPC server has ended"),
+        Ok(Err(error)) => anyhow::Error::from(error).context("the gRPC server"),
+        Err(error) => anyhow::Error::from(error).context("the gRPC server"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tramontane_router::{ExpertBatch, ExpertRows, NodeId};
+use tramontane_router::{ClusterView, ExpertBatch, ExpertId, ExpertRows, NodeId};
 
 use super::{
     Completion, DispatchId, Exchange, ExchangeError, ExpertServer, MAX_IN_FLIGHT, ServeError, check_answer, check_batch,
@@ -25,6 +25,8 @@ struct Waiting {
     dispatch: DispatchId,
     node: NodeId,
     work: Result<ExpertBatch, ExchangeError>,
+    /// Experts to load first.
+    load: Vec<ExpertId>,
 }
 
 impl InProcessExchange {
@@ -33,11 +35,24 @@ impl InProcessExchange {
         Self { nodes, waiting: VecDeque::new(), next_id: 0 }
     }
 
-    fn compute(&self, node: &NodeId, batch: &ExpertBatch) -> Result<ExpertRows, ExchangeError> {
+    fn enqueue(&mut self, node: &NodeId, batch: ExpertBatch, load: Vec<ExpertId>) -> DispatchId {
+        let dispatch = DispatchId(self.next_id);
+        self.next_id += 1;
+        let there = self.waiting.iter().filter(|w| w.node == *node && w.work.is_ok()).count();
+        let work =
+            if there < MAX_IN_FLIGHT { Ok(batch) } else { Err(ExchangeError::Overloaded { node: node.clone() }) };
+        self.waiting.push_back(Waiting { dispatch, node: node.clone(), work, load });
+        dispatch
+    }
+
+    fn compute(&self, node: &NodeId, batch: &ExpertBatch, load: &[ExpertId]) -> Result<ExpertRows, ExchangeError> {
         let server = self.nodes.get(node).ok_or_else(|| ExchangeError::NodeGone {
             node: node.clone(),
             why: "no such node in this process".into(),
         })?;
+        if !load.is_empty() {
+            server.ensure_held(&batch.model, load).map_err(|error| error.at(node))?;
+        }
         answer(server.as_ref(), batch).map_err(|error| error.at(node))
     }
 }
@@ -53,19 +68,20 @@ fn answer(server: &dyn ExpertServer, batch: &ExpertBatch) -> Result<ExpertRows, 
 
 impl Exchange for InProcessExchange {
     fn submit(&mut self, node: &NodeId, batch: ExpertBatch) -> DispatchId {
-        let dispatch = DispatchId(self.next_id);
-        self.next_id += 1;
-        let there = self.waiting.iter().filter(|w| w.node == *node && w.work.is_ok()).count();
-        let work =
-            if there < MAX_IN_FLIGHT { Ok(batch) } else { Err(ExchangeError::Overloaded { node: node.clone() }) };
-        self.waiting.push_back(Waiting { dispatch, node: node.clone(), work });
-        dispatch
+        self.enqueue(node, batch, Vec::new())
     }
+
+    fn rescue(&mut self, node: &NodeId, batch: ExpertBatch, experts: Vec<ExpertId>) -> DispatchId {
+        self.enqueue(node, batch, experts)
+    }
+
+    /// Nodes of one process neither come nor go.
+    fn follow(&mut self, _: &ClusterView) {}
 
     /// Computes the oldest dispatch, here and now, whatever the deadline says.
     fn next(&mut self, _deadline: Instant) -> Option<Completion> {
-        let Waiting { dispatch, node, work } = self.waiting.pop_front()?;
-        let result = work.and_then(|batch| self.compute(&node, &batch));
+        let Waiting { dispatch, node, work, load } = self.waiting.pop_front()?;
+        let result = work.and_then(|batch| self.compute(&node, &batch, &load));
         Some(Completion { dispatch, node, result })
     }
 

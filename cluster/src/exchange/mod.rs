@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
-use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, NodeId};
+use tramontane_router::{ClusterView, ExpertBatch, ExpertId, ExpertRows, ModelId, NodeId};
 
 pub use check::{MAX_ANSWERS, MAX_PAYLOAD, MAX_ROWS, MAX_WIDTH, check_answer, check_batch};
 pub use in_process::InProcessExchange;
@@ -51,6 +51,13 @@ pub trait Exchange: Send {
     /// dispatch that is not cancelled completes exactly once. A node takes [`MAX_IN_FLIGHT`] batches at a time (over
     /// gRPC as many again wait on this side); what comes over that completes as `Overloaded`.
     fn submit(&mut self, node: &NodeId, batch: ExpertBatch) -> DispatchId;
+
+    /// Has `node` load `experts` of the batch's model, then does as [`Exchange::submit`]. Completes with
+    /// [`ExchangeError::NotHeld`] when it cannot load one.
+    fn rescue(&mut self, node: &NodeId, batch: ExpertBatch, experts: Vec<ExpertId>) -> DispatchId;
+
+    /// Follows who is in the cluster, and where. What is in flight to a node that left goes on.
+    fn follow(&mut self, view: &ClusterView);
 
     /// The next completion, in any order; `None` when `deadline` has passed without one. A deadline in the past takes
     /// what is there without waiting.

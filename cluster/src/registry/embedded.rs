@@ -6,10 +6,12 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending, ready};
 use tokio::sync::watch;
-use tramontane_router::placement::Placement;
-use tramontane_router::{ClusterView, Epoch, ModelId, NodeId, NodeRecord, NumericProfile};
+use tramontane_router::placement::{Placement, follows};
+use tramontane_router::{ClusterView, ModelId, NodeId, NodeRecord, NumericProfile};
 
-use super::{Accepted, Lease, MAX_NAME, MAX_NODES, Registry, RegistryError, Watch};
+use super::{
+    Accepted, Health, Leadership, Lease, Registry, RegistryError, Unopposed, Watch, nothing_to_restore, rules,
+};
 
 /// A registry that lives as long as it, or a lease of it, is held.
 pub struct EmbeddedRegistry {
@@ -47,6 +49,18 @@ impl Registry for EmbeddedRegistry {
     fn propose(&self, placement: Placement) -> BoxFuture<'_, Result<Accepted, RegistryError>> {
         ready(self.shared.change(|shared, view| shared.accept(view, placement))).boxed()
     }
+
+    fn lead(&self, _: &str) -> BoxFuture<'_, Result<Box<dyn Leadership>, RegistryError>> {
+        ready(Ok(Box::new(Unopposed) as Box<dyn Leadership>)).boxed()
+    }
+
+    fn restore(&self) -> BoxFuture<'_, Result<Accepted, RegistryError>> {
+        ready(Err(nothing_to_restore())).boxed()
+    }
+
+    fn health(&self) -> Health {
+        Health::Connected
+    }
 }
 
 impl Shared {
@@ -65,45 +79,22 @@ impl Shared {
     }
 
     fn admit(&self, view: &mut ClusterView, record: NodeRecord) -> Result<(), RegistryError> {
-        let name = record.id.as_str();
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(refused(&record.id, format!("its name has {} bytes, not 1 to {MAX_NAME}", name.len())));
-        }
-        if view.nodes.len() >= MAX_NODES {
-            return Err(refused(&record.id, format!("the cluster has {MAX_NODES} nodes already")));
-        }
-        if let Some(difference) = self.profile.difference(&record.profile) {
-            return Err(refused(&record.id, difference));
-        }
+        rules::admit(&self.profile, view.nodes.len(), &record)?;
         match view.nodes.entry(record.id.clone()) {
             Entry::Vacant(place) => {
                 place.insert(record);
                 Ok(())
             }
-            Entry::Occupied(_) => Err(refused(&record.id, "a node of this name is in the cluster".into())),
+            Entry::Occupied(_) => Err(rules::taken(&record.id)),
         }
     }
 
     fn accept(&self, view: &mut ClusterView, placement: Placement) -> Result<Accepted, RegistryError> {
-        let (epoch, current) = (placement.epoch, view.placement.as_ref().map_or(Epoch(0), |p| p.epoch));
-        let refused = |why| Err(RegistryError::Refused { what: format!("placement {epoch}"), why });
-        if placement.model != self.model {
-            return refused(format!("it places {}, the cluster serves {}", placement.model, self.model));
-        }
-        if placement.parent != current {
-            return Err(RegistryError::Fenced { current });
-        }
-        // Compared without adding: the epoch came from outside.
-        if epoch.0.checked_sub(1) != Some(current.0) {
-            return refused(format!("its epoch does not follow its parent's, {current}"));
-        }
+        let epoch = placement.epoch;
+        follows(&self.model, view.placement.as_ref(), &placement).map_err(|denied| rules::denied(epoch, denied))?;
         view.placement = Some(placement);
         Ok(Accepted { epoch })
     }
-}
-
-fn refused(node: &NodeId, why: String) -> RegistryError {
-    RegistryError::Refused { what: format!("node {node}"), why }
 }
 
 struct EmbeddedLease {
@@ -114,12 +105,7 @@ struct EmbeddedLease {
 impl Lease for EmbeddedLease {
     fn update(&self, record: NodeRecord) -> BoxFuture<'_, Result<(), RegistryError>> {
         let updated = self.shared.change(|shared, view| {
-            if record.id != self.node {
-                return Err(refused(&self.node, format!("it cannot become {}", record.id)));
-            }
-            if let Some(difference) = shared.profile.difference(&record.profile) {
-                return Err(refused(&self.node, difference));
-            }
+            rules::renew(&shared.profile, &self.node, &record)?;
             view.nodes.insert(record.id.clone(), record);
             Ok(())
         });

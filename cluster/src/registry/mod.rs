@@ -2,13 +2,16 @@
 //! (the placement, fenced by its parent's epoch). Everybody watches the two as one [`ClusterView`].
 
 mod embedded;
+pub mod etcd;
+mod rules;
 pub mod served;
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
+use futures::FutureExt;
+use futures::future::{BoxFuture, pending};
 use tokio::sync::watch;
-use tramontane_router::placement::Placement;
+use tramontane_router::placement::{Placement, WentBack};
 use tramontane_router::{ClusterView, Epoch, NodeRecord};
 
 pub use embedded::EmbeddedRegistry;
@@ -33,8 +36,57 @@ pub trait Registry: Send + Sync {
     /// Makes `placement` the current one, if its parent is; the first has the parent `Epoch(0)`.
     ///
     /// # Errors
-    /// [`RegistryError::Fenced`], [`RegistryError::Refused`] or [`RegistryError::Lost`].
+    /// [`RegistryError`], each kind of it.
     fn propose(&self, placement: Placement) -> BoxFuture<'_, Result<Accepted, RegistryError>>;
+
+    /// Waits until this process, which calls itself `name`, leads the cluster. It leads while what comes back is held and
+    /// not lost: where several processes could, a registry takes proposals of the leader only.
+    ///
+    /// # Errors
+    /// [`RegistryError::Refused`] where `name` may not lead.
+    fn lead(&self, name: &str) -> BoxFuture<'_, Result<Box<dyn Leadership>, RegistryError>>;
+
+    /// Writes the newest placement seen as one that follows it, over an older one that the registry has come back with.
+    ///
+    /// # Errors
+    /// [`RegistryError::Refused`] when the registry has not gone back; else as [`Registry::propose`].
+    fn restore(&self) -> BoxFuture<'_, Result<Accepted, RegistryError>>;
+
+    /// How it stands with the registry right now.
+    fn health(&self) -> Health;
+}
+
+/// How it stands with a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Views are as new as they can be.
+    Connected,
+    /// Nobody answers there: the last view stands, and changes wait.
+    Disconnected {
+        /// What broke.
+        why: String,
+    },
+    /// It shows an older placement than it did, which is not taken.
+    WentBack(WentBack),
+}
+
+/// A leadership; it ends when this is dropped.
+pub trait Leadership: Send + Sync {
+    /// Completes when it is lost although it is held.
+    fn lost(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Leadership where nobody else can lead.
+struct Unopposed;
+
+impl Leadership for Unopposed {
+    fn lost(&self) -> BoxFuture<'_, ()> {
+        pending().boxed()
+    }
+}
+
+fn nothing_to_restore() -> RegistryError {
+    RegistryError::Refused { what: "restore".into(), why: "the registry has not gone back".into() }
 }
 
 /// A node's place in the cluster; it leaves when this is dropped.
@@ -65,6 +117,12 @@ pub enum RegistryError {
     Fenced {
         /// The current placement's epoch.
         current: Epoch,
+    },
+    /// Campaign again ([`Registry::lead`]), and decide anew.
+    #[error("not the leader: {why}")]
+    NotLeader {
+        /// Who is, or that nobody is.
+        why: String,
     },
     /// Do not try again unchanged: tell the operator.
     #[error("{what} refused: {why}")]

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tramontane_cluster::exchange::grpc::GrpcExchange;
+use tramontane_cluster::exchange::grpc::{GrpcExchange, seal_reply, seal_request};
 use tramontane_cluster::exchange::{Exchange, ExchangeError};
 use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::experts_client::ExpertsClient;
@@ -30,7 +30,7 @@ impl Experts for Rubbish {
         request: Request<Streaming<pb::DispatchRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let answer = self.answer;
-        Ok(Response::new(request.into_inner().map_ok(move |request| answer(request.sequence)).boxed()))
+        Ok(Response::new(request.into_inner().map_ok(move |request| seal_reply(answer(request.sequence))).boxed()))
     }
 
     async fn ensure_held(&self, _: Request<pb::EnsureHeldRequest>) -> Result<Response<pb::EnsureHeldReply>, Status> {
@@ -58,7 +58,7 @@ fn rows(sequence: u64, width: u32, payload: &'static [u8]) -> pb::DispatchReply 
     let head = Some(pb::AnswerHead { format: pb::RowFormat::F32.into(), width, rows: 1 });
     let chunk = Some(pb::Chunk { index: 0, last: true, payload: payload.into() });
     let answer = Some(pb::dispatch_reply::Answer::Rows(pb::AnswerRows { head, chunk }));
-    pb::DispatchReply { sequence, answer }
+    pb::DispatchReply { sequence, answer, seal: 0 }
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn answers_that_make_no_sense_are_corrupt() {
         |sequence| rows(sequence, 2, b"too wide"),
         |sequence| rows(sequence, 1, b"too long"),
         |sequence| rows(sequence, 1, b"odd"),
-        |sequence| pb::DispatchReply { sequence, answer: None },
+        |sequence| pb::DispatchReply { sequence, answer: None, seal: 0 },
     ];
     for answer in rubbish {
         let result = result_of(answer);
@@ -82,12 +82,16 @@ fn a_node_that_answers_what_was_not_asked_is_gone() {
         |sequence| rows(sequence + 1, 1, b"good"),
         |sequence| {
             let error = pb::DispatchError { code: 3, expert: None, message: String::new() };
-            pb::DispatchReply { sequence: sequence + 1, answer: Some(pb::dispatch_reply::Answer::Error(error)) }
+            pb::DispatchReply {
+                sequence: sequence + 1,
+                answer: Some(pb::dispatch_reply::Answer::Error(error)),
+                seal: 0,
+            }
         },
         |sequence| {
             let chunk = Some(pb::Chunk { index: 1, last: true, payload: b"good".as_slice().into() });
             let answer = Some(pb::dispatch_reply::Answer::Rows(pb::AnswerRows { head: None, chunk }));
-            pb::DispatchReply { sequence, answer }
+            pb::DispatchReply { sequence, answer, seal: 0 }
         },
     ];
     for answer in rubbish {
@@ -99,7 +103,7 @@ fn a_node_that_answers_what_was_not_asked_is_gone() {
 #[test]
 fn a_node_ends_a_stream_whose_chunks_are_mixed_up() {
     let server = GrpcNode::start(std::sync::Arc::new(TestNode::holding([0])), profile(), "127.0.0.1:0");
-    let headless = pb::DispatchRequest { sequence: 1, head: None, chunk: None };
+    let headless = seal_request(pb::DispatchRequest { sequence: 1, head: None, chunk: None, seal: 0 });
     let ended = runtime().block_on(async {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.addr)).expect("an address");
         let mut client = ExpertsClient::new(endpoint.connect().await.expect("a node"));

@@ -118,6 +118,12 @@ macro_rules! conformance {
                 super::$name(&client).await;
             })*
         }
+        mod etcd {
+            $(#[tokio::test] async fn $name() {
+                let (registry, _leadership, _etcd) = crate::in_etcd().await;
+                super::$name(&registry).await;
+            })*
+        }
     };
 }
 

@@ -1,6 +1,8 @@
-//! The registry's conformance suite, run by every implementation; then what only the served one can do.
+//! The registry's conformance suite, run by every implementation; then what only the served one and the one in etcd can do.
 
 mod conformance;
+mod etcd;
+mod etcd_server;
 mod served;
 
 use std::collections::BTreeSet;
@@ -9,13 +11,18 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tramontane_cluster::registry::etcd::EtcdRegistry;
 use tramontane_cluster::registry::served::{ServedRegistry, serve_registry};
-use tramontane_cluster::registry::{EmbeddedRegistry, Registry};
+use tramontane_cluster::registry::{EmbeddedRegistry, Leadership, Registry};
 use tramontane_router::placement::Placement;
 use tramontane_router::{Epoch, ExpertId, ModelId, NodeId, NodeRecord, NumericProfile};
 
+use etcd_server::Etcd;
+
 /// By when anything that is to happen has happened; only a failing test waits for it.
 const LONG: Duration = Duration::from_secs(30);
+/// How often what nobody tells us of is looked at.
+const POLL: Duration = Duration::from_millis(5);
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, what).await.expect("it happens")
@@ -32,6 +39,8 @@ fn record(name: &str, held: impl IntoIterator<Item = u32>) -> NodeRecord {
         held: held.into_iter().map(|expert| ExpertId::new(0, expert)).collect::<BTreeSet<_>>(),
         profile: profile(),
         capacity: 1 << 30,
+        speed: 7,
+        zone: "rack 1".into(),
         draining: false,
     }
 }
@@ -47,6 +56,14 @@ fn placement(epoch: u64, parent: u64, node: &str) -> Placement {
 
 fn embedded() -> Arc<dyn Registry> {
     Arc::new(EmbeddedRegistry::new(ModelId::from("m"), profile()))
+}
+
+/// A registry in an etcd of its own, which it leads.
+async fn in_etcd() -> (EtcdRegistry, Box<dyn Leadership>, Etcd) {
+    let etcd = Etcd::start().await;
+    let registry = EtcdRegistry::connect(&etcd.options(), ModelId::from("m"), profile()).await.expect("a registry");
+    let leadership = registry.lead("test").await.expect("it leads");
+    (registry, leadership, etcd)
 }
 
 /// A client of a served embedded registry, the registry, and what ends its server.

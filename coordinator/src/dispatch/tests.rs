@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tramontane_cluster::exchange::{Completion, ExpertServer, InProcessExchange, ServeError};
+use tramontane_cluster::exchange::{Completion, DispatchId, ExpertServer, InProcessExchange, ServeError};
 use tramontane_cluster::registry::{EmbeddedRegistry, Lease, Registry};
 use tramontane_router::placement::Placement;
-use tramontane_router::{ExpertBatch, ExpertId, GateWeights, NodeRecord, NumericProfile, RowFormat, gate};
+use tramontane_router::{
+    Epoch, ExpertBatch, ExpertId, ExpertRows, GateWeights, NodeRecord, NumericProfile, RowFormat, gate,
+};
 
 use super::*;
 
@@ -68,6 +70,15 @@ impl Exchange for Faulty {
         self.inner.submit(node, batch)
     }
 
+    fn rescue(&mut self, node: &NodeId, batch: ExpertBatch, experts: Vec<ExpertId>) -> DispatchId {
+        self.nodes.lock().unwrap().push(node.clone());
+        self.inner.rescue(node, batch, experts)
+    }
+
+    fn follow(&mut self, view: &ClusterView) {
+        self.inner.follow(view);
+    }
+
     fn next(&mut self, deadline: Instant) -> Option<Completion> {
         if let Some(again) = self.again.take() {
             return Some(again);
@@ -105,9 +116,21 @@ struct Outcome {
     result: Result<(), DispatchError>,
     hidden: Vec<f32>,
     nodes: Vec<NodeId>,
+    report: PeerReport,
+}
+
+/// What nodes hold of what is placed on them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Everything,
+    Nothing,
 }
 
 fn run(replicas: usize, script: &[Fault]) -> Outcome {
+    run_where(replicas, script, Held::Everything)
+}
+
+fn run_where(replicas: usize, script: &[Fault], what: Held) -> Outcome {
     let model = ModelId::from("m");
     let profile = NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into() };
     let registry = EmbeddedRegistry::new(model.clone(), profile.clone());
@@ -116,13 +139,15 @@ fn run(replicas: usize, script: &[Fault]) -> Outcome {
     let _leases: Vec<Box<dyn Lease>> = names
         .iter()
         .map(|id| {
-            let held = experts().collect();
+            let held = experts().filter(|_| what == Held::Everything).collect();
             let record = NodeRecord {
                 id: id.clone(),
                 addr: String::new(),
                 held,
                 profile: profile.clone(),
                 capacity: 9,
+                speed: 0,
+                zone: String::new(),
                 draining: false,
             };
             block_on(registry.join(record)).unwrap()
@@ -147,7 +172,8 @@ fn run(replicas: usize, script: &[Fault]) -> Outcome {
     let mut hidden = vec![1.0; values.len()];
     let result = dispatcher.experts(0, &routing, &rows_of(&values), &mut hidden);
     let nodes = nodes.lock().unwrap().clone();
-    Outcome { result, hidden, nodes }
+    let report = dispatcher.report().borrow().clone();
+    Outcome { result, hidden, nodes, report }
 }
 
 /// The embedded registry's futures are ready at once.
@@ -179,4 +205,29 @@ fn a_layer_that_nobody_answers_is_given_up_with_the_last_failure_and_changes_not
     assert!(error.to_string().contains("node n0 has too much waiting"), "{error}");
     assert!(outcome.hidden.iter().all(|&h| h == 1.0));
     assert!(outcome.nodes.len() <= 1 + 8);
+}
+
+#[test]
+fn a_row_that_nobody_answers_with_finite_values_is_blamed_and_no_node() {
+    let outcome = run(2, &[Fault::NotANumber; 64]);
+    let error = outcome.result.unwrap_err();
+    assert!(matches!(error, DispatchError::NotFinite { row: _ }) && !error.may_run_again(), "{error}");
+    assert_eq!(outcome.report.suspected, []);
+    assert!(outcome.hidden.iter().all(|&h| h == 1.0));
+}
+
+#[test]
+fn an_expert_that_nobody_holds_is_loaded_by_a_survivor() {
+    let quiet = run(2, &[]);
+    let rescued = run_where(2, &[], Held::Nothing);
+    rescued.result.unwrap();
+    assert_eq!(rescued.hidden, quiet.hidden);
+    assert!(rescued.report.rescued > 0, "{:?}", rescued.report);
+}
+
+#[test]
+fn suspects_are_reported() {
+    let outcome = run(2, &[Fault::Gone]);
+    outcome.result.unwrap();
+    assert_eq!((outcome.report.suspected.len(), outcome.report.resent), (1, 1));
 }

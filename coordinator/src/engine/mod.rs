@@ -7,9 +7,11 @@
 mod admit;
 mod commit;
 mod live;
+mod outage;
 mod pace;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tramontane_cluster::engine::{EngineError, EngineInbox, EngineStatus, Phase};
@@ -21,11 +23,14 @@ use crate::grammar::{Grammars, Vocabulary};
 use crate::{KvPool, Limits, LimitsError, Scheduler, Sequence, SequenceId, StepPlan};
 use admit::Compiling;
 use live::{Live, Want};
+use outage::Outage;
 use pace::Pace;
 
 /// How long the loop waits for a grammar when it has nothing else to do, before it looks for requests and for readers that have
 /// gone.
 const GRAMMAR_PATIENCE: Duration = Duration::from_millis(2);
+/// How long the loop waits before it runs a step again that found no experts. It takes requests in and lets readers go meanwhile.
+const RERUN_PAUSE: Duration = Duration::from_millis(10);
 /// Requests taken in between two steps.
 const MAX_SUBMISSIONS: usize = 1024;
 
@@ -54,6 +59,7 @@ struct Work {
     compiling: VecDeque<Compiling>,
     grammars: Grammars,
     pace: Pace,
+    outage: Outage,
     next_id: u64,
     bounds: Bounds,
 }
@@ -94,6 +100,7 @@ impl EngineLoop {
             compiling: VecDeque::new(),
             grammars: Grammars::new(None),
             pace: Pace::default(),
+            outage: Outage::default(),
             next_id: 0,
             bounds,
         };
@@ -141,14 +148,14 @@ impl EngineLoop {
         self.work.sweep(now);
         let plan = self.work.scheduler.plan(&mut self.work.pool);
         if !plan.chunks.is_empty() {
-            self.compute(&plan);
+            self.compute(&plan, now);
         }
         let counts = self.work.scheduler.counts();
         self.work.pace.observe(now, counts.admitted, self.work.scheduler.waiting());
         self.publish();
     }
 
-    fn compute(&mut self, plan: &StepPlan) {
+    fn compute(&mut self, plan: &StepPlan, now: Instant) {
         let tables: Vec<Vec<u32>> = plan
             .chunks
             .iter()
@@ -157,9 +164,12 @@ impl EngineLoop {
         let (step, shares) = self.work.rows(plan, &tables);
         match self.forward.compute(&step) {
             Ok((logits, hidden)) => {
+                self.work.outage.end();
                 let copies = self.work.commit(plan, &shares, logits, hidden);
                 copies.into_iter().for_each(|copy| self.forward.copy_block(copy.from, copy.to));
             }
+            // The same positions are planned again, without those who have left by then.
+            Err(error) if error.may_run_again() && self.work.bears(plan, &error, now) => thread::sleep(RERUN_PAUSE),
             Err(error) => self.work.fail(plan, &error),
         }
     }
@@ -223,6 +233,14 @@ impl Work {
             shares.push(share);
         }
         (step, shares)
+    }
+
+    /// Whether a step that failed at `now` for want of experts is to be run again, rather than to fail its requests.
+    fn bears(&mut self, plan: &StepPlan, error: &StepError, now: Instant) -> bool {
+        if self.outage.begins(now) {
+            tracing::warn!(%error, tokens = plan.tokens(), "a step found no experts and will be run again");
+        }
+        !self.outage.is_over_long(now)
     }
 
     /// Fails whom a step's error concerns. The others' positions are computed again.

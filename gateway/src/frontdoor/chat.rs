@@ -8,7 +8,7 @@ use tramontane_model::tokenizer::Special;
 use super::job::{Job, Length};
 use super::params::Parameters;
 use super::prompt::Truncate;
-use super::tools::{ToolCall, ToolOffer};
+use super::tools::{ToolCall, ToolChoice, ToolOffer};
 use super::{Caller, FrontDoor, Named};
 use crate::error::ApiError;
 
@@ -66,6 +66,16 @@ impl FrontDoor {
                 ));
             }
             request.parameters.constraint = Some(Named { name: "tools", value: constraint });
+        }
+        if let Some(Named { name, .. }) = &request.parameters.constraint
+            && request.tools.is_open()
+            && request.tools.choice == ToolChoice::Auto
+        {
+            // A call would not match it, so that no tool could ever be called.
+            let why = format!(
+                "`{name}` forbids calls of tools, which `tool_choice` leaves open; set `tool_choice` to `none`"
+            );
+            return Err(ApiError::param(*name, why));
         }
         let mut checked = request.parameters.check(&self.model, &self.tokenizer)?;
         self.check_sequences("n", 1, &checked)?;

@@ -7,6 +7,7 @@ mod write;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -25,6 +26,10 @@ pub const MAX_REQUEST_BYTES: usize = crate::http::MAX_BODY_BYTES;
 pub const MAX_REPLY_BYTES: usize = 64 << 20;
 /// Most calls at once on a connection.
 const MAX_STREAMS: u32 = 128;
+/// Calls that a client may reset before they are looked at.
+const MAX_RESETS: usize = 20;
+/// How long a connection may be silent before it is asked whether it lives, and how long it has to answer.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The service's name, for health and reflection.
 const SERVICE: &str = "tramontane.v1.Inference";
 
@@ -70,19 +75,24 @@ impl GrpcServer {
         let (reporter, health_server) = tonic_health::server::health_reporter();
         let health = Health(reporter);
         health.leaving().await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(INFERENCE_DESCRIPTORS)
-            .build_v1()
-            .map_err(io::Error::other)?;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(INFERENCE_DESCRIPTORS)
+        };
+        // Most clients still ask in the first version's words.
+        let (reflection, old_reflection) = (reflection().build_v1(), reflection().build_v1alpha());
         let inference = InferenceServer::new(Service::new(gateway))
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_REPLY_BYTES);
         let serve = Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
+            .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
             .tcp_nodelay(true)
             .add_service(inference)
             .add_service(health_server)
-            .add_service(reflection)
+            .add_service(reflection.map_err(io::Error::other)?)
+            .add_service(old_reflection.map_err(io::Error::other)?)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
                 _ = stop.wait_for(|&stop| stop).await;
             });
@@ -98,7 +108,7 @@ impl GrpcServer {
     ///
     /// # Errors
     /// The transport's.
-    pub async fn run(self) -> Result<(), tonic::transport::Error> {
-        self.serve.await
+    pub async fn run(self) -> io::Result<()> {
+        self.serve.await.map_err(io::Error::other)
     }
 }

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
-use tramontane_cluster::engine::Phase;
+use tramontane_cluster::engine::{EngineStatus, Phase};
 use tramontane_model::tokenizer::Special;
 use utoipa::ToSchema;
 
@@ -310,15 +310,45 @@ pub(super) async fn readyz(State(gateway): Shared) -> (StatusCode, &'static str)
     }
 }
 
-/// What this is.
+/// What this is, and how it fares.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Version {
     name: &'static str,
     version: &'static str,
+    /// `null` while the model is being loaded.
+    engine: Option<EngineBody>,
 }
 
-/// What this is.
-#[utoipa::path(get, path = "/version", responses((status = 200, description = "Name and version", body = Version)))]
-pub(super) async fn version() -> Json<Version> {
-    Json(Version { name: "tramontane", version: env!("CARGO_PKG_VERSION") })
+/// How the engine fares, as of its last step.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EngineBody {
+    /// Sequences that hold KV blocks.
+    running: usize,
+    /// Sequences that wait.
+    waiting: usize,
+    /// KV blocks that sequences hold; those that only the prefix cache keeps are free.
+    kv_used: usize,
+    /// KV blocks there are.
+    kv_total: usize,
+    /// Sequences that have lost their blocks to older ones, since the start.
+    preemptions: u64,
+    /// Prompt tokens looked up in the prefix cache, since the start.
+    prefix_queries: u64,
+    /// Prompt tokens found there, since the start.
+    prefix_hits: u64,
+}
+
+impl From<EngineStatus> for EngineBody {
+    fn from(status: EngineStatus) -> Self {
+        let EngineStatus { phase: _, running, waiting, kv_used, kv_total, preemptions, prefix_queries, prefix_hits } =
+            status;
+        Self { running, waiting, kv_used, kv_total, preemptions, prefix_queries, prefix_hits }
+    }
+}
+
+/// What this is, and how it fares. Not among the probes: how much others ask is for those with a key.
+#[utoipa::path(get, path = "/version", responses((status = 200, description = "Name, version and load", body = Version)))]
+pub(super) async fn version(State(gateway): Shared) -> Json<Version> {
+    let engine = gateway.front().ok().map(|front| front.engine_status().into());
+    Json(Version { name: "tramontane", version: env!("CARGO_PKG_VERSION"), engine })
 }

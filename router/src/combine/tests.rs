@@ -144,14 +144,15 @@ fn wrong_sizes_and_formats_name_the_node() {
 
 #[test]
 fn values_that_are_not_finite_name_the_node_and_the_expert() {
+    let token = small().1[1].tokens[0];
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let error = refused(|_, answers| with_value(&mut answers[1], 8, &bad.to_le_bytes()));
-        assert_eq!(error, CombineError::NotFinite { node: "b".into(), expert: 2 });
+        assert_eq!(error, CombineError::NotFinite { node: "b".into(), expert: 2, token });
         let error = refused(|dispatches, answers| {
             answers[1] = answer(5, &dispatches[1], RowFormat::Bf16);
             with_value(&mut answers[1], 8, &((bad.to_bits() >> 16) as u16).to_le_bytes());
         });
-        assert_eq!(error, CombineError::NotFinite { node: "b".into(), expert: 2 });
+        assert_eq!(error, CombineError::NotFinite { node: "b".into(), expert: 2, token });
     }
 }
 

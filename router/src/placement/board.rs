@@ -18,6 +18,7 @@ pub(super) enum Origin {
 /// One node.
 struct Seat<'p> {
     id: &'p NodeId,
+    zone: &'p str,
     /// Bytes left.
     free: u64,
     replicas: BTreeMap<ExpertId, Origin>,
@@ -54,8 +55,12 @@ pub(super) struct Board<'p> {
 
 impl<'p> Board<'p> {
     /// An empty board of the problem's nodes that are not draining.
-    pub(super) fn new(problem: &'p Problem) -> Self {
-        let seat = |node: &'p NodeRoom| Seat { id: &node.id, free: node.capacity, replicas: BTreeMap::new() };
+    pub(super) fn new(problem: &'p Problem, zones: &'p BTreeMap<NodeId, String>) -> Self {
+        let zone = |node: &NodeRoom| zones.get(&node.id).map_or("", String::as_str);
+        let seat = |node: &'p NodeRoom| {
+            let (id, free, replicas) = (&node.id, node.capacity, BTreeMap::new());
+            Seat { id, zone: zone(node), free, replicas }
+        };
         let mut seats: Vec<_> = problem.nodes.iter().filter(|n| !n.draining).map(seat).collect();
         seats.sort_by_key(|seat| seat.id);
         seats.dedup_by_key(|seat| seat.id);
@@ -91,16 +96,44 @@ impl<'p> Board<'p> {
         }
     }
 
-    /// Takes `expert` from the fullest of its holders (ties: the highest id).
+    /// Takes `expert` from that of its holders which shares a zone with most others, then the fullest (ties: the highest id).
     pub(super) fn drop_one(&mut self, expert: ExpertId) {
         let holders = (0..self.len()).filter(|&s| self.seats[s].replicas.contains_key(&expert));
-        if let Some(seat) = holders.max_by_key(|&s| self.seats[s].replicas.len()) {
+        if let Some(seat) = holders.max_by_key(|&s| (self.beside(expert, s, s), self.seats[s].replicas.len())) {
             self.take(seat, expert);
         }
     }
 
-    /// Puts a new replica of `expert` on the node with the fewest replicas of its layer, then the fewest in all, then the
-    /// next at or after `preferred`. Where no node has room, others' replicas are moved to make some.
+    /// Replicas of `expert` in the zone of `seat`, without the one on `but`.
+    fn beside(&self, expert: ExpertId, seat: usize, but: usize) -> usize {
+        let zone = self.seats[seat].zone;
+        let others = self.seats.iter().enumerate().filter(|&(other, s)| other != but && s.zone == zone);
+        others.filter(|(_, s)| s.replicas.contains_key(&expert)).count()
+    }
+
+    /// Moves replicas that share a zone to zones that have none of theirs, where there is room.
+    pub(super) fn spread(&mut self) {
+        for expert in self.experts() {
+            // Each move lowers the number of replicas that share a zone.
+            while let Some(found) = self.spreading(expert) {
+                self.apply(vec![found]);
+            }
+        }
+    }
+
+    fn spreading(&self, expert: ExpertId) -> Option<Move> {
+        let crowded =
+            |&from: &usize| self.seats[from].replicas.contains_key(&expert) && self.beside(expert, from, from) > 0;
+        let from = (0..self.len()).filter(crowded).max_by_key(|&from| self.beside(expert, from, from))?;
+        let free =
+            |&to: &usize| self.may_take(to, expert) && self.beside(expert, to, from) < self.beside(expert, from, from);
+        let fullness = |&to: &usize| (self.beside(expert, to, from), self.seats[to].replicas.len());
+        let to = (0..self.len()).filter(free).min_by_key(fullness)?;
+        Some(Move { expert, from, to })
+    }
+
+    /// Puts a new replica of `expert` on the node in the zone with the fewest of it, with the fewest replicas of its layer,
+    /// then the fewest in all, then the next at or after `preferred`. Where no node has room, others' replicas are moved to make some.
     /// Says whether it found a place.
     #[must_use]
     pub(super) fn place(&mut self, expert: ExpertId, preferred: usize) -> bool {
@@ -108,7 +141,12 @@ impl<'p> Board<'p> {
         let candidates = (0..n).filter(|&seat| self.may_take(seat, expert));
         let best = candidates.min_by_key(|&seat| {
             let s = &self.seats[seat];
-            (s.of_layer(expert.layer), s.replicas.len(), (seat + n - preferred % n) % n)
+            (
+                self.beside(expert, seat, seat),
+                s.of_layer(expert.layer),
+                s.replicas.len(),
+                (seat + n - preferred % n) % n,
+            )
         });
         let Some(seat) = best.or_else(|| self.make_room(expert)) else { return false };
         self.put(seat, expert, Origin::New);
@@ -149,7 +187,7 @@ impl<'p> Board<'p> {
     /// The one of `experts` whose move from one node to another spreads its layer best, of those that `to` can take.
     fn best<'e>(&self, from: usize, to: usize, experts: impl Iterator<Item = &'e ExpertId>) -> Option<ExpertId> {
         let of_layer = |seat: usize, layer| self.seats[seat].of_layer(layer) as i64;
-        let fits = experts.filter(|&&expert| self.may_take(to, expert));
+        let fits = experts.filter(|&&expert| self.may_take(to, expert) && self.keeps_apart(expert, from, to));
         fits.copied().min_by_key(|e| (of_layer(to, e.layer) - of_layer(from, e.layer), *e))
     }
 
@@ -184,7 +222,9 @@ impl<'p> Board<'p> {
                 if reached.contains_key(&to) {
                     continue;
                 }
-                let lacks = |expert: &&ExpertId| !self.seats[to].replicas.contains_key(expert);
+                let lacks = |expert: &&ExpertId| {
+                    !self.seats[to].replicas.contains_key(expert) && self.keeps_apart(**expert, from, to)
+                };
                 let last = if ends(to) { self.best(from, to, leaving.iter()) } else { None };
                 let Some(arrives) = last.or_else(|| leaving.iter().find(lacks).copied()) else { continue };
                 reached.insert(to, Step { from: Some(from), arrives: Some(arrives) });
@@ -195,6 +235,11 @@ impl<'p> Board<'p> {
             }
         }
         None
+    }
+
+    /// Whether `expert` shares its zone with no more replicas after a move.
+    fn keeps_apart(&self, expert: ExpertId, from: usize, to: usize) -> bool {
+        self.beside(expert, to, from) <= self.beside(expert, from, from)
     }
 
     fn apply(&mut self, moves: Vec<Move>) {

@@ -1,5 +1,7 @@
 //! The solver: from experts, nodes and the previous placement to the next one. Balanced, within capacity, moving little.
 
+use std::collections::BTreeMap;
+
 use super::Placement;
 use super::board::Board;
 use crate::{Epoch, ExpertId, ModelId, NodeId};
@@ -83,21 +85,41 @@ pub enum SolveError {
 /// # Errors
 /// [`SolveError`]. `NoRoom` may also come where sizes differ and a cleverer packing would fit.
 pub fn solve(problem: &Problem, previous: Option<&Placement>) -> Result<Placement, SolveError> {
+    solve_with(problem, &Wishes::default(), previous)
+}
+
+/// What is wanted beyond a [`Problem`]: it is honoured where there is room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// What each node shares its fate with; nodes left out share theirs. An expert's replicas stand in different zones.
+    pub zones: BTreeMap<NodeId, String>,
+    /// Replicas that an expert should have on top of the problem's.
+    pub extra: BTreeMap<ExpertId, usize>,
+}
+
+/// As [`solve`], with `wishes`. Replicas are spread over zones before they are balanced over nodes, so that zones of
+/// unequal size may leave nodes unequal.
+///
+/// # Errors
+/// As [`solve`]; wishes that cannot be met are no error.
+pub fn solve_with(problem: &Problem, wishes: &Wishes, previous: Option<&Placement>) -> Result<Placement, SolveError> {
     if problem.replicas == 0 {
         return Err(SolveError::NoReplicas);
     }
     if let Some(other) = previous.filter(|p| p.model != problem.model) {
         return Err(SolveError::OtherModel { previous: other.model.clone(), model: problem.model.clone() });
     }
-    let mut board = Board::new(problem);
-    if board.len() == 0 {
+    let mut board = Board::new(problem, &wishes.zones);
+    let nodes = board.len();
+    if nodes == 0 {
         return Err(SolveError::NoNodes);
     }
-    let replicas = problem.replicas.min(board.len());
+    let wanted = |expert: ExpertId| (problem.replicas + wishes.extra.get(&expert).copied().unwrap_or(0)).min(nodes);
     if let Some(previous) = previous {
-        keep(&mut board, previous, replicas);
+        keep(&mut board, previous, wanted);
     }
-    fill(&mut board, problem, replicas)?;
+    fill(&mut board, problem, wanted)?;
+    board.spread();
     board.balance();
 
     let replicas = board.experts().into_iter().map(|expert| (expert, board.holders(expert))).collect();
@@ -108,32 +130,33 @@ pub fn solve(problem: &Problem, previous: Option<&Placement>) -> Result<Placemen
     })
 }
 
-/// Puts what is placed already on the board, and takes away what is over `replicas`.
-fn keep(board: &mut Board<'_>, previous: &Placement, replicas: usize) {
+/// Puts what is placed already on the board, and takes away what is over what is `wanted`.
+fn keep(board: &mut Board<'_>, previous: &Placement, wanted: impl Fn(ExpertId) -> usize) {
     for (&expert, nodes) in &previous.replicas {
         nodes.iter().for_each(|node| board.keep(expert, node));
     }
     for expert in board.experts() {
-        for _ in replicas..board.copies(expert) {
+        for _ in wanted(expert)..board.copies(expert) {
             board.drop_one(expert);
         }
     }
 }
 
 /// Places what is missing, layer by layer; in a layer first replicas first, so that second ones go beside a finished round.
-fn fill(board: &mut Board<'_>, problem: &Problem, replicas: usize) -> Result<(), SolveError> {
+fn fill(board: &mut Board<'_>, problem: &Problem, wanted: impl Fn(ExpertId) -> usize) -> Result<(), SolveError> {
     let nodes = board.len();
+    let needed = problem.replicas.min(nodes);
     let places: Vec<(usize, ExpertId)> = board.experts().into_iter().enumerate().collect();
     for layer in places.chunk_by(|(_, a), (_, b)| a.layer == b.layer) {
-        for (copy, &(i, expert)) in (0..replicas).flat_map(|copy| layer.iter().map(move |place| (copy, place))) {
-            if board.copies(expert) > copy {
+        for (copy, &(i, expert)) in (0..nodes).flat_map(|copy| layer.iter().map(move |place| (copy, place))) {
+            if board.copies(expert) > copy || copy >= wanted(expert) {
                 continue;
             }
             // Different copies of an expert have different shifts, all below the number of nodes.
             let shift = if copy == 0 { 0 } else { 1 + (expert.layer as usize + copy - 1) % (nodes - 1) };
-            if !board.place(expert, i + shift) {
+            if !board.place(expert, i + shift) && copy < needed {
                 let bytes = problem.experts.iter().find(|e| e.id == expert).map_or(0, |e| e.bytes);
-                return Err(SolveError::NoRoom { expert, bytes, copy: copy + 1, replicas });
+                return Err(SolveError::NoRoom { expert, bytes, copy: copy + 1, replicas: needed });
             }
         }
     }

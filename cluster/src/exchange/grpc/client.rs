@@ -5,8 +5,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tramontane_router::{ExpertBatch, NodeId, NumericProfile};
+use tramontane_router::{ClusterView, ExpertBatch, ExpertId, NodeId, NumericProfile};
 
+use super::control::NodeControl;
 use super::link::{Job, Link, NotTaken, Peer};
 use crate::exchange::{Completion, DispatchId, Exchange, ExchangeError};
 
@@ -21,14 +22,22 @@ pub struct GrpcExchange {
     next_id: u64,
     /// Dispatches that will complete: not cancelled, not completed.
     in_flight: BTreeSet<DispatchId>,
-    completions: Sender<Completion>,
-    completed: Receiver<Completion>,
+    notes: Sender<Note>,
+    noted: Receiver<Note>,
+}
+
+/// What the runtime's tasks tell the engine's thread.
+pub(super) enum Note {
+    /// A dispatch is over.
+    Completed(Completion),
+    /// A node holds what it was to load: its dispatch can be sent.
+    Loaded(NodeId, Job),
 }
 
 impl GrpcExchange {
     /// An exchange that knows no nodes yet. `runtime` carries its bytes; `profile` is what every answer must be of.
     pub fn new(runtime: Handle, profile: NumericProfile) -> Self {
-        let (completions, completed) = channel();
+        let (notes, noted) = channel();
         Self {
             runtime,
             profile,
@@ -36,8 +45,8 @@ impl GrpcExchange {
             links: BTreeMap::new(),
             next_id: 0,
             in_flight: BTreeSet::new(),
-            completions,
-            completed,
+            notes,
+            noted,
         }
     }
 
@@ -52,6 +61,22 @@ impl GrpcExchange {
         self.addrs = addrs;
     }
 
+    fn begin(&mut self) -> DispatchId {
+        let dispatch = DispatchId(self.next_id);
+        self.next_id += 1;
+        self.in_flight.insert(dispatch);
+        dispatch
+    }
+
+    fn send_or_complete(&mut self, node: &NodeId, job: Job) {
+        let dispatch = job.0;
+        if let Err(error) = self.send(node, job) {
+            let failed = Completion { dispatch, node: node.clone(), result: Err(error) };
+            // Cannot fail: the other end is in our hands.
+            let _ = self.notes.send(Note::Completed(failed));
+        }
+    }
+
     /// Gives `job` to `node`'s link, opening one if there is none or it broke.
     fn send(&mut self, node: &NodeId, mut job: Job) -> Result<(), ExchangeError> {
         if let Some(link) = self.links.get(node) {
@@ -64,8 +89,8 @@ impl GrpcExchange {
         }
         let gone = |why: &str| ExchangeError::NodeGone { node: node.clone(), why: why.into() };
         let addr = self.addrs.get(node).ok_or_else(|| gone("its address is not known"))?.clone();
-        let (profile, completions) = (self.profile.clone(), self.completions.clone());
-        let link = Link::open(&self.runtime, Peer { node: node.clone(), addr, profile, completions });
+        let (profile, notes) = (self.profile.clone(), self.notes.clone());
+        let link = Link::open(&self.runtime, Peer { node: node.clone(), addr, profile, notes });
         let sent = link.send(job).map_err(|_| gone("the runtime has stopped"));
         self.links.insert(node.clone(), link);
         sent
@@ -74,22 +99,50 @@ impl GrpcExchange {
 
 impl Exchange for GrpcExchange {
     fn submit(&mut self, node: &NodeId, batch: ExpertBatch) -> DispatchId {
-        let dispatch = DispatchId(self.next_id);
-        self.next_id += 1;
-        self.in_flight.insert(dispatch);
-        if let Err(error) = self.send(node, (dispatch, batch)) {
-            // Cannot fail: the other end is in our hands.
-            let _ = self.completions.send(Completion { dispatch, node: node.clone(), result: Err(error) });
-        }
+        let dispatch = self.begin();
+        self.send_or_complete(node, (dispatch, batch));
         dispatch
+    }
+
+    fn rescue(&mut self, node: &NodeId, batch: ExpertBatch, experts: Vec<ExpertId>) -> DispatchId {
+        let dispatch = self.begin();
+        let (node, notes) = (node.clone(), self.notes.clone());
+        let Some(addr) = self.addrs.get(&node).cloned() else {
+            self.send_or_complete(&node, (dispatch, batch));
+            return dispatch;
+        };
+        self.runtime.spawn(async move {
+            let loaded =
+                async { NodeControl::connect(node.clone(), &addr).await?.ensure_held(&batch.model, &experts).await };
+            let note = match loaded.await {
+                Ok(()) => Note::Loaded(node, (dispatch, batch)),
+                Err(error) => Note::Completed(Completion { dispatch, node, result: Err(error) }),
+            };
+            // Fails only when the exchange is gone, and then nobody asks.
+            let _ = notes.send(note);
+        });
+        dispatch
+    }
+
+    fn follow(&mut self, view: &ClusterView) {
+        let elsewhere = view.nodes.values().filter(|node| !node.addr.is_empty());
+        self.set_nodes(elsewhere.map(|node| (node.id.clone(), node.addr.clone())).collect());
     }
 
     fn next(&mut self, deadline: Instant) -> Option<Completion> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let completion = self.completed.recv_timeout(left).ok()?;
-            if self.in_flight.remove(&completion.dispatch) {
-                return Some(completion);
+            match self.noted.recv_timeout(left).ok()? {
+                Note::Completed(completion) => {
+                    if self.in_flight.remove(&completion.dispatch) {
+                        return Some(completion);
+                    }
+                }
+                Note::Loaded(node, job) => {
+                    if self.in_flight.contains(&job.0) {
+                        self.send_or_complete(&node, job);
+                    }
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 //! breaks or the link is dropped. Every dispatch it was given completes, then or before.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::mpsc::Sender as Completions;
+use std::sync::mpsc::Sender as Notes;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -12,7 +12,9 @@ use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::experts_client::ExpertsClient;
 use tramontane_router::{ExpertBatch, ExpertRows, NodeId, NumericProfile, RowFormat, Rows};
 
+use super::client::Note;
 use super::reassembly::Reassembly;
+use super::seal::check_reply;
 use super::{CHUNKS_AHEAD, wire};
 use crate::Malformed;
 use crate::exchange::{Completion, DispatchId, ExchangeError, MAX_IN_FLIGHT};
@@ -37,14 +39,14 @@ pub(super) enum NotTaken {
     Broken(Box<Job>),
 }
 
-/// Where a link leads, and where its completions go.
+/// Where a link leads, and where what comes of it goes.
 pub(super) struct Peer {
     pub(super) node: NodeId,
     /// `host:port`.
     pub(super) addr: String,
     /// What the node's answers are expected to be.
     pub(super) profile: NumericProfile,
-    pub(super) completions: Completions<Completion>,
+    pub(super) notes: Notes<Note>,
 }
 
 impl Link {
@@ -135,7 +137,7 @@ async fn open(
 impl Peer {
     fn complete(&self, dispatch: DispatchId, result: Result<ExpertRows, ExchangeError>) {
         // Fails only when the exchange is gone, and then nobody asks.
-        let _ = self.completions.send(Completion { dispatch, node: self.node.clone(), result });
+        let _ = self.notes.send(Note::Completed(Completion { dispatch, node: self.node.clone(), result }));
     }
 }
 
@@ -182,6 +184,8 @@ impl Replies {
         pending: &mut BTreeMap<u64, Expected>,
         node: &NodeId,
     ) -> Result<Option<Outcome>, String> {
+        // Damaged, it may be of any dispatch: nothing on this stream is believed any more.
+        check_reply(&reply).map_err(|broken| broken.to_string())?;
         let sequence = reply.sequence;
         let corrupt = |Malformed(why)| ExchangeError::Corrupt { node: node.clone(), why };
         let result = match reply.answer {

@@ -4,6 +4,7 @@ mod client;
 mod control;
 mod link;
 mod reassembly;
+mod seal;
 mod server;
 mod wire;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 pub use client::GrpcExchange;
 pub use control::NodeControl;
+pub use seal::{seal_reply, seal_request};
 pub use server::serve_experts;
 
 /// Bytes of rows in one chunk, at most: what is larger travels in several messages.

@@ -15,6 +15,7 @@ use tramontane_proto::v1::experts_server::{Experts, ExpertsServer};
 use tramontane_router::{ExpertBatch, ExpertRows, ModelId, NumericProfile};
 
 use super::reassembly::Reassembly;
+use super::seal::check_request;
 use super::{MAX_MERGED, QUEUE, wire};
 use crate::convert::{expert_from_pb, expert_to_pb};
 use crate::exchange::{ExpertServer, MAX_IN_FLIGHT, ServeError};
@@ -154,7 +155,9 @@ struct Requests {
 impl Requests {
     /// The next dispatch, or why it is none; `None` when the stream has ended; an error when it must end.
     async fn next(&mut self) -> Result<Option<(u64, Result<ExpertBatch, ServeError>)>, Status> {
-        while let Some(pb::DispatchRequest { sequence, head, chunk }) = self.stream.message().await? {
+        while let Some(message) = self.stream.message().await? {
+            check_request(&message).map_err(|broken| Status::data_loss(broken.to_string()))?;
+            let pb::DispatchRequest { sequence, head, chunk, .. } = message;
             let head = head.map(|head| wire::batch_head(head, &self.profile));
             let pushed = self.reassembly.push(sequence, head, chunk.unwrap_or_default());
             if let Some(whole) = pushed.map_err(|broken| Status::invalid_argument(broken.to_string()))? {

@@ -5,6 +5,7 @@ use tramontane_proto::v1 as pb;
 use tramontane_router::{Epoch, ExpertBatch, ExpertRows, ExpertWork, ModelId, NodeId, NumericProfile, RowFormat, Rows};
 
 use super::reassembly::chunks;
+use super::seal::{seal_reply, seal_request};
 use crate::Malformed;
 use crate::convert::{expert_from_pb, expert_to_pb, profile_from_pb, profile_to_pb};
 use crate::exchange::check::{check_answer_head, payload_bytes};
@@ -51,7 +52,9 @@ pub(super) fn requests(
         rows: saturate(rows.count().unwrap_or_default()),
         work: work.into_iter().map(|w| pb::ExpertWork { expert: w.expert, rows: w.rows }).collect(),
     });
-    chunks(&rows.data).map(move |chunk| pb::DispatchRequest { sequence, head: head.take(), chunk: Some(chunk) })
+    chunks(&rows.data).map(move |chunk| {
+        seal_request(pb::DispatchRequest { sequence, head: head.take(), chunk: Some(chunk), seal: 0 })
+    })
 }
 
 /// A batch without its rows' bytes, and how many they are; refused where the node's `profile` is not the one expected.
@@ -100,7 +103,7 @@ pub(super) fn replies(
             .map(move |chunk| pb::AnswerRows { head: head.take(), chunk: Some(chunk) })
             .map(pb::dispatch_reply::Answer::Rows)
     });
-    rows.chain(error).map(move |answer| pb::DispatchReply { sequence, answer: Some(answer) })
+    rows.chain(error).map(move |answer| seal_reply(pb::DispatchReply { sequence, answer: Some(answer), seal: 0 }))
 }
 
 /// An answer's format and the bytes its rows have, if they are `answers` rows of `width` values.

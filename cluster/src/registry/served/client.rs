@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,7 +16,9 @@ use tramontane_router::placement::Placement;
 use tramontane_router::{ClusterView, Epoch, NodeRecord};
 
 use super::{HEARTBEAT, REPLY_TIMEOUT, UPDATES, wire};
-use crate::registry::{Accepted, Lease, Registry, RegistryError, Watch};
+use crate::registry::{
+    Accepted, Health, Leadership, Lease, Registry, RegistryError, Unopposed, Watch, nothing_to_restore,
+};
 use crate::transport::{self, MAX_MESSAGE, causes};
 
 /// What a served registry's address begins with.
@@ -85,6 +87,22 @@ fn ended() -> RegistryError {
 }
 
 impl Registry for ServedRegistry {
+    /// The parent alone writes placements, and it keeps the registry.
+    fn lead(&self, _: &str) -> BoxFuture<'_, Result<Box<dyn Leadership>, RegistryError>> {
+        ready(Ok(Box::new(Unopposed) as Box<dyn Leadership>)).boxed()
+    }
+
+    fn restore(&self) -> BoxFuture<'_, Result<Accepted, RegistryError>> {
+        ready(Err(nothing_to_restore())).boxed()
+    }
+
+    fn health(&self) -> Health {
+        match self.views.has_changed() {
+            Ok(_) => Health::Connected,
+            Err(_) => Health::Disconnected { why: "the parent's registry is gone".into() },
+        }
+    }
+
     fn join(&self, record: NodeRecord) -> BoxFuture<'_, Result<Box<dyn Lease>, RegistryError>> {
         let mut client = self.client.clone();
         async move {

@@ -76,7 +76,9 @@ impl Service for Served {
             Ok(Accepted { epoch }) => Outcome::Accepted(pb::Accepted { epoch: epoch.0 }),
             Err(RegistryError::Fenced { current }) => Outcome::Fenced(pb::Fenced { current: current.0 }),
             Err(error @ RegistryError::Lost { .. }) => return Err(Status::unavailable(error.to_string())),
-            Err(error @ RegistryError::Refused { .. }) => Outcome::Refused(wire::refused_to_pb(error)),
+            Err(error @ (RegistryError::Refused { .. } | RegistryError::NotLeader { .. })) => {
+                Outcome::Refused(wire::refused_to_pb(error))
+            }
         };
         Ok(Response::new(pb::ProposeReply { outcome: Some(outcome) }))
     }
@@ -135,7 +137,16 @@ mod tests {
 
     fn record() -> pb::NodeUpdate {
         let (id, addr, held) = (NodeId::from("n"), String::new(), [].into());
-        let record = NodeRecord { id, addr, held, profile: profile(), capacity: 0, draining: false };
+        let record = NodeRecord {
+            id,
+            addr,
+            held,
+            profile: profile(),
+            capacity: 0,
+            speed: 0,
+            zone: String::new(),
+            draining: false,
+        };
         pb::NodeUpdate { update: Some(pb::node_update::Update::Record(wire::record_to_pb(&record))) }
     }
 

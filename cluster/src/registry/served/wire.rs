@@ -18,6 +18,8 @@ pub(super) fn record_to_pb(record: &NodeRecord) -> pb::NodeRecord {
         profile: Some(profile_to_pb(&record.profile)),
         capacity: record.capacity,
         draining: record.draining,
+        speed: record.speed,
+        zone: record.zone.clone(),
     }
 }
 
@@ -29,6 +31,8 @@ pub(super) fn record_from_pb(record: pb::NodeRecord) -> Result<NodeRecord, Malfo
         profile: profile_from_pb(record.profile)?,
         capacity: record.capacity,
         draining: record.draining,
+        speed: record.speed,
+        zone: record.zone,
     })
 }
 
@@ -114,6 +118,8 @@ mod tests {
                 held,
                 profile: NumericProfile { contract, weights: "ab".into(), quantization: "f32".into() },
                 capacity,
+                speed: contract,
+                zone: "z".into(),
                 draining,
             },
         )

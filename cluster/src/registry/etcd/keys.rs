@@ -1,0 +1,116 @@
+//! Which key holds what, and what stands in it.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tramontane_router::{ModelId, NodeId};
+
+use super::MAX_VALUE;
+use crate::registry::RegistryError;
+
+/// The keys of one cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    /// `/tramontane/<cluster>/`.
+    root: String,
+    model: ModelId,
+}
+
+/// What a watched key is about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    Node(NodeId),
+    Placement,
+    Other,
+}
+
+/// Who leads, as it stands under the leader's key.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LeaderRecord {
+    pub(super) name: String,
+}
+
+impl Keys {
+    pub(super) fn new(cluster: &str, model: ModelId) -> Self {
+        Self { root: format!("/tramontane/{cluster}/"), model }
+    }
+
+    pub(super) fn node(&self, id: &NodeId) -> String {
+        format!("{}nodes/{id}", self.root)
+    }
+
+    pub(super) fn nodes(&self) -> String {
+        format!("{}nodes/", self.root)
+    }
+
+    pub(super) fn leader(&self) -> String {
+        format!("{}leader", self.root)
+    }
+
+    pub(super) fn profile(&self) -> String {
+        format!("{}models/{}/profile", self.root, self.model)
+    }
+
+    pub(super) fn placement(&self) -> String {
+        format!("{}models/{}/placement", self.root, self.model)
+    }
+
+    /// The range that is watched, from and to: `models/` and `nodes/`, which are neighbours, so that both come in one
+    /// stream with one revision; `keys/`, `leader` and `usage/`, which change with the traffic, lie outside.
+    pub(super) fn watched(&self) -> (String, String) {
+        // '0' follows '/'.
+        (format!("{}models/", self.root), format!("{}nodes0", self.root))
+    }
+
+    pub(super) fn parse(&self, key: &[u8]) -> Key {
+        let Ok(key) = std::str::from_utf8(key) else { return Key::Other };
+        match key.strip_prefix(&self.nodes()) {
+            Some(id) => Key::Node(NodeId::from(id)),
+            None if key == self.placement() => Key::Placement,
+            None => Key::Other,
+        }
+    }
+}
+
+/// `value` as it is written.
+pub(super) fn encode(what: &str, value: &impl Serialize) -> Result<Vec<u8>, RegistryError> {
+    let refused = |why: String| RegistryError::Refused { what: what.to_owned(), why };
+    let text = serde_json::to_vec(value).map_err(|error| refused(error.to_string()))?;
+    if text.len() > MAX_VALUE {
+        return Err(refused(format!("{} bytes of JSON, and etcd takes {MAX_VALUE}", text.len())));
+    }
+    Ok(text)
+}
+
+/// What was written under `key`; anybody with a client may have written it.
+pub(super) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, RegistryError> {
+    serde_json::from_slice(value)
+        .map_err(|error| RegistryError::Refused { what: key.to_owned(), why: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watched_range_holds_nodes_and_placement_and_nothing_that_changes_with_traffic() {
+        let keys = Keys::new("c", "org/m".into());
+        let (from, to) = keys.watched();
+        let inside = |key: &str| (from.as_str()..to.as_str()).contains(&key);
+        for key in [keys.node(&"n".into()), keys.node(&"~/ü".into()), keys.placement(), keys.profile()] {
+            assert!(inside(&key), "{key}");
+        }
+        for key in ["keys/k", "leader", "usage/k", "nodf/x"] {
+            assert!(!inside(&format!("/tramontane/c/{key}")), "{key}");
+        }
+        assert!(!inside("/tramontane/cc/nodes/n"));
+    }
+
+    #[test]
+    fn keys_are_read_back() {
+        let keys = Keys::new("c", "m".into());
+        assert_eq!(keys.parse(keys.node(&"a/b".into()).as_bytes()), Key::Node("a/b".into()));
+        assert_eq!(keys.parse(keys.placement().as_bytes()), Key::Placement);
+        assert_eq!(keys.parse(b"/tramontane/c/models/other/placement"), Key::Other);
+        assert_eq!(keys.parse(&[0xff]), Key::Other);
+    }
+}

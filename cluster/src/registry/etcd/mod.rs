@@ -1,0 +1,66 @@
+//! The registry of a real cluster: etcd. Any number of processes share it, and none of them needs it to go on serving.
+//!
+//! Below `/tramontane/<cluster>/` (JSON throughout, each key with one writer at a time):
+//!
+//! | key | what | written |
+//! | --- | --- | --- |
+//! | `nodes/<id>` | a node's record | by the node, under its lease |
+//! | `leader` | who leads: `{"name": …}` | by a candidate, under its lease, when the key is absent |
+//! | `models/<model>/profile` | what decides the bits of all answers | once, by the first process |
+//! | `models/<model>/placement` | who should hold what | by the leader, in one transaction that checks leadership and parent |
+//!
+//! etcd away: the watch keeps the last view, proposals are refused with [`RegistryError::Lost`], and leases are renewed when
+//! it is back. A node whose lease ended joins again by itself. An older placement than was seen (etcd restored from a
+//! snapshot) is not taken: [`Health::WentBack`].
+//!
+//! [`RegistryError::Lost`]: super::RegistryError::Lost
+//! [`Health::WentBack`]: super::Health::WentBack
+
+mod follow;
+mod keys;
+mod leader;
+mod lease;
+mod node;
+mod options;
+mod registry;
+mod seen;
+
+use std::time::Duration;
+
+use etcd_client::Error;
+use tokio::time::timeout;
+use tonic::Code;
+
+use super::RegistryError;
+use crate::transport::causes;
+
+pub use options::{EtcdOptions, EtcdTls, MAX_ENDPOINTS};
+pub use registry::EtcdRegistry;
+
+/// How long etcd may take to answer one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long to wait before something is tried again that etcd did not answer.
+const RETRY: Duration = Duration::from_millis(250);
+/// Bytes of one answer of etcd, at most: a list of all records.
+const MAX_ANSWER: usize = 256 << 20;
+/// Bytes of one value, at most: etcd's own default.
+const MAX_VALUE: usize = 1 << 20;
+
+/// `call`, awaited for [`CALL_TIMEOUT`].
+async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, RegistryError> {
+    match timeout(CALL_TIMEOUT, call).await {
+        Ok(answer) => answer.map_err(|error| lost(&error)),
+        Err(_) => Err(RegistryError::Lost { why: format!("etcd did not answer within {CALL_TIMEOUT:?}") }),
+    }
+}
+
+/// An answer that brought nothing. A refusal to let us in is told apart: no waiting mends it.
+fn lost(error: &Error) -> RegistryError {
+    match error {
+        Error::GRpcStatus(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => {
+            RegistryError::Refused { what: "etcd access".into(), why: status.message().to_owned() }
+        }
+        Error::GRpcStatus(status) => RegistryError::Lost { why: format!("etcd: {}", causes(status)) },
+        error => RegistryError::Lost { why: format!("etcd: {error}") },
+    }
+}
