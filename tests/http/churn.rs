@@ -78,7 +78,7 @@ fn client(addr: &str, quiet: &[(Value, Said)], mut random: u64, end: Instant) ->
     while Instant::now() < end {
         let (body, said) = &quiet[(next(&mut random) % quiet.len() as u64) as usize];
         let mut stream = send(addr, body);
-        if next(&mut random) % 2 == 0 {
+        if next(&mut random).is_multiple_of(2) {
             let reply = read_reply(&mut stream);
             assert_eq!(reply.status, 200, "{reply:?}");
             assert_eq!(streamed(&reply.events()), *said, "{body}");
