@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tramontane_cluster::exchange::{Completion, Exchange, ExchangeError};
 use tramontane_cluster::registry::Watch;
-use tramontane_router::flight::{AbandonReason, Action, DispatchNo, Event, Failure, Flight, HedgeBudget, Policy};
+use tramontane_router::flight::{
+    AbandonReason, Action, DispatchNo, Event, Failure, Flight, HedgeBudget, Policy, Suspicion,
+};
 use tramontane_router::peers::{Estimates, Health, Quarantine, Roster};
 use tramontane_router::{
     ClusterView, CombineError, Dispatch, DispatchPlan, ExpertId, ModelId, NodeId, PlanError, Routing, Rows, plan_by,
@@ -239,7 +241,11 @@ impl Dispatcher {
                 self.send(layer, id, &dispatch, load);
             }
             Action::Suspect { node, why } => {
-                tracing::warn!(%node, ?why, layer = layer.number, "expert node suspected");
+                match why {
+                    // On a busy machine that is everyday's, and costs a resent row at most.
+                    Suspicion::Late => tracing::info!(%node, ?why, layer = layer.number, "expert node suspected"),
+                    _ => tracing::warn!(%node, ?why, layer = layer.number, "expert node suspected"),
+                }
                 self.health.suspect(node, why, self.clock.now() - self.started);
             }
             Action::Done { .. } | Action::Abandon { .. } => {}
