@@ -109,6 +109,8 @@ async fn a_node_whose_name_was_taken_meanwhile_gives_up() {
     let wire = Wire::to(etcd.endpoint()).await;
     let (cut_off, other) = (connect_to(&wire.endpoint).await, connect(&etcd).await);
     let lost = cut_off.join(record("a", [1])).await.expect("joined");
+    // Only who has seen it come can see it go.
+    shows(&other, |view| view.nodes.len() == 1).await;
     wire.cut();
     shows(&other, |view| view.nodes.is_empty()).await;
     let kept = other.join(record("a", [2])).await.expect("the name is free");
