@@ -11,6 +11,8 @@ mod canary;
 mod churn;
 #[path = "http/connections.rs"]
 mod connections;
+#[path = "support/dice.rs"]
+mod dice;
 #[path = "http/keys.rs"]
 mod keys;
 #[path = "http/leaving.rs"]

@@ -17,8 +17,8 @@ use tramontane_router::flight::{
 };
 use tramontane_router::peers::{Estimates, Health, Quarantine, Roster};
 use tramontane_router::{
-    ClusterView, CombineError, Dispatch, DispatchPlan, ExpertId, ModelId, NodeId, PlanError, Routing, Rows, plan_by,
-    rescue_plan,
+    ClusterView, CombineError, Dispatch, DispatchPlan, ExpertId, ModelId, NodeId, NodeRecord, PlanError, Routing, Rows,
+    plan, rescue_plan,
 };
 
 pub use auditor::AUDIT_EVERY;
@@ -165,7 +165,7 @@ impl Dispatcher {
     /// Who computes what: the holders that would be done first, or survivors that load what nobody holds.
     fn plan(&self, number: u32, routing: &Routing) -> Result<DispatchPlan, PlanError> {
         let (view, avoid) = (self.view.as_ref(), self.health.avoid());
-        plan_by(number, routing, view, &avoid, &self.estimates.costs())
+        plan(number, routing, view, &avoid, &self.estimates.costs())
             .or_else(|_| rescue_plan(number, routing.pairs().collect::<Vec<_>>(), view, &avoid))
     }
 
@@ -205,38 +205,26 @@ impl Dispatcher {
             self.look();
             let failed = failed.into_iter().map(|(dispatch, failure)| Event::Failed { dispatch, failure });
             for event in event.into_iter().chain(failed) {
-                actions.extend(layer.flight.on(event, &self.view, &mut self.budget, self.clock.now() - self.started));
+                let now = self.now();
+                actions.extend(layer.flight.on(event, &self.view, &mut self.budget, now));
             }
         }
     }
 
     /// Does what the flight asks.
     fn act(&mut self, action: Action, layer: &mut Layer<'_>) {
-        let count = |counter: fn(&mut PeerReport) -> &mut u64| {
-            self.report.send_if_modified(|report| {
-                report.dispatches += 1;
-                *counter(report) += 1;
-                false
-            });
-        };
         match action {
-            Action::Send { id, dispatch } => {
-                self.report.send_if_modified(|report| {
-                    report.dispatches += 1;
-                    false
-                });
-                self.send(layer, id, &dispatch, Vec::new());
-            }
+            Action::Send { id, dispatch } => self.send(layer, id, &dispatch, Vec::new()),
             Action::Hedge { id, dispatch, .. } => {
-                count(|report| &mut report.hedged);
+                self.count(|report| &mut report.hedged);
                 self.send(layer, id, &dispatch, Vec::new());
             }
             Action::Resend { id, dispatch } => {
-                count(|report| &mut report.resent);
+                self.count(|report| &mut report.resent);
                 self.send(layer, id, &dispatch, Vec::new());
             }
             Action::Rescue { id, dispatch, load } => {
-                count(|report| &mut report.rescued);
+                self.count(|report| &mut report.rescued);
                 tracing::warn!(node = %dispatch.node, layer = layer.number, experts = ?load, "nobody holds them: loading");
                 self.send(layer, id, &dispatch, load);
             }
@@ -246,13 +234,14 @@ impl Dispatcher {
                     Suspicion::Late => tracing::info!(%node, ?why, layer = layer.number, "expert node suspected"),
                     _ => tracing::warn!(%node, ?why, layer = layer.number, "expert node suspected"),
                 }
-                self.health.suspect(node, why, self.clock.now() - self.started);
+                self.suspect(node, why);
             }
             Action::Done { .. } | Action::Abandon { .. } => {}
         }
     }
 
     fn send(&mut self, layer: &mut Layer<'_>, id: DispatchNo, dispatch: &Dispatch, load: Vec<u32>) {
+        self.count(|report| &mut report.dispatches);
         let batch = dispatch.batch(self.model.clone(), layer.epoch, layer.number, layer.rows);
         let submitted = if load.is_empty() {
             self.exchange.submit(&dispatch.node, batch)
@@ -262,6 +251,19 @@ impl Dispatcher {
             self.exchange.rescue(&dispatch.node, batch, experts)
         };
         layer.submitted.insert(submitted, (id, self.clock.now()));
+    }
+
+    /// Counts one; who watches the report sees it with the next change of what is held against nodes.
+    fn count(&self, counter: fn(&mut PeerReport) -> &mut u64) {
+        self.report.send_if_modified(|report| {
+            *counter(report) += 1;
+            false
+        });
+    }
+
+    fn suspect(&mut self, node: NodeId, why: Suspicion) {
+        let now = self.now();
+        self.health.suspect(node, why, now);
     }
 
     /// The flight's next event.
@@ -348,8 +350,11 @@ impl Dispatcher {
 /// How long `dispatch` should take. A node in this process computes on this thread, when its answer is asked for: it is
 /// never late.
 fn predict(view: &ClusterView, estimates: &Estimates, dispatch: &Dispatch) -> Duration {
-    let is_local = view.nodes.get(&dispatch.node).is_some_and(|node| node.addr.is_empty());
-    if is_local { Duration::MAX } else { estimates.predict(dispatch) }
+    if is_local(view, &dispatch.node) { Duration::MAX } else { estimates.predict(dispatch) }
+}
+
+fn is_local(view: &ClusterView, node: &NodeId) -> bool {
+    view.nodes.get(node).is_some_and(NodeRecord::is_in_process)
 }
 
 fn failure(error: &ExchangeError) -> Failure {

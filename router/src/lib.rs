@@ -21,7 +21,7 @@ pub use combine::{CombineError, combine};
 pub use gate::{GateError, GateWeights, Routing, gate};
 pub use load::ExpertLoad;
 pub use names::{Epoch, ExpertId, ModelId, NodeId};
-pub use plan::{Costs, Dispatch, DispatchPlan, Pair, PlanError, plan, plan_by, replan, rescue_plan};
+pub use plan::{Costs, Dispatch, DispatchPlan, Pair, PlanError, plan, replan, rescue_plan};
 pub use profile::NumericProfile;
 pub use rows::{ExpertBatch, ExpertRows, ExpertWork, RowFormat, Rows};
 pub use view::{ClusterView, NodeRecord};

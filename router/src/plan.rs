@@ -87,32 +87,20 @@ pub enum PlanError {
     },
 }
 
+/// Seconds a unit of work takes at a node ([`crate::peers::units`]). One that is left out is as fast as the others together.
+pub type Costs = BTreeMap<NodeId, f64>;
+
 /// Plans one layer: every (token, expert) pair of `routing` goes to exactly one node.
 ///
 /// All rows of one expert go to one holder, for one multiplication over many rows is worth more than a split. A holder is a
 /// live node that is placed to hold the expert and holds it; else (rescue) any live node that holds it. Nodes in `avoid` are
 /// used only where no other node holds the expert. Experts are served by falling number of rows (ties: the lower expert);
-/// each goes to the holder with the fewest rows so far, then the fewest experts, then the lower id.
+/// each goes to the holder that would be done first by `costs`, then (without costs, always) to that with the fewest rows so far, then the
+/// fewest experts, then the lower id.
 ///
 /// # Errors
 /// [`PlanError::NoHolder`] with all experts that nobody holds.
 pub fn plan(
-    layer: u32,
-    routing: &Routing,
-    view: &ClusterView,
-    avoid: &BTreeSet<NodeId>,
-) -> Result<DispatchPlan, PlanError> {
-    replan(layer, routing.pairs(), view, avoid)
-}
-
-/// Seconds a unit of work takes at a node ([`crate::peers::units`]). One that is left out is as fast as the others together.
-pub type Costs = BTreeMap<NodeId, f64>;
-
-/// Plans as [`plan`] does, but an expert goes to the holder that would be done first by `costs`.
-///
-/// # Errors
-/// [`PlanError::NoHolder`] with all experts that nobody holds.
-pub fn plan_by(
     layer: u32,
     routing: &Routing,
     view: &ClusterView,
@@ -122,7 +110,7 @@ pub fn plan_by(
     distribute(layer, routing.pairs(), view, avoid, costs)
 }
 
-/// Plans the `missing` pairs alone, as [`plan`] does all; a pair listed twice counts once.
+/// Plans the `missing` pairs alone, as [`plan`] does all without costs; a pair listed twice counts once.
 ///
 /// # Errors
 /// [`PlanError::NoHolder`] with all experts that nobody holds.
@@ -263,7 +251,7 @@ mod tests {
         let logits: Vec<f32> = (0..9 * 9).map(|i| if i / 9 == i % 9 { 1.0 } else { 0.0 }).collect();
         let routing = crate::gate(&logits, 9, 1, crate::GateWeights::Renormalised).unwrap();
         let costs = Costs::from([("a".into(), 0.001), ("b".into(), 0.004)]);
-        let plan = plan_by(0, &routing, &view, &BTreeSet::new(), &costs).unwrap();
+        let plan = plan(0, &routing, &view, &BTreeSet::new(), &costs).unwrap();
         let shares: Vec<_> = nodes(&plan).into_iter().map(|(node, experts)| (node, experts.len())).collect();
         assert_eq!(shares, [("a", 7), ("c", 2)], "b is done later with its first than a with its last");
     }
@@ -318,7 +306,7 @@ mod tests {
         fn every_pair_goes_to_exactly_one_holder(seed: u64, rows in 0usize..20, k in 1usize..4) {
             let routing = routing(seed, rows, 4, k);
             let view = view(&["a", "b", "c"], &[(0, &["a", "b"]), (1, &["b", "c"]), (2, &["a"]), (3, &["c", "a", "b"])]);
-            let plan = plan(0, &routing, &view, &BTreeSet::new()).unwrap();
+            let plan = plan(0, &routing, &view, &BTreeSet::new(), &Costs::new()).unwrap();
             let mut planned: Vec<_> = plan.dispatches.iter().flat_map(Dispatch::pairs).collect();
             let mut wanted: Vec<_> = routing.pairs().collect();
             planned.sort_unstable();

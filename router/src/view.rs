@@ -30,6 +30,13 @@ pub struct NodeRecord {
     pub draining: bool,
 }
 
+impl NodeRecord {
+    /// Whether it is in the process of whoever reads this: nothing goes over the wire to it.
+    pub fn is_in_process(&self) -> bool {
+        self.addr.is_empty()
+    }
+}
+
 /// Placement (who should hold an expert) and records (who does, and is alive).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterView {

@@ -9,20 +9,7 @@ try:
 except ImportError:  # since 2.0
     from mistralai.client import Mistral
 
-ASK = [{"role": "user", "content": "What is the capital of France?"}]
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 12}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
+from asked import ASK, WEATHER
 
 
 def models(client, model):

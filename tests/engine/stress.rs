@@ -10,6 +10,7 @@ use tramontane_coordinator::Limits;
 
 use super::support::cluster::{Reach, Setup};
 use super::support::completions::TokenBits;
+use super::support::dice::Dice;
 use super::support::engine::{Output, ROOMY, Running, generate, read};
 use super::support::model::{Model, corpus};
 use super::{setup, spiced};
@@ -19,16 +20,6 @@ const REQUESTS: u64 = 64;
 /// Blocks of the crowded engine: a few requests' worth.
 const FEW_BLOCKS: usize = 16;
 const CROWDED: Limits = Limits { max_running: 12, step_tokens: 48, chunk: 16, max_waiting: 256 };
-
-/// Numbers that are the same in every run (Knuth's MMIX generator; its upper bits are the good ones).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
 
 /// Request `number` of a round, and after how many events each of its streams is dropped, if it is.
 fn request(model: &Model, texts: &[Vec<u32>], number: u64, dice: &mut Dice) -> (ValidRequest, Option<usize>) {

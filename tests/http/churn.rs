@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::dice::Dice;
 use crate::run::until;
 use crate::serving::{Serving, connect, read_reply};
 
@@ -28,14 +29,6 @@ fn send(addr: &str, body: &Value) -> TcpStream {
     let mut stream = connect(addr);
     stream.write_all(request.as_bytes()).expect("the server reads");
     stream
-}
-
-/// The next number of a xorshift generator (Marsaglia, "Xorshift RNGs", 2003).
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
 }
 
 /// Text, ids, reason and tokens counted: what must be the same in quiet and in a crowd.
@@ -73,18 +66,18 @@ fn streamed(events: &[Value]) -> Said {
 }
 
 /// One client until `end`: it reads a stream whole, or leaves after some bytes. How many it read whole.
-fn client(addr: &str, quiet: &[(Value, Said)], mut random: u64, end: Instant) -> usize {
+fn client(addr: &str, quiet: &[(Value, Said)], mut dice: Dice, end: Instant) -> usize {
     let mut finished = 0;
     while Instant::now() < end {
-        let (body, said) = &quiet[(next(&mut random) % quiet.len() as u64) as usize];
+        let (body, said) = &quiet[dice.below(quiet.len() as u64) as usize];
         let mut stream = send(addr, body);
-        if next(&mut random).is_multiple_of(2) {
+        if dice.below(2) == 0 {
             let reply = read_reply(&mut stream);
             assert_eq!(reply.status, 200, "{reply:?}");
             assert_eq!(streamed(&reply.events()), *said, "{body}");
             finished += 1;
         } else {
-            let mut some = vec![0; (next(&mut random) % 4000) as usize];
+            let mut some = vec![0; dice.below(4000) as usize];
             // A short answer may end before.
             _ = stream.read_exact(&mut some);
         }
@@ -119,7 +112,7 @@ fn in_a_crowd_that_comes_and_goes_each_gets_what_it_would_get_alone() {
                 .map(|n| {
                     scope.spawn({
                         let (addr, quiet) = (server.addr(), &quiet);
-                        move || client(addr, quiet, n * 7919 + round, end)
+                        move || client(addr, quiet, Dice(n * 7919 + round), end)
                     })
                 })
                 .collect();

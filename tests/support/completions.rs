@@ -1,8 +1,7 @@
 //! Whole requests through an engine, and what its scheduler did with them.
 
 use tramontane_cluster::engine::{
-    Engine, EngineInfo, Event, EventStream, FinishReason, Generation, Sampling, Task, Token, Usage, ValidRequest,
-    in_process,
+    Engine, EngineInfo, EventStream, FinishReason, Generation, Sampling, Task, Token, Usage, ValidRequest, in_process,
 };
 use tramontane_coordinator::{
     EngineLoop, EngineOptions, KvPool, Limits, Logits, Progress, Scheduler, Sequence, SequenceId,
@@ -89,15 +88,11 @@ pub(crate) fn complete(model: &Model, setup: &Setup, limits: Limits, requests: &
     streams.into_iter().map(read).collect()
 }
 
-fn read(mut events: EventStream) -> Completion {
-    let mut tokens = Vec::new();
-    loop {
-        match events.blocking_next() {
-            Some(Event::Token(token)) => tokens.push(token.into()),
-            Some(Event::Finished { reason, usage }) => return Completion { tokens, reason, usage },
-            failed => panic!("no completion: {failed:?}"),
-        }
-    }
+fn read(events: EventStream) -> Completion {
+    let output = super::engine::read(events);
+    assert!(output.prompt.is_none() && output.embedding.is_none(), "no completion: {output:?}");
+    let (reason, usage) = output.finished();
+    Completion { tokens: output.tokens, reason, usage }
 }
 
 /// Which sequences lose their blocks in [`complete`], by their requests' places, as often as they do. The engine's scheduler

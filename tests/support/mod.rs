@@ -4,6 +4,7 @@
 pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod covering;
+pub(crate) mod dice;
 pub(crate) mod engine;
 pub(crate) mod fixture;
 pub(crate) mod gguf;

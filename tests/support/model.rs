@@ -13,6 +13,7 @@ use tramontane_model::tokenizer::{Special, Tokenizer};
 use tramontane_model::weights::{ExpertTypes, Quantize};
 use tramontane_router::{ExpertId, ModelId, NumericProfile};
 
+use super::dice::Dice;
 use super::gguf::{self, Form};
 
 /// An opened checkpoint.
@@ -81,12 +82,8 @@ impl Model {
 
     /// `len` token ids that are the same in every run, others for each `seed`.
     pub(crate) fn random_ids(&self, len: usize, seed: u64) -> Vec<u32> {
-        let mut state = seed;
-        let mut next = || {
-            // Knuth's linear congruential generator (MMIX); its upper bits are the good ones.
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 33) % self.config.vocab as u64) as u32
-        };
+        let mut dice = Dice(seed);
+        let mut next = || dice.below(self.config.vocab as u64) as u32;
         // The first numbers of neighbouring seeds are alike.
         next();
         (0..len).map(|_| next()).collect()

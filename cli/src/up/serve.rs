@@ -5,7 +5,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use serde_json::json;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tramontane_cluster::engine::{Engine, InProcessEngine};
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::grpc::{GrpcServer, Health};
-use tramontane_gateway::http::{Gateway, Timeouts, bind, routes, serve};
+use tramontane_gateway::http::{CLOSING, Gateway, Timeouts, bind, routes, serve};
 use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::tokenizer::Tokenizer;
@@ -43,9 +43,6 @@ struct GrpcDoor {
     health: Health,
     served: JoinHandle<std::io::Result<()>>,
 }
-
-/// How long clients over gRPC may keep their connections when all calls have ended.
-const GRPC_CLOSING: Duration = Duration::from_secs(5);
 
 impl GrpcDoor {
     async fn open(addr: SocketAddr, gateway: Arc<Gateway>, stopped: watch::Receiver<bool>) -> anyhow::Result<Self> {
@@ -115,7 +112,7 @@ impl Door {
         let Some(grpc) = self.grpc else { return Ok(()) };
         tokio::select! {
             // Whoever holds a connection open without a call does not hold the process.
-            ended = timeout(GRPC_CLOSING, grpc.served) => ended.map_or(Ok(()), |ended| Ok(ended.context("the gRPC server")??)),
+            ended = timeout(CLOSING, grpc.served) => ended.map_or(Ok(()), |ended| Ok(ended.context("the gRPC server")??)),
             () = signals.next() => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use tramontane_router::peers::{Audit, Quarantine, Verdict, judge, sample};
 use tramontane_router::{Dispatch, Epoch, ExpertId, ExpertRows, NodeId, Pair, Rows, replan};
 
 use super::layer::Layer;
-use super::{Dispatcher, failure};
+use super::{Dispatcher, failure, is_local};
 
 /// One dispatch in this many is audited.
 pub const AUDIT_EVERY: u32 = 256;
@@ -52,10 +52,10 @@ impl Dispatcher {
         self.give_up_shadows();
         let mut begin: Vec<(Shadow, BTreeSet<NodeId>)> = Vec::new();
         for (dispatch, answer) in layer.answered() {
-            if self.is_local(&dispatch.node) || self.auditor.shadows.len() + begin.len() >= MAX_SHADOWS {
+            if is_local(&self.view, &dispatch.node) || self.auditor.shadows.len() + begin.len() >= MAX_SHADOWS {
                 continue;
             }
-            let now = self.clock.now().saturating_duration_since(self.started);
+            let now = self.now();
             let probed = self.health.take_probe(now).filter(|node| *node != dispatch.node);
             if probed.is_none() && !self.auditor.audit.is_due() {
                 continue;
@@ -146,7 +146,7 @@ impl Dispatcher {
         let Ok(plan) = replan(shadow.layer, pairs, &self.view, avoid) else { return };
         // Of several nodes the one with the most rows; the rest goes uncompared.
         let rows = |dispatch: &Dispatch| dispatch.pairs().count();
-        let fresh = plan.dispatches.into_iter().filter(|d| !avoid.contains(&d.node) && !self.is_local(&d.node));
+        let fresh = plan.dispatches.into_iter().filter(|d| !avoid.contains(&d.node) && !is_local(&self.view, &d.node));
         let Some(dispatch) = fresh.max_by_key(rows) else { return };
         let batch = dispatch.batch(self.model.clone(), shadow.epoch, shadow.layer, &shadow.rows);
         let id = self.exchange.submit(&dispatch.node, batch);
@@ -165,15 +165,6 @@ impl Dispatcher {
                 self.suspect(shadow.dispatch.node, Suspicion::Late);
             }
         }
-    }
-
-    fn suspect(&mut self, node: NodeId, why: Suspicion) {
-        let now = self.clock.now().saturating_duration_since(self.started);
-        self.health.suspect(node, why, now);
-    }
-
-    fn is_local(&self, node: &NodeId) -> bool {
-        self.view.nodes.get(node).is_some_and(|record| record.addr.is_empty())
     }
 }
 

@@ -29,7 +29,7 @@ pub async fn follow_loads(views: Watch, rates: watch::Sender<BTreeMap<ExpertId, 
         tokio::time::sleep(INTERVAL).await;
         let view = views.current();
         counters.retain(|id, counter| view.nodes.get(id).is_some_and(|node| node.addr == counter.addr));
-        for (id, node) in view.nodes.iter().filter(|(_, node)| !node.addr.is_empty()) {
+        for (id, node) in view.nodes.iter().filter(|(_, node)| !node.is_in_process()) {
             match ask(counters.remove(id), id, &node.addr).await {
                 Ok((counter, received)) => {
                     let now = started.elapsed();

@@ -42,6 +42,14 @@ pub use token_text::TokenText;
 
 use crate::error::ApiError;
 
+/// Prepares a request. Tokenising a long prompt takes a while: not on a thread that carries bytes.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.unwrap_or(Err(ApiError::Internal { why: "preparing a request panicked" }))
+}
+
 /// Who asks, and until when.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {

@@ -39,4 +39,9 @@ impl ServedModel {
     pub fn id(&self) -> &str {
         &self.id
     }
+
+    /// Which weights these are: the card's hash behind its kind.
+    pub fn named_hash(&self) -> String {
+        format!("blake3:{}", self.card.hash)
+    }
 }

@@ -15,24 +15,17 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tramontane_proto::INFERENCE_DESCRIPTORS;
-use tramontane_proto::v1::inference_server::InferenceServer;
+use tramontane_proto::v1::inference_server::{InferenceServer, SERVICE_NAME};
 
-use crate::http::Gateway;
+use crate::http::{Gateway, MAX_RESETS, MAX_STREAMS};
 use service::Service;
 
 /// Largest request, in bytes; the same as HTTP's.
 pub const MAX_REQUEST_BYTES: usize = crate::http::MAX_BODY_BYTES;
 /// Largest message of an answer, in bytes: a prompt's log-probabilities, or the embeddings of one request.
 pub const MAX_REPLY_BYTES: usize = 64 << 20;
-/// Most calls at once on a connection.
-const MAX_STREAMS: u32 = 128;
-/// Calls that a client may reset before they are looked at.
-const MAX_RESETS: usize = 20;
 /// How long a connection may be silent before it is asked whether it lives, and how long it has to answer.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// The service's name, for health and reflection.
-const SERVICE: &str = "tramontane.v1.Inference";
-
 /// Says that a model is served, or not.
 #[derive(Clone)]
 pub struct Health(tonic_health::server::HealthReporter);
@@ -49,7 +42,7 @@ impl Health {
     }
 
     async fn set(&self, status: ServingStatus) {
-        for name in ["", SERVICE] {
+        for name in ["", SERVICE_NAME] {
             self.0.set_service_status(name, status).await;
         }
     }

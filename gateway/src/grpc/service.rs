@@ -16,7 +16,7 @@ use tramontane_proto::v1::inference_server::Inference;
 use super::read;
 use super::write::{self, Logprobs};
 use crate::error::ApiError;
-use crate::frontdoor::{Answer, Caller, ChatRequest, FrontDoor, Job};
+use crate::frontdoor::{Answer, Caller, ChatRequest, FrontDoor, Job, aside};
 use crate::http::{Counted, Gateway};
 
 /// Most digits of a `grpc-timeout` (gRPC over HTTP/2, "TimeoutValue").
@@ -25,12 +25,6 @@ const MAX_TIMEOUT_DIGITS: usize = 8;
 pub(super) struct Service(Arc<Gateway>);
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<v1::AnswerPiece, Status>> + Send>>;
-
-/// Tokenising a long prompt takes a while: not on a thread that carries bytes.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
-    let joined = tokio::task::spawn_blocking(work).await;
-    joined.unwrap_or(Err(ApiError::Internal { why: "preparing a request panicked" }))
-}
 
 impl Service {
     pub(super) fn new(gateway: Arc<Gateway>) -> Self {

@@ -55,7 +55,7 @@ pub(super) fn model(front: &FrontDoor) -> v1::ServedModel {
         id: model.id().to_owned(),
         context: model.context as u64,
         vocab: model.vocab as u64,
-        hash: format!("blake3:{}", model.card.hash),
+        hash: model.named_hash(),
         quantization: model.card.quantization.clone(),
         license: model.card.license.clone(),
         chat: front.can_chat(),

@@ -19,15 +19,9 @@ use super::answer::{self, UsageBody};
 use super::request::{ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, EncodingFormat, Source, TokenizeBody};
 use super::{Gateway, body};
 use crate::error::ApiError;
-use crate::frontdoor::{Caller, FrontDoor};
+use crate::frontdoor::{Caller, FrontDoor, aside};
 
 type Shared = State<Arc<Gateway>>;
-
-/// Tokenising a long prompt takes a while: not on a thread that carries bytes.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
-    let joined = tokio::task::spawn_blocking(work).await;
-    joined.unwrap_or(Err(ApiError::Internal { why: "preparing a request panicked" }))
-}
 
 /// Goes on with a conversation.
 #[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatBody, responses(
@@ -261,7 +255,7 @@ fn model_body(front: &FrontDoor) -> ModelBody {
         root: model.id().to_owned(),
         max_model_len: model.context,
         max_context_length: model.context,
-        hash: format!("blake3:{}", model.card.hash),
+        hash: model.named_hash(),
         quantization: model.card.quantization.clone(),
         license: model.card.license.clone(),
         capabilities: Capabilities {

@@ -20,7 +20,8 @@ use tokio::sync::Notify;
 
 pub use body::{BODY_TIMEOUT, MAX_BODY_BYTES};
 pub(crate) use layers::Counted;
-pub use server::{Timeouts, bind, serve};
+pub use server::{CLOSING, Timeouts, bind, serve};
+pub(crate) use server::{MAX_RESETS, MAX_STREAMS};
 
 use crate::error::ApiError;
 use crate::frontdoor::FrontDoor;

@@ -28,9 +28,9 @@ const BACKLOG: u32 = 1024;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_FIELDS: usize = 100;
 /// Most requests at once on an HTTP/2 connection.
-const MAX_STREAMS: u32 = 128;
+pub(crate) const MAX_STREAMS: u32 = 128;
 /// Most streams that a client may have reset before we looked at them; one more, and its connection ends (CVE-2023-44487).
-const MAX_RESETS: usize = 20;
+pub(crate) const MAX_RESETS: usize = 20;
 /// Bytes of an answer that wait for their reader in the process, a stream or connection, and in the system.
 const MAX_UNREAD: usize = 64 << 10;
 /// How often an HTTP/2 peer is asked whether it lives, and how long it may take to say so.
@@ -38,7 +38,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long to wait when the system has no place for a connection (EMFILE, ENFILE, ENOMEM).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// How long connections have to close after the last answer.
-const CLOSING: Duration = Duration::from_secs(5);
+pub const CLOSING: Duration = Duration::from_secs(5);
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]

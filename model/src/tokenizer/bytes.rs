@@ -65,6 +65,8 @@ pub(super) fn spelling(decoder: Option<&DecoderWrapper>) -> Option<Spelling> {
 /// The byte that `<0x0A>` stands for.
 fn byte_piece(token: &str) -> Option<Vec<u8>> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
+    // A number may have a sign; a byte has none.
+    let digits = Some(digits).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
     Some(vec![u8::from_str_radix(digits, 16).ok()?])
 }
 
@@ -97,8 +99,8 @@ mod tests {
     #[test]
     fn byte_pieces_are_bytes_and_others_are_not() {
         assert_eq!(
-            ["<0x0A>", "<0xff>", "<0x0>", "<0xzz>", "a"].map(byte_piece),
-            [Some(vec![10]), Some(vec![255]), None, None, None]
+            ["<0x0A>", "<0xff>", "<0x0>", "<0xA>", "<0x+A>", "0x0A", "<0xzz>", "a"].map(byte_piece),
+            [Some(vec![10]), Some(vec![255]), None, None, None, None, None, None]
         );
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{random_f32, routing, view};
-use crate::{Rows, plan};
+use crate::{Costs, Rows, plan};
 
 const WIDTH: usize = 5;
 
@@ -56,7 +56,7 @@ proptest! {
         let routing = routing(seed, rows, 6, k);
         let holders: [&[&str]; 6] = [&["a", "b"], &["c"], &["a", "c"], &["b"], &["a", "b", "c"], &["c", "b"]];
         let experts: Vec<_> = (0..).zip(holders).collect();
-        let plan = plan(0, &routing, &view(&["a", "b", "c"], &experts), &BTreeSet::new()).unwrap();
+        let plan = plan(0, &routing, &view(&["a", "b", "c"], &experts), &BTreeSet::new(), &Costs::new()).unwrap();
         // Nodes may answer in either format, in any order.
         let format = |i: usize| if i.is_multiple_of(2) { RowFormat::F32 } else { RowFormat::Bf16 };
         let rows_of: Vec<_> = plan.dispatches.iter().enumerate().map(|(i, d)| answer(seed, d, format(i))).collect();
@@ -74,8 +74,14 @@ proptest! {
 /// Two tokens, two experts each of three; node `a` has experts 0 and 1, node `b` has 2.
 fn small() -> (Routing, Vec<Dispatch>, Vec<ExpertRows>) {
     let routing = routing(5, 6, 3, 2);
-    let plan =
-        plan(0, &routing, &view(&["a", "b"], &[(0, &["a"]), (1, &["a"]), (2, &["b"])]), &BTreeSet::new()).unwrap();
+    let plan = plan(
+        0,
+        &routing,
+        &view(&["a", "b"], &[(0, &["a"]), (1, &["a"]), (2, &["b"])]),
+        &BTreeSet::new(),
+        &Costs::new(),
+    )
+    .unwrap();
     let answers = plan.dispatches.iter().map(|d| answer(5, d, RowFormat::F32)).collect();
     (routing, plan.dispatches, answers)
 }

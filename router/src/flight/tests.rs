@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{random, record, routing, view};
-use crate::{Pair, plan};
+use crate::{Costs, Pair, plan};
 
 const PREDICTED: Duration = Duration::from_millis(20);
 
@@ -377,7 +377,7 @@ proptest! {
         let view = random_view(seed);
         let routing = routing(seed, tokens, 4, 2);
         let none = BTreeSet::new();
-        let plan = plan(0, &routing, &view, &none);
+        let plan = plan(0, &routing, &view, &none, &Costs::new());
         let plan = plan.or_else(|_| rescue_plan(0, routing.pairs().collect::<Vec<_>>(), &view, &none)).unwrap();
         let planned = plan.dispatches.len();
         let mut budget = HedgeBudget::default();

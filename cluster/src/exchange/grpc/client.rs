@@ -125,7 +125,7 @@ impl Exchange for GrpcExchange {
     }
 
     fn follow(&mut self, view: &ClusterView) {
-        let elsewhere = view.nodes.values().filter(|node| !node.addr.is_empty());
+        let elsewhere = view.nodes.values().filter(|node| !node.is_in_process());
         self.set_nodes(elsewhere.map(|node| (node.id.clone(), node.addr.clone())).collect());
     }
 
