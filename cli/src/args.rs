@@ -9,11 +9,14 @@ use tramontane_model::weights::Quantize;
 
 use crate::bench::BenchArgs;
 use crate::models::ModelsArgs;
+use crate::registry::RegistryArgs;
 
 /// Threads that carry bytes; the computing ones are the pool's.
 pub(crate) const RUNTIME_THREADS: usize = 2;
 /// Expert nodes of an embedded cluster, at most.
 pub(crate) const MAX_EXPERT_NODES: usize = 256;
+/// Nodes that should hold each expert, at most.
+const MAX_REPLICAS: usize = 16;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,8 +45,15 @@ Examples:
 
 const NODE_EXAMPLES: &str = "\
 Examples:
-  tramontane expert-node --registry tramontane://127.0.0.1:7070 --cluster local --listen 127.0.0.1:0
-  tramontane expert-node --registry tramontane://10.0.0.1:7070 --cluster prod --model ./Mixtral-8x7B-v0.1 --listen 127.0.0.1:7071 --id node-3";
+  tramontane expert-node --registry etcd://127.0.0.1:2379
+  tramontane expert-node --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
+    --listen 0.0.0.0:7071 --advertise node-3:7071 --id node-3 --zone rack-b --capacity 48000000000";
+
+const COORDINATOR_EXAMPLES: &str = "\
+Examples:
+  tramontane coordinator --registry etcd://127.0.0.1:2379
+  tramontane coordinator --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
+    --replicas 2 --http 10.0.1.1:8080 --api-keys-file /etc/tramontane/keys";
 
 /// Serves open Mixture-of-Experts models on a cluster of your own.
 #[derive(Debug, Parser)]
@@ -57,6 +67,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a whole cluster on this machine: coordinator, registry and expert nodes
     Up(UpArgs),
+    /// Run one coordinator of a cluster: an engine and its front door
+    Coordinator(CoordinatorArgs),
     /// Run one expert node of a cluster
     ExpertNode(NodeArgs),
     /// Convert, make up, cut, look into and check checkpoints
@@ -85,16 +97,26 @@ pub(crate) struct UpArgs {
     /// Threads that compute, in each process [default: all cores; with --processes the cores shared out]
     #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", help_heading = "Cluster", value_parser = threads)]
     pub(crate) threads: Option<usize>,
+    /// Nodes that hold each expert [default: 1]
+    #[arg(long, env = "TRAMONTANE_REPLICAS", value_name = "R", help_heading = "Cluster", value_parser = replicas, requires = "processes")]
+    pub(crate) replicas: Option<usize>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
+}
+
+/// The cache of keys and values.
+#[derive(Debug, Args)]
+pub(crate) struct KvArgs {
     /// Type in which keys and values are cached
-    #[arg(long, env = "TRAMONTANE_KV_TYPE", value_name = "TYPE", default_value = "f16", help_heading = "Cluster")]
+    #[arg(long, env = "TRAMONTANE_KV_TYPE", value_name = "TYPE", default_value = "f16", help_heading = "Engine")]
     pub(crate) kv_type: KvArg,
     /// Bytes of memory for keys and values
-    #[arg(long, env = "TRAMONTANE_KV_MEMORY", value_name = "BYTES", default_value_t = 2 << 30, help_heading = "Cluster")]
+    #[arg(long, env = "TRAMONTANE_KV_MEMORY", value_name = "BYTES", default_value_t = 2 << 30, help_heading = "Engine")]
     pub(crate) kv_memory: u64,
 }
 
 /// Which model, and how it is held.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct ModelArgs {
     /// Folder of a checkpoint in Hugging Face's layout, a GGUF file, or the word `demo` [default: the demo model, which is in this binary]
     #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
@@ -173,30 +195,75 @@ pub(crate) struct ServeArgs {
     pub(crate) insecure: bool,
 }
 
+/// Runs one coordinator: it computes attention, samples, and serves; the experts are the nodes'.
+#[derive(Debug, Args)]
+#[command(before_help = COORDINATOR_EXAMPLES)]
+pub(crate) struct CoordinatorArgs {
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    /// Nodes that should hold each expert, where there is room
+    #[arg(long, env = "TRAMONTANE_REPLICAS", value_name = "R", default_value_t = 2, value_parser = replicas, help_heading = "Cluster")]
+    pub(crate) replicas: usize,
+    /// This coordinator's name [default: the address it serves HTTP on]
+    #[arg(long, env = "TRAMONTANE_ID", value_name = "ID", help_heading = "Cluster")]
+    pub(crate) id: Option<String>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
+    /// Threads that compute [default: all cores]
+    #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", value_parser = threads, help_heading = "Engine")]
+    pub(crate) threads: Option<usize>,
+    /// Print one JSON object with the addresses once it serves
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
 /// Runs one expert node: it joins, loads the experts that the placement gives it, and computes them.
 #[derive(Debug, Args)]
 #[command(before_help = NODE_EXAMPLES)]
 pub(crate) struct NodeArgs {
-    /// The cluster's registry (today: tramontane://host:port, as `up --processes` serves it)
-    #[arg(long, env = "TRAMONTANE_REGISTRY", value_name = "URL")]
-    pub(crate) registry: String,
-    /// The cluster's name
-    #[arg(long, env = "TRAMONTANE_CLUSTER", value_name = "NAME", default_value = "local")]
-    pub(crate) cluster: String,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Address to listen on; port 0 takes a free one
-    #[arg(long, env = "TRAMONTANE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:0")]
+    #[arg(long, env = "TRAMONTANE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:0", help_heading = "Node")]
     pub(crate) listen: SocketAddr,
-    /// This node's name [default: the address it listens on]
-    #[arg(long, env = "TRAMONTANE_ID", value_name = "ID")]
+    /// HOST:PORT at which coordinators reach it [default: the address it listens on]
+    #[arg(long, env = "TRAMONTANE_ADVERTISE", value_name = "ADDR", help_heading = "Node", value_parser = host_and_port)]
+    pub(crate) advertise: Option<String>,
+    /// This node's name [default: the address at which it is reached]
+    #[arg(long, env = "TRAMONTANE_ID", value_name = "ID", help_heading = "Node")]
     pub(crate) id: Option<String>,
+    /// What it shares its fate with (a rack, a building): replicas of an expert are spread over zones
+    #[arg(
+        long,
+        env = "TRAMONTANE_ZONE",
+        value_name = "ZONE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Node"
+    )]
+    pub(crate) zone: String,
     /// Bytes of experts it may hold [default: no bound]
-    #[arg(long, env = "TRAMONTANE_CAPACITY", value_name = "BYTES")]
+    #[arg(long, env = "TRAMONTANE_CAPACITY", value_name = "BYTES", help_heading = "Node")]
     pub(crate) capacity: Option<u64>,
     /// Threads that compute [default: all cores]
-    #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", value_parser = threads)]
+    #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", value_parser = threads, help_heading = "Node")]
     pub(crate) threads: Option<usize>,
+    /// Seconds that others have to take over its experts once it is told to stop
+    #[arg(
+        long,
+        env = "TRAMONTANE_DRAIN_TIMEOUT",
+        value_name = "SECONDS",
+        default_value_t = 45,
+        value_parser = clap::value_parser!(u64).range(0..=3600),
+        help_heading = "Node"
+    )]
+    pub(crate) drain_timeout: u64,
 }
 
 /// Types that expert weights can be converted to.
@@ -251,6 +318,17 @@ pub(crate) fn nodes(text: &str) -> Result<usize, String> {
 
 pub(crate) fn threads(text: &str) -> Result<usize, String> {
     within(text, 1..=512)
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let sound = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(['/', '@', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    sound.then(|| text.to_owned()).ok_or_else(|| "HOST:PORT is wanted".to_owned())
+}
+
+fn replicas(text: &str) -> Result<usize, String> {
+    within(text, 1..=MAX_REPLICAS)
 }
 
 pub(crate) fn within(text: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, String> {

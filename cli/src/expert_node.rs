@@ -1,38 +1,120 @@
 //! The role `expert-node`: a process that joins a registry and serves its experts over gRPC.
 
-use anyhow::Context;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tramontane_cluster::ServerError;
 use tramontane_cluster::exchange::grpc::serve_experts;
-use tramontane_cluster::registry::RegistryError;
-use tramontane_cluster::registry::served::ServedRegistry;
-use tramontane_expert_node::Node;
+use tramontane_cluster::registry::{Registry, RegistryError};
+use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::NodeId;
 
-use crate::Unreachable;
 use crate::args::NodeArgs;
 use crate::model::Model;
+use crate::registry::open;
+use crate::signals::Signals;
 
-/// Runs until its registry is gone.
+/// How long a node that has left still answers coordinators that have not heard of it.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long it waits between two tries to take the name of a node whose lease has not ended yet: its own, before it was started again.
+const TAKEN_AGAIN: Duration = Duration::from_millis(500);
+/// How much longer than a lease lasts it tries.
+const TAKEN_SLACK: Duration = Duration::from_secs(5);
+
+/// Runs until it is told to stop and others have its experts, or until its registry is gone for good.
 pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-    let addr = listener.local_addr()?.to_string();
+    let addr = reached_at(&args, listener.local_addr()?)?;
+    let mut signals = Signals::new()?;
     let model = Model::open(&args.model)?;
-    let registry = ServedRegistry::connect(&args.registry).await.map_err(|error| match error {
-        RegistryError::Lost { .. } => Unreachable(anyhow::Error::new(error).context(args.registry.clone())).into(),
-        other => anyhow::Error::new(other),
-    })?;
+    let registry = open(&args.registry, &model).await?;
     let threads = args.threads.unwrap_or_else(cores);
     let capacity = args.capacity.unwrap_or(u64::MAX);
     let store = model.expert_store(capacity, Compute::new(Isa::detect(), threads));
     let id = NodeId::from(args.id.unwrap_or_else(|| addr.clone()));
-    let node = Node::join(model.node(id.clone(), addr.clone(), capacity), store.clone(), &registry).await?;
-    tracing::info!(node = %id, %addr, cluster = args.cluster, "joined");
+    let (profile, zone) = (model.profile.clone(), args.zone);
+    let options = NodeOptions { id: id.clone(), addr: addr.clone(), capacity, zone, profile: profile.clone() };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = async { _ = stopped.await };
+    let mut served = tokio::spawn(serve_experts(store.clone(), profile, listener, shutdown));
+    let lease = Duration::from_secs(args.registry.lease);
+    let node = tokio::select! {
+        joined = join(options, store, registry.as_ref(), lease) => joined?,
+        () = signals.next() => return Ok(()),
+    };
+    tracing::info!(node = %id, %addr, cluster = args.registry.cluster, "joined");
     tokio::select! {
-        served = serve_experts(store, model.profile, listener, std::future::pending()) => {
-            served.with_context(|| format!("node {id} cannot serve on {addr}"))
+        failed = end_of(&mut served) => return failed,
+        left = stay(node, &mut signals, Duration::from_secs(args.drain_timeout)) => left?,
+    }
+    registry.farewell().await;
+    sleep(LINGER).await;
+    _ = stop.send(());
+    tokio::select! {
+        ended = end_of(&mut served) => ended,
+        () = signals.next() => Ok(()),
+    }
+}
+
+/// Where coordinators reach the node.
+fn reached_at(args: &NodeArgs, listening: SocketAddr) -> anyhow::Result<String> {
+    match &args.advertise {
+        Some(addr) => Ok(addr.clone()),
+        None if listening.ip().is_unspecified() => {
+            bail!(
+                "--listen {listening} is no address to be reached at: say with --advertise HOST:PORT where others reach this node"
+            )
         }
-        Err(ended) = node.follow() => Err(ended.into()),
+        None => Ok(listening.to_string()),
+    }
+}
+
+/// How serving ended.
+async fn end_of(served: &mut JoinHandle<Result<(), ServerError>>) -> anyhow::Result<()> {
+    served.await.context("the experts' server")?.context("the experts' server")
+}
+
+/// Joins. A name that is taken may be its own, from before it was started again: that ends with the lease.
+async fn join(
+    options: NodeOptions,
+    store: Arc<ExpertStore>,
+    registry: &dyn Registry,
+    lease: Duration,
+) -> Result<Node, NodeError> {
+    let end = Instant::now() + lease + TAKEN_SLACK;
+    loop {
+        match Node::join(options.clone(), store.clone(), registry).await {
+            Err(NodeError::Registry { source: RegistryError::Taken { .. }, .. }) if Instant::now() < end => {
+                sleep(TAKEN_AGAIN).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Follows the placement; after a signal leaves when others have what the node holds, at the latest after `patience` or with a
+/// second signal.
+async fn stay(node: Node, signals: &mut Signals, patience: Duration) -> Result<(), NodeError> {
+    let (drain, following) = (node.drain(), node.follow());
+    tokio::pin!(following);
+    tokio::select! {
+        ended = &mut following => return ended,
+        () = signals.next() => drain.begin(),
+    }
+    tracing::info!("leaving when others hold what this node does; once more to leave at once");
+    tokio::select! {
+        drained = timeout(patience, following) => drained.unwrap_or_else(|_| {
+            tracing::warn!(seconds = patience.as_secs(), "leaving although others do not hold everything yet");
+            Ok(())
+        }),
+        () = signals.next() => Ok(()),
     }
 }
 

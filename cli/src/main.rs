@@ -1,18 +1,24 @@
 //! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, and (with later issues) the admin commands.
 //!
-//! *Absent from here*: logic that a library crate should hold; etcd, `--config` files and the
-//! admin commands, which come with later issues.
+//! *Absent from here*: logic that a library crate should hold; `--config` files and the admin commands, which come with later
+//! issues.
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0, 1 failure, 2 usage, 3 unreachable.
 
 mod args;
 mod bench;
+mod coordinator;
 mod demo;
+mod door;
+mod engine;
 mod expert_node;
 mod model;
 mod models;
 mod output;
+mod placing;
 mod progress;
+mod registry;
+mod signals;
 mod up;
 
 use std::io::IsTerminal;
@@ -49,6 +55,7 @@ fn main() -> ExitCode {
                 let _handled = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
                 match cli.command {
                     Command::Up(args) => up::run(args).await,
+                    Command::Coordinator(args) => coordinator::run(args).await,
                     Command::ExpertNode(args) => expert_node::run(args).await,
                     Command::Models(args) => models::run(args.command),
                     Command::Bench(args) => bench::run(args.command).await,

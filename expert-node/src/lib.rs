@@ -3,11 +3,12 @@
 //! It keeps no state between layers: a batch comes with everything that its answer depends on.
 //!
 //! *Absent from here*: attention, sampling, sequences, tokens; how bytes travel (crate `cluster`); what an expert is (crate
-//! `model`); moving experts away before it leaves (it comes with the cluster issue: today a node that leaves is gone).
+//! `model`); who holds what (the placement's leader decides).
 
+mod duties;
 mod merge;
 mod node;
 mod store;
 
-pub use node::{Node, NodeError, NodeOptions};
+pub use node::{Drain, Node, NodeError, NodeOptions};
 pub use store::ExpertStore;

@@ -1,15 +1,21 @@
-//! A node's life: it joins, loads what the placement gives it, publishes what it holds, until its lease ends.
+//! A node's life: it joins, loads what the placement gives it and publishes what it holds, while it serves; drained, it leaves.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::JoinError;
-use tramontane_cluster::exchange::ServeError;
+use tokio::time::sleep_until;
 use tramontane_cluster::registry::{Lease, Registry, RegistryError, Watch};
-use tramontane_router::{ClusterView, ExpertId, NodeId, NodeRecord, NumericProfile};
+use tramontane_router::placement::is_drained;
+use tramontane_router::{ExpertId, NodeId, NodeRecord, NumericProfile};
 
 use crate::ExpertStore;
+use crate::duties::{Failures, duties};
+
+/// While experts are loaded, what is held is published this often.
+const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -21,14 +27,6 @@ pub enum NodeError {
         node: NodeId,
         /// What the registry said.
         source: RegistryError,
-    },
-    /// It cannot hold what the placement gives it: mend its disk or give it room.
-    #[error("expert node {node} cannot load what it is given")]
-    Load {
-        /// The node.
-        node: NodeId,
-        /// Which expert, and why.
-        source: ServeError,
     },
     /// A defect: the loading thread panicked.
     #[error("expert node {node}: loading ended abnormally")]
@@ -61,10 +59,32 @@ pub struct Node {
     store: Arc<ExpertStore>,
     lease: Box<dyn Lease>,
     watch: Watch,
+    leaving: watch::Sender<bool>,
+    published: NodeRecord,
+    failures: Failures,
+    started: Instant,
+}
+
+/// Has a node leave when others hold what it is placed to hold.
+#[derive(Clone, Debug)]
+pub struct Drain(watch::Sender<bool>);
+
+impl Drain {
+    /// The node gets no new experts from now on, and leaves once no placement names it. Not to be taken back.
+    pub fn begin(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// What a node waits for when there is nothing to do.
+enum Woken {
+    /// The view, the store, or what is wanted of it is another.
+    Changed,
+    Over(RegistryError),
 }
 
 impl Node {
-    /// Joins the cluster of `registry`, holding nothing yet.
+    /// Joins the cluster of `registry`, holding what `store` holds.
     ///
     /// # Errors
     /// [`NodeError::Registry`] when it is refused.
@@ -73,60 +93,96 @@ impl Node {
         store: Arc<ExpertStore>,
         registry: &dyn Registry,
     ) -> Result<Self, NodeError> {
-        let record = record(&options, store.held());
+        let published = record(&options, store.held(), false);
         let watch = registry.watch();
-        let lease =
-            registry.join(record).await.map_err(|source| NodeError::Registry { node: options.id.clone(), source })?;
-        Ok(Self { options, store, lease, watch })
+        let joined = registry.join(published.clone()).await;
+        let lease = joined.map_err(|source| NodeError::Registry { node: options.id.clone(), source })?;
+        let (leaving, failures, started) = (watch::Sender::new(false), Failures::default(), Instant::now());
+        Ok(Self { options, store, lease, watch, leaving, published, failures, started })
     }
 
-    /// Follows the placement until the lease is lost: loads what it gives, publishes it, then gives up what it takes.
+    /// How the node is told to leave.
+    pub fn drain(&self) -> Drain {
+        Drain(self.leaving.clone())
+    }
+
+    /// Follows the placement: loads what it gives, publishes what is held, gives up what others hold instead. A load that
+    /// fails is tried again later; the rest goes on. Returns when the node was told to leave and is drained: it is out of
+    /// the cluster then.
     ///
     /// # Errors
-    /// Always, in the end: [`NodeError`] says why it is over.
-    pub async fn follow(mut self) -> Result<Infallible, NodeError> {
-        let mut view = self.watch.current();
+    /// [`NodeError`] says why it is over.
+    pub async fn follow(mut self) -> Result<(), NodeError> {
+        let mut leaving = self.leaving.subscribe();
+        let mut last_published = Instant::now();
         loop {
-            self.obey(&view).await?;
-            view = tokio::select! {
-                changed = self.watch.changed() => changed.map_err(|source| self.registry_error(source))?,
-                () = self.lease.lost() => {
-                    return Err(self.registry_error(RegistryError::Lost { why: "the lease ended".to_owned() }));
-                }
-            };
+            let (view, held, draining) = (self.watch.current(), self.store.held(), *leaving.borrow_and_update());
+            if self.published.draining && is_drained(&view, &self.options.id) {
+                return Ok(());
+            }
+            let todo = duties(&view, &self.options.id, &held);
+            let next = self.failures.next(&todo.load, self.started.elapsed());
+            let kept: BTreeSet<ExpertId> = held.difference(&todo.give_up).copied().collect();
+            let record = record(&self.options, kept, draining);
+            // In mid-load the record may lag a little; what is given up, and that the node leaves, must not.
+            let urgent = next.is_err() || !todo.give_up.is_empty() || draining != self.published.draining;
+            if record != self.published && (urgent || last_published.elapsed() >= PUBLISH_EVERY) {
+                // What is given up is taken from the record first, so that nobody asks for it any more.
+                self.lease.update(record.clone()).await.map_err(|source| self.over(source))?;
+                self.store.retain(|expert| !todo.give_up.contains(&expert));
+                (self.published, last_published) = (record, Instant::now());
+                continue;
+            }
+            match next {
+                Ok(expert) => self.load(expert).await?,
+                Err(again) => match self.wait(&mut leaving, again).await {
+                    Woken::Changed => {}
+                    Woken::Over(source) => return Err(self.over(source)),
+                },
+            }
         }
     }
 
-    async fn obey(&self, view: &ClusterView) -> Result<(), NodeError> {
-        let (held, assigned) = (self.store.held(), assigned(view, &self.options.id));
-        let Some(assigned) = assigned.filter(|assigned| *assigned != held) else { return Ok(()) };
+    async fn load(&mut self, expert: ExpertId) -> Result<(), NodeError> {
         let store = Arc::clone(&self.store);
-        let missing: Vec<ExpertId> = assigned.difference(&held).copied().collect();
-        let node = || self.options.id.clone();
-        tokio::task::spawn_blocking(move || missing.into_iter().try_for_each(|expert| store.load(expert)))
-            .await
-            .map_err(|source| NodeError::Panicked { node: node(), source })?
-            .map_err(|source| NodeError::Load { node: node(), source })?;
-        // What is given up is taken from the record first, so that nobody asks for it any more.
-        let update = self.lease.update(record(&self.options, assigned.clone()));
-        update.await.map_err(|source| self.registry_error(source))?;
-        self.store.retain(|expert| assigned.contains(&expert));
-        Ok(())
+        let loaded = tokio::task::spawn_blocking(move || store.load(expert)).await;
+        match loaded.map_err(|source| NodeError::Panicked { node: self.options.id.clone(), source })? {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!(node = %self.options.id, %error, "an expert is not loaded; trying again later");
+                self.failures.note(expert, self.started.elapsed());
+                Ok(())
+            }
+        }
     }
 
-    fn registry_error(&self, source: RegistryError) -> NodeError {
+    /// Until something is another, or a failed load may be tried `again`.
+    async fn wait(&mut self, leaving: &mut watch::Receiver<bool>, again: Option<Duration>) -> Woken {
+        let again = again.map(|at| (self.started + at).into());
+        let due = async {
+            match again {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = self.watch.changed() => match changed {
+                Ok(_) => Woken::Changed,
+                Err(source) => Woken::Over(source),
+            },
+            () = self.lease.lost() => Woken::Over(RegistryError::Lost { why: "the lease ended".to_owned() }),
+            () = self.store.loaded() => Woken::Changed,
+            _ = leaving.changed() => Woken::Changed,
+            () = due => Woken::Changed,
+        }
+    }
+
+    fn over(&self, source: RegistryError) -> NodeError {
         NodeError::Registry { node: self.options.id.clone(), source }
     }
 }
 
-fn record(options: &NodeOptions, held: BTreeSet<ExpertId>) -> NodeRecord {
+fn record(options: &NodeOptions, held: BTreeSet<ExpertId>, draining: bool) -> NodeRecord {
     let NodeOptions { id, addr, capacity, zone, profile } = options.clone();
-    NodeRecord { id, addr, held, profile, capacity, speed: 0, zone, draining: false }
-}
-
-/// What the placement gives to `node`; `None` before there is one.
-fn assigned(view: &ClusterView, node: &NodeId) -> Option<BTreeSet<ExpertId>> {
-    let placement = view.placement.as_ref()?;
-    let given = placement.replicas.iter().filter(|(_, nodes)| nodes.contains(node));
-    Some(given.map(|(&expert, _)| expert).collect())
+    NodeRecord { id, addr, held, profile, capacity, speed: 0, zone, draining }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tramontane_cluster::exchange::{ExpertServer, ServeError};
 use tramontane_kernels::{Activations, Compute, F32Buf, Q8Buf, bf16_from_f32};
 use tramontane_model::cache::PackedCache;
@@ -26,6 +27,8 @@ pub struct ExpertStore {
     compute: Compute,
     packing: Packing,
     held: RwLock<BTreeMap<ExpertId, Arc<Expert>>>,
+    /// Woken when an expert was loaded.
+    loaded: Notify,
     received: Mutex<BTreeMap<ExpertId, u64>>,
     /// One for each expert that computed in the largest call so far.
     workspaces: Mutex<Vec<Workspace>>,
@@ -60,6 +63,7 @@ impl ExpertStore {
             compute,
             packing,
             held: RwLock::default(),
+            loaded: Notify::new(),
             received: Mutex::default(),
             workspaces: Mutex::default(),
         }
@@ -95,7 +99,13 @@ impl ExpertStore {
             return Err(refused(format!("it needs {} bytes; {bytes} of {} are in use", loaded.bytes(), self.capacity)));
         }
         held.insert(expert, Arc::new(loaded));
+        self.loaded.notify_one();
         Ok(())
+    }
+
+    /// Waits until an expert has been loaded since this was last awaited to its end. For one caller at a time.
+    pub(crate) async fn loaded(&self) {
+        self.loaded.notified().await;
     }
 
     /// Gives up the experts for which `keep` says no.

@@ -47,6 +47,11 @@ impl Serving {
         Self::ready(Running::start_logging_all(&[&SERVE, args].concat()))
     }
 
+    /// Starts `tramontane` with `args`, a role that serves, and waits until it is ready.
+    pub(crate) fn start_role(args: &[&str]) -> Self {
+        Self::ready(Running::start(args))
+    }
+
     fn ready(mut running: Running) -> Self {
         let mut said = String::new();
         while !said.ends_with('\n') {

@@ -25,7 +25,8 @@ use report::{EngineReport, MachineReport, ModelReport, Report, Sizes};
 use crate::expert_node::cores;
 use crate::model::Model;
 use crate::output::out;
-use crate::up::assemble::{default_nodes, forward, kv_block_bytes, place};
+use crate::placing::{place_once, until_held};
+use crate::up::assemble::{default_nodes, forward, kv_block_bytes};
 use crate::up::nodes;
 
 /// Measures what was asked for.
@@ -93,7 +94,8 @@ async fn measure_model(
 ) -> anyhow::Result<Measured> {
     let mut nodes = nodes::start(model, setup.expert_nodes, &compute).await?;
     let registry = nodes.registry.clone();
-    nodes.until(place(model, registry.as_ref())).await?;
+    place_once(model, registry.as_ref()).await?;
+    nodes.until(until_held(model, registry.as_ref())).await?;
     let forward = forward(model, compute.clone(), setup.kv_type, setup.kv_blocks, nodes.exchange(), registry.watch())?;
     let (seed, repeats, buffer) = (args.work.seed, args.work.repeats, args.read_buffer);
     let work = spawn_blocking(move || {

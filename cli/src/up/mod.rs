@@ -5,35 +5,30 @@ pub(crate) mod assemble;
 mod complete;
 pub(crate) mod nodes;
 mod processes;
-mod serve;
 
-use std::thread;
+use std::time::Duration;
 
-use anyhow::anyhow;
-use assemble::{default_nodes, forward, kv_block_bytes, place};
+use assemble::default_nodes;
 use nodes::Nodes;
-use tramontane_cluster::engine::{InProcessEngine, in_process};
-use tramontane_cluster::exchange::Exchange;
-use tramontane_cluster::registry::Watch;
-use tramontane_coordinator::{EngineLoop, EngineOptions, KV_BLOCK, Limits, Vocabulary};
-use tramontane_kernels::{Compute, Isa, KvType};
-use tramontane_model::tokenizer::Tokenizer;
+use tramontane_kernels::{Compute, Isa};
+use tramontane_router::placement::ControllerPolicy;
 
 use crate::args::UpArgs;
+use crate::door::{Announce, Door};
+use crate::engine::{KvRoom, start_engine};
 use crate::expert_node::cores;
 use crate::model::Model;
+use crate::placing::{lead, place_once, until_held};
 
-/// Requests between the front door and the engine.
-const ENGINE_QUEUE: usize = 64;
-/// The engine's bounds.
-const LIMITS: Limits = Limits { max_running: 64, step_tokens: 512, chunk: 256, max_waiting: 256 };
+/// Nodes that hold each expert, unless it is told how many.
+const DEFAULT_REPLICAS: usize = 1;
 
 /// Starts the cluster; completes the prompt, or serves until it is told to stop; and stops it.
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let work = match &args.prompt.prompt {
         Some(_) => None,
         // What cannot be served is found out before a model is loaded for minutes.
-        None => Some(serve::Door::open(&args).await?),
+        None => Some(Door::open(&args.serve, Announce::json(args.prompt.json)).await?),
     };
     let model = Model::open(&args.model)?;
     let work = match (work, &args.prompt.prompt) {
@@ -59,15 +54,23 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
 /// What the cluster is for.
 enum Work {
     Complete(complete::Prompt),
-    Serve(serve::Door),
+    Serve(Door),
 }
 
 /// Does the work on nodes that have joined.
 async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, compute: Compute) -> anyhow::Result<()> {
     let registry = nodes.registry.clone();
-    nodes.until(place(model, registry.as_ref())).await?;
-    let kv = KvRoom { ty: args.kv_type.into(), memory: args.kv_memory };
-    let engine = start_engine(model, compute, kv, nodes.exchange(), registry.watch())?;
+    if args.processes {
+        // They may die and be started again, so somebody has to see to their experts.
+        let policy = ControllerPolicy { settle: Duration::ZERO, ..ControllerPolicy::default() };
+        let replicas = args.replicas.unwrap_or(DEFAULT_REPLICAS);
+        nodes.beside("the placement's loop", lead(model, registry.clone(), "up".to_owned(), replicas, policy));
+    } else {
+        place_once(model, registry.as_ref()).await?;
+    }
+    nodes.until(until_held(model, registry.as_ref())).await?;
+    nodes.settled();
+    let engine = start_engine(model, compute, KvRoom::of(&args.kv), nodes.exchange(), registry.watch())?;
     match work {
         Work::Complete(prompt) => {
             let completion = nodes.until(complete::run(&args.prompt, prompt, &engine)).await?;
@@ -75,36 +78,4 @@ async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, co
         }
         Work::Serve(door) => nodes.until(door.serve(model, engine)).await,
     }
-}
-
-/// What the KV cache is made of.
-struct KvRoom {
-    ty: KvType,
-    memory: u64,
-}
-
-fn start_engine(
-    model: &Model,
-    compute: Compute,
-    kv: KvRoom,
-    exchange: Box<dyn Exchange>,
-    watch: Watch,
-) -> anyhow::Result<InProcessEngine> {
-    let config = &model.config;
-    let block = kv_block_bytes(config, kv.ty);
-    let enough = LIMITS.max_running * config.context.div_ceil(KV_BLOCK);
-    let blocks = u32::try_from((kv.memory / block).min(enough as u64)).unwrap_or(u32::MAX);
-    if blocks == 0 {
-        return Err(anyhow!("--kv-memory {}: one block of keys and values has {block} bytes", kv.memory));
-    }
-    let forward = forward(model, compute, kv.ty, blocks, exchange, watch)?;
-    let (engine, inbox) = in_process(model.engine_info(kv.ty), ENGINE_QUEUE);
-    let mut engine_loop = EngineLoop::new(inbox, forward, EngineOptions { limits: LIMITS, kv_blocks: blocks })?;
-    let tokenizer = Tokenizer::of(&model.checkpoint)?;
-    match Vocabulary::of(&tokenizer, config.vocab, &config.eos) {
-        Ok(vocabulary) => engine_loop = engine_loop.with_vocabulary(vocabulary),
-        Err(error) => tracing::warn!(%error, "requests with constraints will be refused"),
-    }
-    thread::Builder::new().name("engine".to_owned()).spawn(move || engine_loop.run())?;
-    Ok(engine)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tramontane_cluster::exchange::grpc::{GrpcExchange, NodeControl};
@@ -28,26 +29,41 @@ pub(crate) struct Nodes {
     reach: Reach,
     /// One task a node; each ends with the reason for which the node did.
     alive: JoinSet<anyhow::Error>,
-    /// The task that serves the registry to child processes, if there are any. It outlives them.
+    /// What child processes need, if there are any: the registry, and who places their experts. It outlives them.
     serving: JoinSet<anyhow::Error>,
+    /// Whether all is up: from then on a child that ends is started again.
+    settled: watch::Sender<bool>,
 }
 
 /// How this process reaches its nodes.
 enum Reach {
     InProcess(BTreeMap<NodeId, Arc<ExpertStore>>),
-    Grpc { addrs: BTreeMap<NodeId, String>, profile: NumericProfile },
+    Grpc { profile: NumericProfile },
 }
 
 impl Nodes {
-    /// Nodes that have joined over gRPC; `alive` and `serving` are as in [`Nodes`].
+    /// Nodes that have joined over gRPC; `alive`, `serving` and `settled` are as in [`Nodes`].
     pub(crate) fn over_grpc(
         registry: Arc<dyn Registry>,
-        addrs: BTreeMap<NodeId, String>,
         profile: NumericProfile,
         alive: JoinSet<anyhow::Error>,
         serving: JoinSet<anyhow::Error>,
+        settled: watch::Sender<bool>,
     ) -> Self {
-        Self { registry, reach: Reach::Grpc { addrs, profile }, alive, serving }
+        Self { registry, reach: Reach::Grpc { profile }, alive, serving, settled }
+    }
+
+    /// Has `work` done beside the nodes, to their end.
+    pub(crate) fn beside(&mut self, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.serving.spawn(async move {
+            work.await;
+            anyhow!("{what} has ended")
+        });
+    }
+
+    /// All is up: child processes that end from now on are started again.
+    pub(crate) fn settled(&self) {
+        self.settled.send_replace(true);
     }
 
     /// An exchange to the nodes.
@@ -57,11 +73,7 @@ impl Nodes {
                 let servers = stores.iter().map(|(id, s)| (id.clone(), s.clone() as Arc<dyn ExpertServer>)).collect();
                 Box::new(InProcessExchange::new(servers))
             }
-            Reach::Grpc { addrs, profile } => {
-                let mut exchange = GrpcExchange::new(Handle::current(), profile.clone());
-                exchange.set_nodes(addrs.clone());
-                Box::new(exchange)
-            }
+            Reach::Grpc { profile } => Box::new(GrpcExchange::new(Handle::current(), profile.clone())),
         }
     }
 
@@ -90,10 +102,10 @@ impl Nodes {
     pub(crate) async fn received(&self) -> anyhow::Result<BTreeMap<NodeId, BTreeMap<ExpertId, u64>>> {
         match &self.reach {
             Reach::InProcess(stores) => Ok(stores.iter().map(|(id, store)| (id.clone(), store.received())).collect()),
-            Reach::Grpc { addrs, .. } => {
+            Reach::Grpc { .. } => {
                 let mut all = BTreeMap::new();
-                for (id, addr) in addrs {
-                    let received = NodeControl::connect(id.clone(), addr).await?.received().await?;
+                for (id, node) in &self.registry.watch().current().nodes {
+                    let received = NodeControl::connect(id.clone(), &node.addr).await?.received().await?;
                     all.insert(id.clone(), received);
                 }
                 Ok(all)
@@ -111,12 +123,15 @@ pub(crate) async fn start(model: &Model, count: usize, compute: &Compute) -> any
         let options = model.node(id.clone(), String::new(), u64::MAX);
         let node = Node::join(options, store.clone(), registry.as_ref()).await?;
         alive.spawn(async move {
-            let Err(ended) = node.follow().await;
-            ended.into()
+            match node.follow().await {
+                Ok(()) => anyhow!("an expert node has left"),
+                Err(ended) => ended.into(),
+            }
         });
         stores.insert(id, store);
     }
-    Ok(Nodes { registry, reach: Reach::InProcess(stores), alive, serving: JoinSet::new() })
+    let (serving, settled) = Default::default();
+    Ok(Nodes { registry, reach: Reach::InProcess(stores), alive, serving, settled })
 }
 
 /// Why the first of `tasks` ended; waits for ever when there are none.

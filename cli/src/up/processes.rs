@@ -1,7 +1,6 @@
-//! Expert nodes as child processes on loopback: started, watched, and gone with this process. A child that loses the
-//! registry, which lives here, ends; so even SIGKILL of this process leaves none behind.
+//! Expert nodes as child processes on loopback: started, started again when they end, and gone with this process. A child that
+//! loses the registry, which lives here, ends; so even SIGKILL of this process leaves none behind.
 
-use std::collections::BTreeMap;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 use tramontane_cluster::registry::served::serve_registry;
 use tramontane_cluster::registry::{EmbeddedRegistry, Registry};
 use tramontane_router::NodeId;
@@ -22,6 +23,19 @@ use crate::progress::Progress;
 
 /// How long a child may take to join: it hashes the model first.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long after its end a child is started again the first time; it doubles from end to end.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// How long it is at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A child that has run for so long was well: its next end is the first one again.
+const WELL: Duration = Duration::from_secs(60);
+
+/// How children are started.
+struct Spawner {
+    registry: String,
+    model: ModelArgs,
+    threads: usize,
+}
 
 /// Starts `count` children, and waits until all have joined.
 pub(crate) async fn start(model: &Model, args: &ModelArgs, count: usize, threads: usize) -> anyhow::Result<Nodes> {
@@ -36,34 +50,63 @@ pub(crate) async fn start(model: &Model, args: &ModelArgs, count: usize, threads
             Err(error) => anyhow::Error::from(error).context("the registry"),
         }
     });
+    let settled = watch::Sender::new(false);
+    let spawner = Arc::new(Spawner { registry: url, model: args.clone(), threads });
     for id in (0..count).map(node_id) {
-        let child = spawn(&id, &url, args, threads).with_context(|| format!("cannot start expert node {id}"))?;
-        alive.spawn(watch_over(id, child));
+        let child = spawner.spawn(&id)?;
+        alive.spawn(spawner.clone().keep(id, child, settled.subscribe()));
     }
-    let addrs = joined(registry.as_ref(), count, &mut alive).await?;
-    Ok(Nodes::over_grpc(registry, addrs, model.profile.clone(), alive, serving))
+    joined(registry.as_ref(), count, &mut alive).await?;
+    Ok(Nodes::over_grpc(registry, model.profile.clone(), alive, serving, settled))
 }
 
-fn spawn(id: &NodeId, registry: &str, args: &ModelArgs, threads: usize) -> std::io::Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["expert-node", "--cluster", "local", "--listen", "127.0.0.1:0", "--registry", registry]);
-    command.args(["--id", id.as_str(), "--threads", &threads.to_string()]);
-    if let Some(path) = &args.model {
-        command.arg("--model").arg(path);
+impl Spawner {
+    fn spawn(&self, id: &NodeId) -> anyhow::Result<Child> {
+        let Self { registry, model, threads } = self;
+        let failed = || format!("cannot start expert node {id}");
+        let mut command = Command::new(std::env::current_exe().with_context(failed)?);
+        command.args(["expert-node", "--cluster", "local", "--listen", "127.0.0.1:0", "--registry", registry]);
+        command.args(["--id", id.as_str(), "--threads", &threads.to_string()]);
+        if let Some(path) = &model.model {
+            command.arg("--model").arg(path);
+        }
+        if let Some(dir) = &model.cache_dir {
+            command.arg("--cache-dir").arg(dir).args(["--cache-bytes", &model.cache_bytes.to_string()]);
+        }
+        if let Some(quantize) = model.quantize {
+            command.args(["--quantize", quantize.name()]);
+        }
+        // A group of its own: Ctrl-C is the parent's, which lets requests end before its nodes do.
+        command.process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn().with_context(failed)
     }
-    if let Some(dir) = &args.cache_dir {
-        command.arg("--cache-dir").arg(dir).args(["--cache-bytes", &args.cache_bytes.to_string()]);
+
+    /// Starts `child` again whenever it ends. Completes, with how it ended, only while not all is `settled`: then its model or
+    /// its flags are wrong, and it would end again.
+    async fn keep(self: Arc<Self>, id: NodeId, mut child: Child, settled: watch::Receiver<bool>) -> anyhow::Error {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = Instant::now();
+            let end = end_of(&id, &mut child).await;
+            if !*settled.borrow() {
+                return end;
+            }
+            tracing::warn!("{end:#}; starting it again");
+            pause = if started.elapsed() >= WELL { FIRST_PAUSE } else { pause };
+            child = loop {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                match self.spawn(&id) {
+                    Ok(child) => break child,
+                    Err(error) => tracing::error!("{error:#}"),
+                }
+            };
+        }
     }
-    if let Some(quantize) = args.quantize {
-        command.args(["--quantize", quantize.name()]);
-    }
-    // A group of its own: Ctrl-C is the parent's, which lets requests end before its nodes do.
-    command.process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn()
 }
 
 /// Completes when the child ends, with how it did.
-async fn watch_over(id: NodeId, mut child: Child) -> anyhow::Error {
+async fn end_of(id: &NodeId, child: &mut Child) -> anyhow::Error {
     let pid = child.id().unwrap_or_default();
     tracing::info!(node = %id, pid, "expert node started");
     match child.wait().await {
@@ -81,12 +124,8 @@ fn ending(status: ExitStatus) -> String {
     }
 }
 
-/// Waits until `count` nodes have joined; returns where they listen.
-async fn joined(
-    registry: &dyn Registry,
-    count: usize,
-    alive: &mut JoinSet<anyhow::Error>,
-) -> anyhow::Result<BTreeMap<NodeId, String>> {
+/// Waits until `count` nodes have joined.
+async fn joined(registry: &dyn Registry, count: usize, alive: &mut JoinSet<anyhow::Error>) -> anyhow::Result<()> {
     let progress = Progress::start("starting expert nodes", count as u64);
     let mut watch = registry.watch();
     let all = watch.until(|view| {
@@ -96,10 +135,10 @@ async fn joined(
     let view = tokio::select! {
         biased;
         error = first_to_end(alive) => return Err(error),
-        view = tokio::time::timeout(JOIN_TIMEOUT, all) => view,
+        view = timeout(JOIN_TIMEOUT, all) => view,
     };
     match view {
-        Ok(view) => Ok(view?.nodes.values().map(|n| (n.id.clone(), n.addr.clone())).collect()),
+        Ok(view) => view.map(|_| ()).map_err(Into::into),
         Err(_) => {
             let missing: Vec<_> =
                 (0..count).map(node_id).filter(|id| !registry.watch().current().nodes.contains_key(id)).collect();

@@ -85,7 +85,7 @@ impl Shared {
                 place.insert(record);
                 Ok(())
             }
-            Entry::Occupied(_) => Err(rules::taken(&record.id)),
+            Entry::Occupied(_) => Err(RegistryError::Taken { node: record.id }),
         }
     }
 

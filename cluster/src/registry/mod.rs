@@ -9,10 +9,10 @@ pub mod served;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, pending};
+use futures::future::{BoxFuture, pending, ready};
 use tokio::sync::watch;
 use tramontane_router::placement::{Placement, WentBack};
-use tramontane_router::{ClusterView, Epoch, NodeRecord};
+use tramontane_router::{ClusterView, Epoch, NodeId, NodeRecord};
 
 pub use embedded::EmbeddedRegistry;
 
@@ -27,7 +27,7 @@ pub trait Registry: Send + Sync {
     /// Puts a node into the cluster, for as long as the lease is held.
     ///
     /// # Errors
-    /// [`RegistryError::Refused`] when the name is taken or the node does not belong here; [`RegistryError::Lost`].
+    /// [`RegistryError::Taken`]; [`RegistryError::Refused`] when the node does not belong here; [`RegistryError::Lost`].
     fn join(&self, record: NodeRecord) -> BoxFuture<'_, Result<Box<dyn Lease>, RegistryError>>;
 
     /// The view as it is, and its changes.
@@ -54,6 +54,12 @@ pub trait Registry: Send + Sync {
 
     /// How it stands with the registry right now.
     fn health(&self) -> Health;
+
+    /// Waits, for a bounded time, until the registry knows which leases and leaderships were dropped. For a process that is
+    /// about to end: without it others wait until they expire.
+    fn farewell(&self) -> BoxFuture<'_, ()> {
+        ready(()).boxed()
+    }
 }
 
 /// How it stands with a registry.
@@ -123,6 +129,12 @@ pub enum RegistryError {
     NotLeader {
         /// Who is, or that nobody is.
         why: String,
+    },
+    /// Take another name; or wait, if the name was this node's own before it was started again: it is free when that lease ends.
+    #[error("node {node} refused: a node of this name is in the cluster")]
+    Taken {
+        /// The name.
+        node: NodeId,
     },
     /// Do not try again unchanged: tell the operator.
     #[error("{what} refused: {why}")]

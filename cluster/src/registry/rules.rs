@@ -33,10 +33,6 @@ pub(super) fn refused(node: &NodeId, why: String) -> RegistryError {
     RegistryError::Refused { what: format!("node {node}"), why }
 }
 
-pub(super) fn taken(node: &NodeId) -> RegistryError {
-    refused(node, "a node of this name is in the cluster".into())
-}
-
 /// Why the placement of `epoch` was not written.
 pub(super) fn denied(epoch: Epoch, denied: Denied) -> RegistryError {
     match denied {

@@ -766,7 +766,7 @@ pub struct Heartbeat {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinReply {
     /// What the registry did with it.
-    #[prost(oneof = "join_reply::Reply", tags = "1, 2")]
+    #[prost(oneof = "join_reply::Reply", tags = "1, 2, 3")]
     pub reply: ::core::option::Option<join_reply::Reply>,
 }
 /// Nested message and enum types in `JoinReply`.
@@ -780,7 +780,17 @@ pub mod join_reply {
         /// It does not.
         #[prost(message, tag = "2")]
         Refused(super::Refused),
+        /// It does not: the name is another's for as long as its lease lives.
+        #[prost(message, tag = "3")]
+        Taken(super::Taken),
     }
+}
+/// A node of this name is in the cluster.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Taken {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
 }
 /// The record stands in the view for as long as the stream lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -25,15 +25,22 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Follows until nobody watches any more.
-    pub(super) async fn follow(self) {
+    /// Reads everything a first time; [`Follower::follow`] goes on from there.
+    pub(super) async fn begin(&self) -> Result<(Seen, i64), RegistryError> {
         let mut seen = Seen::default();
+        let revision = self.list(&mut seen).await?;
+        Ok((seen, revision))
+    }
+
+    /// Follows what changes after `revision`, until nobody watches any more.
+    pub(super) async fn follow(self, mut seen: Seen, revision: i64) {
+        let mut listed: Result<i64, RegistryError> = Ok(revision);
         let nobody = self.views.clone();
         tokio::select! {
             () = nobody.closed() => {}
             () = async {
                 loop {
-                    let why = match self.list(&mut seen).await {
+                    let why = match listed {
                         Ok(revision) => self.changes(&mut seen, revision + 1).await,
                         Err(error) => {
                             let why = error.to_string();
@@ -43,6 +50,7 @@ impl Follower {
                         }
                     };
                     tracing::warn!(why, "the watch ended; listing anew");
+                    listed = self.list(&mut seen).await;
                 }
             } => {}
         }

@@ -7,6 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until};
+use tokio_util::task::TaskTracker;
 
 use super::keys::{Keys, LeaderRecord, decode, encode};
 use super::lease::Heart;
@@ -74,6 +75,7 @@ pub(super) async fn lead(
     ttl_seconds: i64,
     leading: &Leading,
     name: &str,
+    tasks: &TaskTracker,
 ) -> Result<EtcdLeadership, RegistryError> {
     let record = encode("leader", &LeaderRecord { name: name.to_owned() })?;
     loop {
@@ -82,7 +84,7 @@ pub(super) async fn lead(
                 *leading.lock() = Some(token);
                 let (stop, stopped) = oneshot::channel();
                 let (tell, lost) = tokio::sync::watch::channel(false);
-                tokio::spawn(hold(heart, token, leading.clone(), stopped, tell));
+                tasks.spawn(hold(heart, token, leading.clone(), stopped, tell));
                 return Ok(EtcdLeadership { _stop: stop, lost });
             }
             Ok(None) => {}

@@ -5,6 +5,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::TaskTracker;
 use tramontane_router::{NodeId, NodeRecord, NumericProfile};
 
 use super::keys::{Keys, encode};
@@ -42,6 +43,7 @@ pub(super) async fn join(
     ttl_seconds: i64,
     profile: NumericProfile,
     record: NodeRecord,
+    tasks: &TaskTracker,
 ) -> Result<EtcdLease, RegistryError> {
     let (key, node) = (keys.node(&record.id), record.id.clone());
     let mut keeper = Keeper { client: client.clone(), key, ttl_seconds, record, heart: None };
@@ -52,7 +54,7 @@ pub(super) async fn join(
         return Err(error);
     }
     let (updates, given) = mpsc::channel(UPDATES);
-    tokio::spawn(keeper.keep(given));
+    tasks.spawn(keeper.keep(given));
     Ok(EtcdLease { node, profile, updates })
 }
 
@@ -100,7 +102,7 @@ impl Keeper {
                     }
                     outcome => {
                         due = None;
-                        let over = outcome.as_ref().is_err_and(|error| *error == rules::taken(&self.record.id));
+                        let over = matches!(outcome, Err(RegistryError::Taken { .. }));
                         // Fails only where the caller no longer waits.
                         waiting.drain(..).for_each(|tell| _ = tell.send(outcome.clone()));
                         if over {
@@ -129,7 +131,7 @@ impl Keeper {
         let ours = Txn::new().when([Compare::lease(key, CompareOp::Equal, lease)]).and_then(put());
         match within(self.client.txn(ours.or_else([TxnOp::txn(absent)]))).await {
             Ok(written) if written.succeeded() || inner_succeeded(&written) => Ok(()),
-            Ok(_) => Err(rules::taken(&self.record.id)),
+            Ok(_) => Err(RegistryError::Taken { node: self.record.id.clone() }),
             // Ended between two heartbeats: with a new one the next try will do.
             Err(RegistryError::Lost { why }) if why.contains("lease not found") => {
                 self.heart = None;

@@ -6,6 +6,8 @@ use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp, TxnOpRespo
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tramontane_router::placement::{Placement, follows, may_take};
 use tramontane_router::{ClusterView, Epoch, ModelId, NodeRecord, NumericProfile};
 
@@ -13,7 +15,7 @@ use super::follow::Follower;
 use super::keys::{Keys, decode, encode};
 use super::leader::{Leading, lead, leader_in};
 use super::options::{EtcdOptions, kv};
-use super::{node, within};
+use super::{CALL_TIMEOUT, node, within};
 use crate::registry::{Accepted, Health, Leadership, Lease, Registry, RegistryError, Watch, nothing_to_restore, rules};
 
 /// A cluster's registry in etcd.
@@ -26,6 +28,8 @@ pub struct EtcdRegistry {
     leading: Leading,
     views: watch::Receiver<Arc<ClusterView>>,
     health: watch::Receiver<Health>,
+    /// Those that keep leases and leaderships, and give them back when they are dropped.
+    tasks: TaskTracker,
 }
 
 /// A placement in etcd, and the revision that wrote it (0 for none).
@@ -51,9 +55,11 @@ impl EtcdRegistry {
         let (views, watched) = watch::channel(Arc::default());
         let (healths, health) = watch::channel(Health::Connected);
         let follower = Follower { client: client.clone(), keys: keys.clone(), views, health: healths };
-        tokio::spawn(follower.follow());
-        let (ttl_seconds, leading) = (options.ttl_seconds(), Leading::default());
-        Ok(Self { client, keys, model, profile, ttl_seconds, leading, views: watched, health })
+        // Before anybody acts on a view, there is one.
+        let (seen, revision) = follower.begin().await?;
+        tokio::spawn(follower.follow(seen, revision));
+        let (ttl_seconds, leading, tasks) = (options.ttl_seconds(), Leading::default(), TaskTracker::new());
+        Ok(Self { client, keys, model, profile, ttl_seconds, leading, views: watched, health, tasks })
     }
 
     async fn stored(&self) -> Result<Stored, RegistryError> {
@@ -122,7 +128,9 @@ impl Registry for EtcdRegistry {
             let options = GetOptions::new().with_prefix().with_count_only();
             let there = within(self.client.clone().get(self.keys.nodes(), Some(options))).await?;
             rules::admit(&self.profile, usize::try_from(there.count()).unwrap_or(0), &record)?;
-            let lease = node::join(&self.client, &self.keys, self.ttl_seconds, self.profile.clone(), record).await?;
+            let lease =
+                node::join(&self.client, &self.keys, self.ttl_seconds, self.profile.clone(), record, &self.tasks)
+                    .await?;
             Ok(Box::new(lease) as Box<dyn Lease>)
         }
         .boxed()
@@ -151,7 +159,7 @@ impl Registry for EtcdRegistry {
     fn lead(&self, name: &str) -> BoxFuture<'_, Result<Box<dyn Leadership>, RegistryError>> {
         let name = name.to_owned();
         async move {
-            let led = lead(&self.client, &self.keys, self.ttl_seconds, &self.leading, &name).await?;
+            let led = lead(&self.client, &self.keys, self.ttl_seconds, &self.leading, &name, &self.tasks).await?;
             Ok(Box::new(led) as Box<dyn Leadership>)
         }
         .boxed()
@@ -172,5 +180,14 @@ impl Registry for EtcdRegistry {
 
     fn health(&self) -> Health {
         self.health.borrow().clone()
+    }
+
+    fn farewell(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.tasks.close();
+            // Those that are late are given up: their leases end by themselves.
+            _ = timeout(CALL_TIMEOUT, self.tasks.wait()).await;
+        }
+        .boxed()
     }
 }

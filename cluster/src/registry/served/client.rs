@@ -211,6 +211,7 @@ async fn next_reply(replies: &mut Streaming<pb::JoinReply>) -> Result<Outcome, R
     match replies.message().await.map_err(lost)?.ok_or_else(ended)?.reply {
         Some(pb::join_reply::Reply::Granted(pb::Granted {})) => Ok(Ok(())),
         Some(pb::join_reply::Reply::Refused(refused)) => Ok(Err(wire::refused_from_pb(refused))),
+        Some(pb::join_reply::Reply::Taken(pb::Taken { node })) => Ok(Err(RegistryError::Taken { node: node.into() })),
         None => Err(RegistryError::Lost { why: "an empty reply".into() }),
     }
 }

@@ -76,9 +76,7 @@ impl Service for Served {
             Ok(Accepted { epoch }) => Outcome::Accepted(pb::Accepted { epoch: epoch.0 }),
             Err(RegistryError::Fenced { current }) => Outcome::Fenced(pb::Fenced { current: current.0 }),
             Err(error @ RegistryError::Lost { .. }) => return Err(Status::unavailable(error.to_string())),
-            Err(error @ (RegistryError::Refused { .. } | RegistryError::NotLeader { .. })) => {
-                Outcome::Refused(wire::refused_to_pb(error))
-            }
+            Err(error) => Outcome::Refused(wire::refused_to_pb(error)),
         };
         Ok(Response::new(pb::ProposeReply { outcome: Some(outcome) }))
     }
@@ -114,7 +112,7 @@ async fn member(
         };
         let reply = match outcome {
             Ok(()) => pb::join_reply::Reply::Granted(pb::Granted {}),
-            Err(error) => pb::join_reply::Reply::Refused(wire::refused_to_pb(error)),
+            Err(error) => wire::denial_to_pb(error),
         };
         if replies.send(Ok(pb::JoinReply { reply: Some(reply) })).await.is_err() || lease.is_none() {
             return Ok(());

@@ -94,6 +94,14 @@ pub(super) fn refused_to_pb(error: RegistryError) -> pb::Refused {
     }
 }
 
+/// Why a record does not stand in the view.
+pub(super) fn denial_to_pb(error: RegistryError) -> pb::join_reply::Reply {
+    match error {
+        RegistryError::Taken { node } => pb::join_reply::Reply::Taken(pb::Taken { node: node.as_str().to_owned() }),
+        error => pb::join_reply::Reply::Refused(refused_to_pb(error)),
+    }
+}
+
 pub(super) fn refused_from_pb(refused: pb::Refused) -> RegistryError {
     RegistryError::Refused { what: refused.what, why: refused.why }
 }

@@ -10,7 +10,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -22,19 +21,36 @@ use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::tokenizer::Tokenizer;
 
-use crate::args::{ServeArgs, UpArgs};
+use crate::args::ServeArgs;
 use crate::model::Model;
 use crate::output;
+use crate::signals::Signals;
 
 /// A front door that listens, and says that the model is being loaded until it is. Dropping it closes it at once.
 pub(crate) struct Door {
     gateway: Arc<Gateway>,
     addr: SocketAddr,
     keys: bool,
-    json: bool,
+    announce: Announce,
     stop: watch::Sender<bool>,
     served: JoinHandle<()>,
     grpc: Option<GrpcDoor>,
+}
+
+/// How it is said that a door is open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Announce {
+    /// On stderr.
+    ForPeople,
+    /// On stdout too, as an object.
+    AsJson,
+}
+
+impl Announce {
+    /// What the flag `--json` asks for.
+    pub(crate) const fn json(asked: bool) -> Self {
+        if asked { Self::AsJson } else { Self::ForPeople }
+    }
 }
 
 /// The same for gRPC, where it was asked for.
@@ -55,8 +71,8 @@ impl GrpcDoor {
 
 impl Door {
     /// Listens where `args` say.
-    pub(crate) async fn open(args: &UpArgs) -> anyhow::Result<Self> {
-        let ServeArgs { http, grpc, api_keys_file, insecure } = &args.serve;
+    pub(crate) async fn open(args: &ServeArgs, announce: Announce) -> anyhow::Result<Self> {
+        let ServeArgs { http, grpc, api_keys_file, insecure } = args;
         let keys = api_keys_file.as_deref().map(read_keys).transpose()?;
         for (flag, addr) in [("--http", Some(http)), ("--grpc", grpc.as_ref())] {
             let Some(addr) = addr else { continue };
@@ -76,8 +92,12 @@ impl Door {
             Some(addr) => Some(GrpcDoor::open(*addr, gateway.clone(), stopped).await?),
             None => None,
         };
-        let (keys, json) = (with_keys, args.prompt.json);
-        Ok(Self { gateway, addr, keys, json, stop, served, grpc })
+        Ok(Self { gateway, addr, keys: with_keys, announce, stop, served, grpc })
+    }
+
+    /// Where it listens for HTTP.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     /// Serves `model` on `engine` until a signal comes, then lets what runs end.
@@ -127,7 +147,7 @@ impl Door {
             "{} is ready on http://{addr}/v1{beside}; Ctrl-C stops it. Try:\n\n  curl http://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n",
             model.id
         );
-        if self.json {
+        if self.announce == Announce::AsJson {
             output::out(&format!("{}\n", json!({"model": model.id.as_str(), "http": addr.to_string(), "grpc": grpc})))?;
         }
         Ok(())
@@ -167,23 +187,4 @@ fn read_keys(path: &Path) -> anyhow::Result<Keys> {
         bail!("{}: more than {MAX_FILE_BYTES} bytes", path.display());
     }
     Keys::parse(&text).with_context(failed)
-}
-
-/// The signals that end serving.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

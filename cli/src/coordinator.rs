@@ -1,0 +1,44 @@
+//! The role `coordinator`: an engine and its front door, on experts that other processes hold. Any of a cluster's coordinators
+//! may lead it, that is, place the experts.
+
+use anyhow::anyhow;
+use tokio::runtime::Handle;
+use tramontane_cluster::exchange::grpc::GrpcExchange;
+use tramontane_cluster::registry::Registry;
+use tramontane_kernels::{Compute, Isa};
+use tramontane_router::placement::ControllerPolicy;
+
+use crate::args::CoordinatorArgs;
+use crate::door::{Announce, Door};
+use crate::engine::{KvRoom, start_engine};
+use crate::expert_node::cores;
+use crate::model::Model;
+use crate::placing::{lead, until_held};
+use crate::registry::open;
+
+/// Runs until it is told to stop.
+pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {
+    let door = Door::open(&args.serve, Announce::json(args.json)).await?;
+    let model = Model::open(&args.model)?;
+    let registry = open(&args.registry, &model).await?;
+    let id = args.id.clone().unwrap_or_else(|| door.addr().to_string());
+    let leading = lead(&model, registry.clone(), id, args.replicas, ControllerPolicy::default());
+    let mut leading = tokio::spawn(leading);
+    let served = tokio::select! {
+        served = serve(&args, &model, door, registry.as_ref()) => served,
+        ended = &mut leading => Err(anyhow!("the placement's loop has ended: {ended:?}")),
+    };
+    leading.abort();
+    _ = leading.await;
+    registry.farewell().await;
+    served
+}
+
+/// Serves once there are nodes for all experts.
+async fn serve(args: &CoordinatorArgs, model: &Model, door: Door, registry: &dyn Registry) -> anyhow::Result<()> {
+    until_held(model, registry).await?;
+    let compute = Compute::new(Isa::detect(), args.threads.unwrap_or_else(cores));
+    let exchange = Box::new(GrpcExchange::new(Handle::current(), model.profile.clone()));
+    let engine = start_engine(model, compute, KvRoom::of(&args.kv), exchange, registry.watch())?;
+    door.serve(model, engine).await
+}

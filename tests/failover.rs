@@ -1,0 +1,24 @@
+//! A cluster of real processes on a real etcd, and what becomes of its streams when processes die, stall, lie, come and go, and
+//! when the network or etcd does. Whatever happens, a stream is what it is in quiet. Linux only: it sends signals.
+
+#[path = "failover/death.rs"]
+mod death;
+#[path = "support/dice.rs"]
+mod dice;
+#[path = "../cluster/tests/registry/etcd_server.rs"]
+mod etcd_server;
+#[path = "failover/fleet.rs"]
+mod fleet;
+#[path = "processes/run.rs"]
+mod run;
+#[path = "support/serving.rs"]
+mod serving;
+#[path = "failover/traffic.rs"]
+mod traffic;
+
+use std::time::Duration;
+
+/// How long etcd may take to come up before the test fails.
+const LONG: Duration = Duration::from_secs(60);
+/// How often etcd is asked whether it has.
+const POLL: Duration = Duration::from_millis(10);

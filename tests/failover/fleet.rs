@@ -1,0 +1,159 @@
+//! A cluster: etcd, expert nodes and coordinators, each a process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::etcd_server::Etcd;
+use crate::run::{Running, until};
+use crate::serving::Serving;
+
+/// Seconds for which a silent process stays in the cluster: the fewest there are.
+const LEASE: &str = "1";
+/// The cluster's name.
+const NAME: &str = "test";
+
+/// What a cluster is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) nodes: usize,
+    pub(crate) replicas: usize,
+}
+
+/// A running cluster; its processes are killed when it is dropped.
+pub(crate) struct Fleet {
+    coordinator: Option<Serving>,
+    nodes: BTreeMap<String, Running>,
+    replicas: String,
+    etcd: Etcd,
+    runtime: Runtime,
+}
+
+/// What etcd says of the cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// By node: the experts that it holds.
+    pub(crate) held: BTreeMap<String, BTreeSet<String>>,
+    /// By expert: the nodes that should hold it.
+    pub(crate) placed: BTreeMap<String, BTreeSet<String>>,
+    pub(crate) epoch: u64,
+}
+
+impl Fleet {
+    /// Starts a cluster, and waits until it serves and all nodes hold what they should.
+    pub(crate) fn start(size: Size) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+        let etcd = runtime.block_on(Etcd::start());
+        let replicas = size.replicas.to_string();
+        let mut fleet = Self { coordinator: None, nodes: BTreeMap::new(), replicas, etcd, runtime };
+        for i in 0..size.nodes {
+            fleet.start_node(&format!("n{i}"), &[]);
+        }
+        fleet.coordinator = Some(fleet.start_coordinator("c0"));
+        fleet.until_settled();
+        fleet
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    pub(crate) fn etcd(&mut self) -> &mut Etcd {
+        &mut self.etcd
+    }
+
+    /// Starts etcd again, on its data.
+    pub(crate) fn revive_etcd(&mut self) {
+        self.runtime.block_on(self.etcd.run());
+    }
+
+    fn registry(&self) -> String {
+        format!("etcd://{}", self.etcd.endpoint())
+    }
+
+    /// The first coordinator.
+    pub(crate) fn coordinator(&self) -> &Serving {
+        self.coordinator.as_ref().expect("it was started")
+    }
+
+    /// Starts a coordinator, and waits until it serves.
+    pub(crate) fn start_coordinator(&self, id: &str) -> Serving {
+        let registry = self.registry();
+        let args = ["coordinator", "--registry", &registry, "--cluster", NAME, "--lease", LEASE, "--id", id];
+        let more = ["--replicas", &self.replicas, "--threads", "1", "--http", "127.0.0.1:0", "--json"];
+        Serving::start_role(&[&args[..], &more].concat())
+    }
+
+    /// Starts an expert node; it joins in its own time.
+    pub(crate) fn start_node(&mut self, id: &str, more: &[&str]) {
+        let registry = self.registry();
+        let args = ["expert-node", "--registry", &registry, "--cluster", NAME, "--lease", LEASE];
+        let own = ["--id", id, "--threads", "1"];
+        let node = Running::start(&[&args[..], &own, more].concat());
+        assert!(self.nodes.insert(id.to_owned(), node).is_none(), "{id} is there");
+    }
+
+    /// Names of the nodes that were started.
+    pub(crate) fn nodes(&self) -> Vec<String> {
+        self.nodes.keys().cloned().collect()
+    }
+
+    /// Sends SIGKILL, and forgets the node.
+    pub(crate) fn kill(&mut self, id: &str) {
+        self.nodes.remove(id).expect("a node").kill();
+    }
+
+    /// Sends a node a signal.
+    pub(crate) fn signal(&self, id: &str, name: &str) {
+        let pid = self.nodes[id].pid().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+    }
+
+    /// Takes a node's process out, for whoever waits for its end.
+    pub(crate) fn take(&mut self, id: &str) -> Running {
+        self.nodes.remove(id).expect("a node")
+    }
+
+    /// What etcd says.
+    pub(crate) fn told(&self) -> Told {
+        let (well, text) = self.etcd.ctl(&["get", "--prefix", &format!("/tramontane/{NAME}/"), "-w", "simple"]);
+        assert!(well, "etcd does not answer");
+        let mut told = Told::default();
+        let name = |expert: &Value| format!("L{}/E{}", expert["layer"], expert["expert"]);
+        let lines: Vec<&str> = text.lines().collect();
+        for (key, value) in lines.as_chunks::<2>().0.iter().map(|[key, value]| (key, value)) {
+            let value: Value = serde_json::from_str(value).unwrap_or_else(|error| panic!("{error}: {key}: {value}"));
+            if key.contains("/nodes/") {
+                let held = value["held"].as_array().expect("experts").iter().map(name).collect();
+                told.held.insert(value["id"].as_str().expect("a name").to_owned(), held);
+            } else if key.ends_with("/placement") {
+                told.epoch = value["epoch"].as_u64().expect("a number");
+                for replicas in value["replicas"].as_array().expect("experts") {
+                    let nodes = replicas["nodes"].as_array().expect("nodes").iter();
+                    let nodes = nodes.filter_map(Value::as_str).map(str::to_owned).collect();
+                    told.placed.insert(name(replicas), nodes);
+                }
+            }
+        }
+        told
+    }
+
+    /// Waits until exactly the nodes that were started are in the cluster, and hold what is placed on them, with as many
+    /// replicas as there are to be.
+    pub(crate) fn until_settled(&self) {
+        let replicas: usize = self.replicas.parse().expect("a number");
+        until("every expert is where it should be", || {
+            let told = self.told();
+            let there = told.held.keys().eq(self.nodes.keys());
+            let placed = |(expert, nodes): (&String, &BTreeSet<String>)| {
+                nodes.len() == replicas.min(self.nodes.len())
+                    && nodes.iter().all(|node| told.held.get(node).is_some_and(|held| held.contains(expert)))
+            };
+            there && !told.placed.is_empty() && told.placed.iter().all(placed)
+        });
+    }
+}
