@@ -5,6 +5,7 @@
 mod death;
 #[path = "support/dice.rs"]
 mod dice;
+#[allow(dead_code, reason = "the registry's own tests use the rest")]
 #[path = "../cluster/tests/registry/etcd_server.rs"]
 mod etcd_server;
 #[path = "failover/fleet.rs"]
