@@ -122,9 +122,15 @@ impl Dispatcher {
             roster: Roster::default(),
             shown: None,
             view: Arc::default(),
-            auditor: Auditor::default(),
+            auditor: Auditor::new(AUDIT_EVERY),
             report: watch::Sender::default(),
         }
+    }
+
+    /// The same, which audits one dispatch in `every`; 0 audits none.
+    #[must_use]
+    pub fn auditing(self, every: u32) -> Self {
+        Self { auditor: Auditor::new(every), ..self }
     }
 
     /// What is held against nodes, as it changes.

@@ -5,9 +5,11 @@
 //! *Absent from here*: attention, sampling, sequences, tokens; how bytes travel (crate `cluster`); what an expert is (crate
 //! `model`); moving experts away before it leaves (it comes with the cluster issue: today a node that leaves is gone).
 
+mod duty;
 mod merge;
 mod node;
 mod store;
 
+pub use duty::{Duty, duty};
 pub use node::{Node, NodeError, NodeOptions};
 pub use store::ExpertStore;

@@ -9,7 +9,7 @@ use tramontane_cluster::exchange::ServeError;
 use tramontane_cluster::registry::{Lease, Registry, RegistryError, Watch};
 use tramontane_router::{ClusterView, ExpertId, NodeId, NodeRecord, NumericProfile};
 
-use crate::ExpertStore;
+use crate::{Duty, ExpertStore, duty};
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -98,19 +98,17 @@ impl Node {
     }
 
     async fn obey(&self, view: &ClusterView) -> Result<(), NodeError> {
-        let (held, assigned) = (self.store.held(), assigned(view, &self.options.id));
-        let Some(assigned) = assigned.filter(|assigned| *assigned != held) else { return Ok(()) };
+        let Some(Duty { load, hold }) = duty(view, &self.options.id, &self.store.held()) else { return Ok(()) };
         let store = Arc::clone(&self.store);
-        let missing: Vec<ExpertId> = assigned.difference(&held).copied().collect();
         let node = || self.options.id.clone();
-        tokio::task::spawn_blocking(move || missing.into_iter().try_for_each(|expert| store.load(expert)))
+        tokio::task::spawn_blocking(move || load.into_iter().try_for_each(|expert| store.load(expert)))
             .await
             .map_err(|source| NodeError::Panicked { node: node(), source })?
             .map_err(|source| NodeError::Load { node: node(), source })?;
         // What is given up is taken from the record first, so that nobody asks for it any more.
-        let update = self.lease.update(record(&self.options, assigned.clone()));
+        let update = self.lease.update(record(&self.options, hold.clone()));
         update.await.map_err(|source| self.registry_error(source))?;
-        self.store.retain(|expert| assigned.contains(&expert));
+        self.store.retain(|expert| hold.contains(&expert));
         Ok(())
     }
 
@@ -122,11 +120,4 @@ impl Node {
 fn record(options: &NodeOptions, held: BTreeSet<ExpertId>) -> NodeRecord {
     let NodeOptions { id, addr, capacity, zone, profile } = options.clone();
     NodeRecord { id, addr, held, profile, capacity, speed: 0, zone, draining: false }
-}
-
-/// What the placement gives to `node`; `None` before there is one.
-fn assigned(view: &ClusterView, node: &NodeId) -> Option<BTreeSet<ExpertId>> {
-    let placement = view.placement.as_ref()?;
-    let given = placement.replicas.iter().filter(|(_, nodes)| nodes.contains(node));
-    Some(given.map(|(&expert, _)| expert).collect())
 }

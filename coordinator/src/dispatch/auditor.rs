@@ -28,9 +28,10 @@ pub(super) struct Auditor {
     shadows: BTreeMap<DispatchId, Shadow>,
 }
 
-impl Default for Auditor {
-    fn default() -> Self {
-        Self { audit: Audit::new(AUDIT_EVERY), shadows: BTreeMap::new() }
+impl Auditor {
+    /// Audits one dispatch in `every`; 0: none.
+    pub(super) fn new(every: u32) -> Self {
+        Self { audit: Audit::new(every), shadows: BTreeMap::new() }
     }
 }
 
