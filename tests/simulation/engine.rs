@@ -255,23 +255,26 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether somebody lies who has not been found out.
+    fn is_lied_to(&self) -> bool {
+        let world = self.world.lock();
+        world.liar().is_some_and(|node| !laws::is_quarantined(&self.dispatcher, &world.nodes[node].id))
+    }
+
     /// The experts' half of a layer; false when it brought nothing.
     fn experts(&mut self, layer: u32, hidden: &mut [f32]) -> Result<bool, Broken> {
         let routing = self.model.route(layer, hidden);
         let mut direct = hidden.to_vec();
         self.model.experts(layer, &routing, &mut direct);
-        let liar = {
-            let mut world = self.world.lock();
-            world.network.begin_layer();
-            world.tally.add("layers", 1);
-            world.liar().map(|node| world.nodes[node].id.clone())
-        };
+        self.world.lock().network.begin_layer();
+        self.world.lock().tally.add("layers", 1);
+        let lied = self.is_lied_to();
         let untouched = hidden.to_vec();
         let outcome = self.dispatcher.experts(layer, &routing, &rows(&untouched), hidden);
         laws::quarantine(&self.dispatcher, &self.world.lock())?;
         match outcome {
             Ok(()) if bits(hidden) == bits(&direct) => Ok(true),
-            Ok(()) if liar.is_some_and(|liar| !laws::is_quarantined(&self.dispatcher, &liar)) => {
+            Ok(()) if lied || self.is_lied_to() => {
                 self.tainted = true;
                 self.world.lock().tally.add("wrong layers", 1);
                 Ok(true)

@@ -115,7 +115,7 @@ fn serve(script: &Script, world: &Shared, engine: &mut Engine) -> Result<(), Bro
             Step::Idle if wishes.peek().is_none() => world.pass(SECOND),
             Step::Done | Step::Idle => {
                 pause = PAUSES[0];
-                let think = world.luck.below(4) * 300 * MS;
+                let think = world.luck.below(5) * 400 * MS;
                 world.pass(think);
             }
         }

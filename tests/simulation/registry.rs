@@ -219,10 +219,13 @@ impl World {
     pub(crate) fn renew_lease(&mut self, index: usize) {
         let (life, id) = (self.nodes[index].life, self.nodes[index].id.clone());
         let is_anothers = self.registry.records.get(&id).is_some_and(|(_, other)| *other != life);
-        if !self.reaches_registry(Who::Node(index)) || is_anothers {
+        if !self.reaches_registry(Who::Node(index)) {
             return;
         }
-        self.nodes[index].next_lease();
+        // The lease of the process before runs out; until then the name is taken.
+        if !is_anothers {
+            self.nodes[index].next_lease();
+        }
         let joined = self.nodes[index].joined;
         let unwritten = std::mem::take(&mut self.registry.nodes.entry(index).or_default().1) == life;
         if joined && (unwritten || !self.registry.records.contains_key(&id)) || unwritten {

@@ -10,9 +10,9 @@ use super::world::{MS, Micros, SECOND};
 use crate::dice::Dice;
 
 /// How long disasters may begin, at most.
-const WINDOW: Micros = 40 * SECOND;
+const WINDOW: Micros = 20 * SECOND;
 /// How long one lasts, at most.
-const LONGEST: Micros = 45 * SECOND;
+const LONGEST: Micros = 20 * SECOND;
 
 impl Dice {
     /// One of `from..=to`.
