@@ -193,11 +193,15 @@ impl Dispatcher {
                             return Ok(());
                         }
                         Err((Some(damaged), error)) => {
-                            if let Some((row, nodes)) = layer.blame(&error) {
+                            if let Some((row, nodes)) = layer.blame(&error, &self.view) {
                                 nodes.iter().for_each(|node| self.health.answered(node));
                                 return Err(DispatchError::NotFinite { row });
                             }
-                            failed.push((damaged, Failure::Corrupt));
+                            let failure = match error {
+                                CombineError::NotFinite { expert, .. } => Failure::NotFinite { expert },
+                                _ => Failure::Corrupt,
+                            };
+                            failed.push((damaged, failure));
                         }
                         Err((None, error)) => return Err(DispatchError::Combine(error)),
                     },

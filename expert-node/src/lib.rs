@@ -10,6 +10,6 @@ mod merge;
 mod node;
 mod store;
 
-pub use duty::{Duty, duty};
+pub use duty::{Duty, Keep, duty};
 pub use node::{Node, NodeError, NodeOptions};
 pub use store::ExpertStore;

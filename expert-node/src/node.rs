@@ -9,7 +9,7 @@ use tramontane_cluster::exchange::ServeError;
 use tramontane_cluster::registry::{Lease, Registry, RegistryError, Watch};
 use tramontane_router::{ClusterView, ExpertId, NodeId, NodeRecord, NumericProfile};
 
-use crate::{Duty, ExpertStore, duty};
+use crate::{Duty, ExpertStore, Keep, duty};
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,8 @@ pub struct Node {
     store: Arc<ExpertStore>,
     lease: Box<dyn Lease>,
     watch: Watch,
+    /// What its record says that it holds.
+    published: BTreeSet<ExpertId>,
 }
 
 impl Node {
@@ -73,14 +75,15 @@ impl Node {
         store: Arc<ExpertStore>,
         registry: &dyn Registry,
     ) -> Result<Self, NodeError> {
-        let record = record(&options, store.held());
+        let published = store.held();
+        let record = record(&options, published.clone());
         let watch = registry.watch();
         let lease =
             registry.join(record).await.map_err(|source| NodeError::Registry { node: options.id.clone(), source })?;
-        Ok(Self { options, store, lease, watch })
+        Ok(Self { options, store, lease, watch, published })
     }
 
-    /// Follows the placement until the lease is lost: loads what it gives, publishes it, then gives up what it takes.
+    /// Follows the placement until the lease is lost: loads what it gives, publishes it, then gives up what others hold.
     ///
     /// # Errors
     /// Always, in the end: [`NodeError`] says why it is over.
@@ -97,18 +100,39 @@ impl Node {
         }
     }
 
-    async fn obey(&self, view: &ClusterView) -> Result<(), NodeError> {
-        let Some(Duty { load, hold }) = duty(view, &self.options.id, &self.store.held()) else { return Ok(()) };
+    async fn obey(&mut self, view: &ClusterView) -> Result<(), NodeError> {
+        let Some(mut duty) = self.duty(view, Keep::LastCopies) else { return Ok(()) };
+        if self.load(duty.load).await?.is_err() {
+            // Beside what it keeps for others there may be no room for what it is given.
+            let Some(tight) = self.duty(view, Keep::Nothing) else { return Ok(()) };
+            let stays = self.store.held().intersection(&tight.hold).copied().collect();
+            self.hold(stays).await?;
+            let loaded = self.load(tight.load.clone()).await?;
+            loaded.map_err(|source| NodeError::Load { node: self.options.id.clone(), source })?;
+            duty.hold = tight.hold;
+        }
+        self.hold(duty.hold).await
+    }
+
+    fn duty(&self, view: &ClusterView, keep: Keep) -> Option<Duty> {
+        duty(view, &self.options.id, &self.store.held(), &self.published, keep)
+    }
+
+    /// Loads `experts`, or says which of them it cannot hold.
+    async fn load(&self, experts: Vec<ExpertId>) -> Result<Result<(), ServeError>, NodeError> {
         let store = Arc::clone(&self.store);
-        let node = || self.options.id.clone();
-        tokio::task::spawn_blocking(move || load.into_iter().try_for_each(|expert| store.load(expert)))
+        tokio::task::spawn_blocking(move || experts.into_iter().try_for_each(|expert| store.load(expert)))
             .await
-            .map_err(|source| NodeError::Panicked { node: node(), source })?
-            .map_err(|source| NodeError::Load { node: node(), source })?;
+            .map_err(|source| NodeError::Panicked { node: self.options.id.clone(), source })
+    }
+
+    /// Publishes that it holds `experts`, and forgets all others.
+    async fn hold(&mut self, experts: BTreeSet<ExpertId>) -> Result<(), NodeError> {
         // What is given up is taken from the record first, so that nobody asks for it any more.
-        let update = self.lease.update(record(&self.options, hold.clone()));
+        let update = self.lease.update(record(&self.options, experts.clone()));
         update.await.map_err(|source| self.registry_error(source))?;
-        self.store.retain(|expert| hold.contains(&expert));
+        self.store.retain(|expert| experts.contains(&expert));
+        self.published = experts;
         Ok(())
     }
 

@@ -71,6 +71,8 @@ pub(crate) struct Engine {
     named: u64,
     /// A liar's rows are in the cache: tokens say nothing any more.
     tainted: bool,
+    /// Layers that a liar made wrong.
+    pub(crate) wrong: u64,
 }
 
 impl Engine {
@@ -94,6 +96,7 @@ impl Engine {
             steps: 0,
             named: 0,
             tainted: false,
+            wrong: 0,
         }
     }
 
@@ -276,6 +279,7 @@ impl Engine {
             Ok(()) if bits(hidden) == bits(&direct) => Ok(true),
             Ok(()) if lied || self.is_lied_to() => {
                 self.tainted = true;
+                self.wrong += 1;
                 self.world.lock().tally.add("wrong layers", 1);
                 Ok(true)
             }

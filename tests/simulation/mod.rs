@@ -25,6 +25,10 @@ use world::{MS, Micros, SECOND, Shared, World};
 const BOOT: Micros = 60 * SECOND;
 /// How long everything may take to be well after the last disaster.
 const CALM: Micros = 240 * SECOND;
+/// Requests after the last of the script, while somebody lies, at most.
+const MORE: u64 = 30;
+/// Audits of wrong layers after which who lies must be found out. (One audit may look at another node's rows.)
+const MAX_WRONG: u64 = 30;
 /// Steps of a run, at most.
 const MAX_STEPS: u64 = 5_000;
 /// Between a step that brought nothing and the next: as long as the engine pauses at first, longer when it goes on.
@@ -82,29 +86,36 @@ fn settle(world: &Shared, within: Micros, otherwise: &str) -> Result<(), Broken>
     }
 }
 
-/// Serves the script's requests, and some more until who lies is found out.
+/// Serves the script's requests, and some more until who lies is found out, or is not asked any more.
 fn serve(script: &Script, world: &Shared, engine: &mut Engine) -> Result<(), Broken> {
     let mut wishes = script.wishes.iter().peekable();
-    let (mut pause, mut calm_since) = (PAUSES[0], None);
+    let (mut pause, mut calm_since, mut more) = (PAUSES[0], None, MORE);
     for step in 0..MAX_STEPS {
         while let Some(wish) = wishes.next_if(|wish| wish.step <= step) {
             engine.submit(wish.clone());
         }
+        let wrong = engine.wrong;
         let done = engine.step()?;
         let mut world = world.lock();
         if let Some(broken) = world.broken.clone() {
             return Err(broken);
         }
         let calm = world.is_calm();
-        if calm && *calm_since.get_or_insert(world.now) + CALM < world.now {
-            return Err(Broken::new(Law::Progress, "requests do not end"));
+        if calm {
+            let &mut (since, wrong_then) = calm_since.get_or_insert((world.now, wrong));
+            if engine.wrong > wrong_then + u64::from(script.audit_every) * MAX_WRONG {
+                return Err(Broken::new(Law::Quarantine, "who lies is not found out"));
+            }
+            if since + CALM < world.now {
+                return Err(Broken::new(Law::Progress, "requests do not end"));
+            }
         }
-        let lies = world.liar().map(|node| world.nodes[node].id.clone());
-        let lies = lies.filter(|node| !laws::is_quarantined(&engine.dispatcher, node));
         if calm && engine.is_empty() && wishes.peek().is_none() {
-            if lies.is_none() {
+            let lies = world.liar().map(|node| world.nodes[node].id.clone());
+            if more == 0 || lies.is_none_or(|node| laws::is_quarantined(&engine.dispatcher, &node)) {
                 return Ok(());
             }
+            more -= 1;
             engine.submit(script.wishes[step as usize % script.wishes.len()].clone());
         }
         match done {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tramontane_cluster::exchange::ServeError;
-use tramontane_expert_node::{Duty, duty};
+use tramontane_expert_node::{Duty, Keep, duty};
 use tramontane_router::{ClusterView, Epoch, ExpertBatch, ExpertId, ExpertRows, NodeId, NodeRecord, RowFormat, Rows};
 
 use super::model::{WIDTH, expert};
@@ -35,7 +35,16 @@ pub(crate) enum State {
 enum Doing {
     Nothing,
     Loading(VecDeque<ExpertId>, Duty),
-    Publishing(Duty),
+    /// That it holds so much; and then it goes on with what there was no room for.
+    Publishing(BTreeSet<ExpertId>, Then),
+}
+
+/// What a node does when the registry has its record.
+#[derive(Clone, Debug)]
+enum Then {
+    Nothing,
+    /// It has made room, and loads what it is given.
+    Load(Duty),
 }
 
 /// A node: a name, and the process that bears it now.
@@ -86,6 +95,10 @@ impl Node {
             lease: 0,
             joined: false,
         }
+    }
+
+    fn duty(&self, keep: Keep) -> Option<Duty> {
+        duty(&self.view, &self.id, &self.held, &self.published, keep)
     }
 
     /// The placement it has seen.
@@ -220,10 +233,36 @@ impl World {
             return;
         }
         node.unobeyed = false;
-        if let Some(duty) = duty(&node.view, &node.id, &node.held) {
+        if let Some(duty) = node.duty(Keep::LastCopies) {
             node.doing = Doing::Loading(duty.load.iter().copied().collect(), duty);
             self.load_next(index);
         }
+    }
+
+    /// A node publishes that it holds `experts`, and forgets all others when the registry has heard it.
+    fn publish(&mut self, index: usize, experts: BTreeSet<ExpertId>, then: Then) {
+        let node = &mut self.nodes[index];
+        node.published = experts.clone();
+        node.doing = Doing::Publishing(experts, then);
+        let (life, way) = (node.life, self.latency(MS));
+        self.after(way, Event::Record(index, life));
+    }
+
+    /// There is no room for what a node is given: it makes room, or ends if there is nothing to forget.
+    fn make_room(&mut self, index: usize, expert: ExpertId) {
+        let node = &self.nodes[index];
+        let tight = node.duty(Keep::Nothing).filter(|duty| !node.held.is_subset(&duty.hold));
+        let Some(duty) = tight else {
+            self.note(|| format!("n{index} has no room for {expert}, and ends"));
+            self.tally.add("no room", 1);
+            self.kill(index, Death::Closes);
+            self.after(SECOND, Event::Start(index));
+            return;
+        };
+        let stays = node.held.intersection(&duty.hold).copied().collect();
+        self.note(|| format!("n{index} makes room for {expert}"));
+        self.tally.add("made room", 1);
+        self.publish(index, stays, Then::Load(duty));
     }
 
     fn load_next(&mut self, index: usize) {
@@ -231,10 +270,8 @@ impl World {
         let life = node.life;
         let Doing::Loading(queue, duty) = &node.doing else { return };
         if queue.is_empty() {
-            node.published = duty.hold.clone();
-            node.doing = Doing::Publishing(duty.clone());
-            let way = self.latency(MS);
-            self.after(way, Event::Record(index, life));
+            let hold = duty.hold.clone();
+            self.publish(index, hold, Then::Nothing);
         } else {
             self.after(self.script.nodes[index].load, Event::Loaded(index, life));
         }
@@ -249,10 +286,7 @@ impl World {
         if self.hold(index, expert) {
             self.load_next(index);
         } else {
-            self.note(|| format!("n{index} has no room for {expert}, and ends"));
-            self.tally.add("no room", 1);
-            self.kill(index, Death::Closes);
-            self.after(SECOND, Event::Start(index));
+            self.make_room(index, expert);
         }
     }
 
@@ -272,10 +306,19 @@ impl World {
             return;
         }
         self.nodes[index].joined = true;
-        if let Doing::Publishing(duty) = std::mem::replace(&mut self.nodes[index].doing, Doing::Nothing) {
-            let given_up: Vec<ExpertId> = self.nodes[index].held.difference(&duty.hold).copied().collect();
-            self.nodes[index].held = duty.hold;
-            given_up.into_iter().for_each(|expert| self.check_given_up(index, expert));
+        let doing = std::mem::replace(&mut self.nodes[index].doing, Doing::Nothing);
+        if let Doing::Publishing(hold, then) = doing {
+            let given_up: Vec<ExpertId> = self.nodes[index].held.difference(&hold).copied().collect();
+            self.nodes[index].held.retain(|expert| hold.contains(expert));
+            match then {
+                Then::Nothing => given_up.into_iter().for_each(|expert| self.check_given_up(index, expert)),
+                Then::Load(duty) => {
+                    self.nodes[index].doing = Doing::Loading(duty.load.iter().copied().collect(), duty);
+                    return self.load_next(index);
+                }
+            }
+        } else {
+            self.nodes[index].doing = doing;
         }
         self.obey(index);
     }

@@ -98,7 +98,7 @@ impl Registry {
         let last = self.history.iter().rposition(|a| a.placement.epoch <= obeyed && places(a, &node.id));
         let mut since = self.history[last.map_or(0, |last| last + 1)..].iter();
         since.any(|accepted| {
-            let ended = |n: &Node| places(accepted, &n.id) && n.died.is_some_and(|died| died >= accepted.seen);
+            let ended = |n: &Node| places(accepted, &n.id) && n.died.is_some_and(|died| died + TTL >= accepted.seen);
             let unseen = !accepted.view.nodes.contains_key(&node.id);
             unseen || nodes.iter().any(ended)
         })

@@ -108,7 +108,7 @@ impl Dispatcher {
                 let why = match failure(&error) {
                     Failure::NodeGone => Suspicion::Gone,
                     Failure::WrongProfile => Suspicion::WrongProfile,
-                    Failure::Corrupt => Suspicion::Corrupt,
+                    Failure::Corrupt | Failure::NotFinite { .. } => Suspicion::Corrupt,
                     Failure::NotHeld { .. } | Failure::Overloaded => return None,
                 };
                 self.suspect(node, why);
