@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use tramontane_router::{ClusterView, ExpertId, NodeId};
 
-/// What a node does to hold what it is given, in this order: it loads, publishes what it holds, and forgets the rest.
+/// What a node does to hold what it is given, in this order: it loads, publishes what it holds, and forgets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Duty {
-    /// Experts to load, ascending.
+    /// Experts to load, ascending. When they are held, ask again what is to be done.
     pub load: Vec<ExpertId>,
-    /// What it holds then.
-    pub hold: BTreeSet<ExpertId>,
+    /// What it holds, without what is to be loaded and what is to be forgotten.
+    pub publish: BTreeSet<ExpertId>,
+    /// What others hold. (What is loaded meanwhile, to rescue a layer, is not to be forgotten.)
+    pub forget: BTreeSet<ExpertId>,
 }
 
 /// What a node keeps of what it holds and is not given: moved away, or loaded to rescue a layer.
@@ -33,13 +35,13 @@ pub fn duty(
 ) -> Option<Duty> {
     let placement = view.placement.as_ref()?;
     let given = placement.replicas.iter().filter(|(_, nodes)| nodes.contains(node));
-    let mut hold: BTreeSet<ExpertId> = given.map(|(&expert, _)| expert).collect();
-    let load: Vec<ExpertId> = hold.difference(held).copied().collect();
-    if keep == Keep::LastCopies {
-        let is_last = |expert: &&ExpertId| view.holders(**expert).all(|holder| holder == node);
-        hold.extend(held.iter().filter(is_last));
-    }
-    (hold != *held || hold != *published).then_some(Duty { load, hold })
+    let given: BTreeSet<ExpertId> = given.map(|(&expert, _)| expert).collect();
+    let is_last = |expert: &ExpertId| view.holders(*expert).all(|holder| holder == node);
+    let stays = |expert: &ExpertId| given.contains(expert) || keep == Keep::LastCopies && is_last(expert);
+    let (publish, forget): (BTreeSet<_>, BTreeSet<_>) = held.iter().partition(|expert| stays(expert));
+    let load: Vec<ExpertId> = given.difference(held).copied().collect();
+    let is_done = load.is_empty() && forget.is_empty() && publish == *published;
+    (!is_done).then_some(Duty { load, publish, forget })
 }
 
 #[cfg(test)]
@@ -73,7 +75,7 @@ mod tests {
     #[test]
     fn what_is_given_is_loaded_and_what_its_new_holder_has_is_forgotten() {
         let duty = of_a(&view(&[E[1]]), &[E[1]], &[E[1]], Keep::LastCopies);
-        assert_eq!(duty, Some(Duty { load: vec![E[0]], hold: [E[0]].into() }));
+        assert_eq!(duty, Some(Duty { load: vec![E[0]], publish: [].into(), forget: [E[1]].into() }));
         assert_eq!(of_a(&view(&[]), &[E[0]], &[E[0]], Keep::LastCopies), None);
         assert_eq!(of_a(&ClusterView::default(), &[E[0]], &[], Keep::LastCopies), None);
     }
@@ -81,14 +83,15 @@ mod tests {
     #[test]
     fn an_expert_is_kept_and_published_until_who_is_given_it_holds_it() {
         let duty = of_a(&view(&[]), &[E[0], E[1], E[2]], &[E[0]], Keep::LastCopies);
-        assert_eq!(duty, Some(Duty { load: vec![], hold: E.into() }));
+        assert_eq!(duty, Some(Duty { load: vec![], publish: E.into(), forget: [].into() }));
         let tight = of_a(&view(&[]), &[E[1], E[2]], &[], Keep::Nothing);
-        assert_eq!(tight, Some(Duty { load: vec![E[0]], hold: [E[0]].into() }), "there is no room for it");
+        let forget = [E[1], E[2]].into();
+        assert_eq!(tight, Some(Duty { load: vec![E[0]], publish: [].into(), forget }), "there is no room for it");
     }
 
     #[test]
     fn what_a_rescue_has_loaded_before_it_was_given_is_published() {
         let duty = of_a(&view(&[]), &[E[0]], &[], Keep::LastCopies);
-        assert_eq!(duty, Some(Duty { load: vec![], hold: [E[0]].into() }));
+        assert_eq!(duty, Some(Duty { load: vec![], publish: [E[0]].into(), forget: [].into() }));
     }
 }

@@ -101,17 +101,24 @@ impl Node {
     }
 
     async fn obey(&mut self, view: &ClusterView) -> Result<(), NodeError> {
-        let Some(mut duty) = self.duty(view, Keep::LastCopies) else { return Ok(()) };
-        if self.load(duty.load).await?.is_err() {
-            // Beside what it keeps for others there may be no room for what it is given.
-            let Some(tight) = self.duty(view, Keep::Nothing) else { return Ok(()) };
-            let stays = self.store.held().intersection(&tight.hold).copied().collect();
-            self.hold(stays).await?;
-            let loaded = self.load(tight.load.clone()).await?;
-            loaded.map_err(|source| NodeError::Load { node: self.options.id.clone(), source })?;
-            duty.hold = tight.hold;
+        let mut keep = Keep::LastCopies;
+        while let Some(duty) = self.duty(view, keep) {
+            if duty.load.is_empty() {
+                return self.publish(duty).await;
+            }
+            match self.load(duty.load).await? {
+                Ok(()) => {}
+                // Beside what it keeps for others there may be no room for what it is given.
+                Err(ServeError::CannotHold { .. }) if keep == Keep::LastCopies => {
+                    keep = Keep::Nothing;
+                    if let Some(tight) = self.duty(view, keep) {
+                        self.publish(tight).await?;
+                    }
+                }
+                Err(source) => return Err(NodeError::Load { node: self.options.id.clone(), source }),
+            }
         }
-        self.hold(duty.hold).await
+        Ok(())
     }
 
     fn duty(&self, view: &ClusterView, keep: Keep) -> Option<Duty> {
@@ -126,13 +133,13 @@ impl Node {
             .map_err(|source| NodeError::Panicked { node: self.options.id.clone(), source })
     }
 
-    /// Publishes that it holds `experts`, and forgets all others.
-    async fn hold(&mut self, experts: BTreeSet<ExpertId>) -> Result<(), NodeError> {
+    /// Publishes what it holds, and forgets the rest.
+    async fn publish(&mut self, duty: Duty) -> Result<(), NodeError> {
         // What is given up is taken from the record first, so that nobody asks for it any more.
-        let update = self.lease.update(record(&self.options, experts.clone()));
+        let update = self.lease.update(record(&self.options, duty.publish.clone()));
         update.await.map_err(|source| self.registry_error(source))?;
-        self.store.retain(|expert| experts.contains(&expert));
-        self.published = experts;
+        self.store.retain(|expert| !duty.forget.contains(&expert));
+        self.published = duty.publish;
         Ok(())
     }
 

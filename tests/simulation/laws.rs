@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tramontane_coordinator::{Dispatcher, KV_BLOCK, KvPool, Scheduler, SequenceId, StepPlan};
 use tramontane_router::NodeId;
 
+use super::node::Node;
 use super::trace::{Broken, Law};
 use super::world::World;
 
@@ -37,6 +38,15 @@ pub(crate) fn blocks(
 /// Whether the dispatcher takes no answer of `node`.
 pub(crate) fn is_quarantined(dispatcher: &Dispatcher, node: &NodeId) -> bool {
     dispatcher.report().borrow().quarantined.contains_key(node)
+}
+
+/// Whether two others can say of everything that `liar` holds that it is wrong.
+pub(crate) fn can_be_found_out(dispatcher: &Dispatcher, world: &World, liar: usize) -> bool {
+    let honest = |node: &&Node| {
+        node.runs() && node.id != world.nodes[liar].id && !is_quarantined(dispatcher, &node.id)
+    };
+    let held = world.nodes[liar].held.iter();
+    held.into_iter().all(|expert| world.nodes.iter().filter(honest).filter(|n| n.held.contains(expert)).count() >= 2)
 }
 
 /// Only who has answered wrongly is quarantined.

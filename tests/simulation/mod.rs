@@ -103,8 +103,11 @@ fn serve(script: &Script, world: &Shared, engine: &mut Engine) -> Result<(), Bro
         let calm = world.is_calm();
         if calm {
             let &mut (since, wrong_then) = calm_since.get_or_insert((world.now, wrong));
-            if engine.wrong > wrong_then + u64::from(script.audit_every) * MAX_WRONG {
-                return Err(Broken::new(Law::Quarantine, "who lies is not found out"));
+            if engine.wrong > wrong_then + u64::from(script.audit_every) * MAX_WRONG
+                && let Some(liar) = world.liar()
+                && laws::can_be_found_out(&engine.dispatcher, &world, liar)
+            {
+                return Err(Broken::new(Law::Quarantine, format!("n{liar} lies, and is not found out")));
             }
             if since + CALM < world.now {
                 return Err(Broken::new(Law::Progress, "requests do not end"));

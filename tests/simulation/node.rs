@@ -34,17 +34,9 @@ pub(crate) enum State {
 #[derive(Clone, Debug)]
 enum Doing {
     Nothing,
-    Loading(VecDeque<ExpertId>, Duty),
-    /// That it holds so much; and then it goes on with what there was no room for.
-    Publishing(BTreeSet<ExpertId>, Then),
-}
-
-/// What a node does when the registry has its record.
-#[derive(Clone, Debug)]
-enum Then {
-    Nothing,
-    /// It has made room, and loads what it is given.
-    Load(Duty),
+    Loading(VecDeque<ExpertId>, Keep),
+    /// It forgets so much when the registry has its record, and then sees what else is to be done.
+    Publishing(BTreeSet<ExpertId>, Keep),
 }
 
 /// A node: a name, and the process that bears it now.
@@ -219,7 +211,7 @@ impl World {
         if node.state == State::Stands {
             node.deferred.push(Event::Look(Who::Node(index)));
         }
-        if !node.runs() || !node.joined {
+        if !node.runs() {
             return;
         }
         (node.view, node.unobeyed) = (view.clone(), true);
@@ -229,64 +221,59 @@ impl World {
 
     fn obey(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        if !node.runs() || !node.unobeyed || !matches!(node.doing, Doing::Nothing) {
+        if !node.runs() || !node.joined || !node.unobeyed || !matches!(node.doing, Doing::Nothing) {
             return;
         }
         node.unobeyed = false;
-        if let Some(duty) = node.duty(Keep::LastCopies) {
-            node.doing = Doing::Loading(duty.load.iter().copied().collect(), duty);
-            self.load_next(index);
+        self.go_about(index, Keep::LastCopies);
+    }
+
+    /// A node does what is next to be done: it loads, or it publishes what it holds.
+    fn go_about(&mut self, index: usize, keep: Keep) {
+        let node = &mut self.nodes[index];
+        match node.duty(keep) {
+            None => node.doing = Doing::Nothing,
+            Some(duty) if duty.load.is_empty() => self.publish(index, duty, keep),
+            Some(duty) => {
+                node.doing = Doing::Loading(duty.load.into(), keep);
+                self.after(self.script.nodes[index].load, Event::Loaded(index, self.nodes[index].life));
+            }
         }
     }
 
-    /// A node publishes that it holds `experts`, and forgets all others when the registry has heard it.
-    fn publish(&mut self, index: usize, experts: BTreeSet<ExpertId>, then: Then) {
+    fn publish(&mut self, index: usize, duty: Duty, keep: Keep) {
         let node = &mut self.nodes[index];
-        node.published = experts.clone();
-        node.doing = Doing::Publishing(experts, then);
+        node.published = duty.publish;
+        node.doing = Doing::Publishing(duty.forget, keep);
         let (life, way) = (node.life, self.latency(MS));
         self.after(way, Event::Record(index, life));
     }
 
     /// There is no room for what a node is given: it makes room, or ends if there is nothing to forget.
-    fn make_room(&mut self, index: usize, expert: ExpertId) {
-        let node = &self.nodes[index];
-        let tight = node.duty(Keep::Nothing).filter(|duty| !node.held.is_subset(&duty.hold));
-        let Some(duty) = tight else {
-            self.note(|| format!("n{index} has no room for {expert}, and ends"));
-            self.tally.add("no room", 1);
-            self.kill(index, Death::Closes);
-            self.after(SECOND, Event::Start(index));
-            return;
-        };
-        let stays = node.held.intersection(&duty.hold).copied().collect();
-        self.note(|| format!("n{index} makes room for {expert}"));
-        self.tally.add("made room", 1);
-        self.publish(index, stays, Then::Load(duty));
-    }
-
-    fn load_next(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
-        let life = node.life;
-        let Doing::Loading(queue, duty) = &node.doing else { return };
-        if queue.is_empty() {
-            let hold = duty.hold.clone();
-            self.publish(index, hold, Then::Nothing);
-        } else {
-            self.after(self.script.nodes[index].load, Event::Loaded(index, life));
+    fn make_room(&mut self, index: usize, expert: ExpertId, keep: Keep) {
+        let tight = self.nodes[index].duty(Keep::Nothing).filter(|_| keep == Keep::LastCopies);
+        if let Some(duty) = tight {
+            self.note(|| format!("n{index} makes room for {expert}"));
+            self.tally.add("made room", 1);
+            return self.publish(index, duty, Keep::Nothing);
         }
+        self.note(|| format!("n{index} has no room for {expert}, and ends"));
+        self.tally.add("no room", 1);
+        self.kill(index, Death::Closes);
+        self.after(SECOND, Event::Start(index));
     }
 
     pub(crate) fn loaded(&mut self, index: usize, life: u32) {
         if !self.is_due(index, life, || Event::Loaded(index, life)) {
             return;
         }
-        let Doing::Loading(queue, _) = &mut self.nodes[index].doing else { return };
-        let Some(expert) = queue.pop_front() else { return };
-        if self.hold(index, expert) {
-            self.load_next(index);
-        } else {
-            self.make_room(index, expert);
+        let Doing::Loading(queue, keep) = &mut self.nodes[index].doing else { return };
+        let (keep, expert) = (*keep, queue.pop_front());
+        let is_last = queue.is_empty();
+        match expert {
+            Some(expert) if !self.hold(index, expert) => self.make_room(index, expert, keep),
+            _ if is_last => self.go_about(index, keep),
+            _ => self.after(self.script.nodes[index].load, Event::Loaded(index, life)),
         }
     }
 
@@ -306,19 +293,12 @@ impl World {
             return;
         }
         self.nodes[index].joined = true;
-        let doing = std::mem::replace(&mut self.nodes[index].doing, Doing::Nothing);
-        if let Doing::Publishing(hold, then) = doing {
-            let given_up: Vec<ExpertId> = self.nodes[index].held.difference(&hold).copied().collect();
-            self.nodes[index].held.retain(|expert| hold.contains(expert));
-            match then {
-                Then::Nothing => given_up.into_iter().for_each(|expert| self.check_given_up(index, expert)),
-                Then::Load(duty) => {
-                    self.nodes[index].doing = Doing::Loading(duty.load.iter().copied().collect(), duty);
-                    return self.load_next(index);
-                }
+        if let Doing::Publishing(forget, keep) = self.nodes[index].doing.clone() {
+            self.nodes[index].held.retain(|expert| !forget.contains(expert));
+            if keep == Keep::LastCopies {
+                forget.into_iter().for_each(|expert| self.check_given_up(index, expert));
             }
-        } else {
-            self.nodes[index].doing = doing;
+            self.go_about(index, keep);
         }
         self.obey(index);
     }

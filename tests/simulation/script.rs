@@ -183,7 +183,7 @@ impl Script {
             audit_every,
             liar,
             limits: limits(dice),
-            kv_blocks: dice.between(4, 9) as u32,
+            kv_blocks: dice.between(2, 7) as u32,
             disasters: disasters(dice, nodes, liar),
             wishes: wishes(dice),
             watch_delay: if dice.chance(30) { 3 * SECOND } else { 50 * MS },
