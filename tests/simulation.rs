@@ -18,6 +18,8 @@ use simulation::{Broken, Mutant, Tally, Trace, run};
 const SCHEDULES: u64 = 10_000;
 /// Seeds within which every mistake must be caught.
 const MUTANT_SEEDS: u64 = 400;
+/// Runs at a time.
+const THREADS: usize = 2;
 /// Events shown of a run that broke a law.
 const SHOWN: usize = 60;
 
@@ -40,34 +42,56 @@ fn schedules() -> std::ops::Range<u64> {
 #[test]
 fn no_schedule_breaks_a_law() {
     let (seeds, start) = (schedules(), Instant::now());
-    let next = AtomicU64::new(seeds.start);
-    let (tally, broken) = (Mutex::new(Tally::default()), Mutex::new(Vec::new()));
-    let work = || {
-        let mut counted = Tally::default();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
-                break;
-            }
-            let run = run(seed, None, Trace::default());
-            counted.merge(&run.tally);
-            if let Err(why) = run.outcome {
-                broken.lock().expect("no panic").push((seed, why));
-            }
-        }
-        tally.lock().expect("no panic").merge(&counted);
-    };
-    std::thread::scope(|scope| {
-        (0..2).for_each(|_| drop(scope.spawn(work)));
+    let tally = Mutex::new(Tally::default());
+    let broken = search(seeds.clone(), |seed| {
+        let run = run(seed, None, Trace::default());
+        tally.lock().expect("no panic").merge(&run.tally);
+        run.outcome.err()
     });
-    let (tally, mut broken) = (tally.into_inner().expect("no panic"), broken.into_inner().expect("no panic"));
+    let tally = tally.into_inner().expect("no panic");
     println!("{} schedules in {:.1} s: {:?}", seeds.end - seeds.start, start.elapsed().as_secs_f64(), tally.0);
-    broken.sort_by_key(|(seed, _)| *seed);
     for (seed, why) in broken.iter().take(40) {
         println!("seed {seed}: {why}");
     }
     if let Some((seed, why)) = broken.first() {
         panic!("{} of them break a law; the first:\n{}", broken.len(), replay_of(*seed, None, why));
+    }
+}
+
+/// The seeds of `seeds` for which `wanted` says something, with what it says, ascending.
+fn search<T: Send>(seeds: std::ops::Range<u64>, wanted: impl Fn(u64) -> Option<T> + Sync) -> Vec<(u64, T)> {
+    let (next, found) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            if let Some(what) = wanted(seed) {
+                found.lock().expect("no panic").push((seed, what));
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(&work))));
+    let mut found = found.into_inner().expect("no panic");
+    found.sort_by_key(|(seed, _)| *seed);
+    found
+}
+
+#[test]
+fn every_mistake_is_caught_by_the_law_that_it_breaks() {
+    for mutant in Mutant::ALL {
+        let caught = search(0..MUTANT_SEEDS, |seed| {
+            let broken = run(seed, Some(mutant), Trace::default()).outcome.err()?;
+            let sound = run(seed, None, Trace::default()).outcome;
+            assert!(sound.is_ok(), "seed {seed} breaks {sound:?} without a mistake");
+            Some(broken)
+        });
+        let by_its_law = caught.iter().filter(|(_, broken)| broken.law == mutant.breaks()).count();
+        let first = caught.first().map(|(seed, broken)| format!("seed {seed}: {broken}"));
+        println!("{mutant:?}: {} of {MUTANT_SEEDS} seeds, {by_its_law} by its law; the first: {first:?}", caught.len());
+        if std::env::var("SIM_LAWS").is_ok() { let mut laws = std::collections::BTreeMap::new(); for (s, b) in &caught { laws.entry(b.law).or_insert((0, *s)).0 += 1; } println!("  {laws:?}"); }
+        assert!(by_its_law > 0, "{mutant:?} is not caught");
     }
 }
 

@@ -211,6 +211,11 @@ impl World {
 
     /// A node's lease begins to run out, for it does not renew it.
     pub(crate) fn lose_lease(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        if self.registry.records.get(&node.id).is_some_and(|(_, life)| *life != node.life) {
+            // The record is of the process before, and ends with that one's lease.
+            return;
+        }
         let lease = self.nodes[index].next_lease();
         self.after(TTL, Event::LeaseEnds(index, lease));
     }

@@ -16,8 +16,9 @@ use super::{Dispatcher, failure, is_local};
 pub const AUDIT_EVERY: u32 = 256;
 /// Audits under way at a time; while there are as many, none begins.
 const MAX_SHADOWS: usize = 8;
-/// After this an audit that was not answered is given up, and its node suspected.
-const SHADOW_TIMEOUT: Duration = Duration::from_secs(30);
+/// After this an audit that was not answered is given up, and its node suspected. Not long: a node that never answers would
+/// take all places meanwhile, and nobody would be audited.
+const SHADOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Rows by pair, as bytes.
 type Answers = BTreeMap<Pair, Vec<u8>>;
