@@ -16,7 +16,8 @@ impl World {
     pub(crate) fn strike(&mut self, index: usize) {
         let scheduled = self.script.disasters[index];
         let until = self.now + scheduled.lasts;
-        let leader = |leader: usize| leader % self.leaders.len();
+        let leaders = self.leaders.len();
+        let leader = |leader: usize| leader % leaders;
         self.trace.note(self.now, || format!("* {:?} until {}", scheduled.disaster, until / SECOND));
         match scheduled.disaster {
             Disaster::Kill(node, death) => self.kill(node, death),
@@ -31,6 +32,7 @@ impl World {
             Disaster::Mood(node, mood) => self.set_mood(node, mood, until),
             Disaster::Drain(node) => self.drain(node),
             Disaster::LeaderStalls(l) => self.stop_leader(leader(l)),
+            Disaster::LeaderStallsWriting(l) => self.leaders[leader(l)].stops_writing = true,
             Disaster::LeaderDies(l) => self.kill_leader(leader(l)),
             Disaster::Weather => self.network.bad_weather(until),
         }
@@ -48,6 +50,7 @@ impl World {
             Disaster::Partition(..)
             | Disaster::OneWay(..)
             | Disaster::Mood(..)
+            | Disaster::LeaderStallsWriting(_)
             | Disaster::LeaderDies(_)
             | Disaster::Weather => {}
         }

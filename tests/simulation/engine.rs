@@ -13,7 +13,7 @@ use super::model::{Model, WIDTH, attend, embed, fold, key, next_token};
 use super::mutant::Mutant;
 use super::network::wire;
 use super::node::rows;
-use super::script::{Script, Wish};
+use super::script::{Reader, Script, Wish};
 use super::trace::{Broken, Law};
 use super::world::Shared;
 
@@ -33,8 +33,8 @@ pub(crate) enum Step {
 /// A request that is here.
 struct Request {
     wish: Wish,
-    /// The steps until its reader goes.
-    leaves_at: Option<u64>,
+    /// Steps that there were before it.
+    came_at: u64,
 }
 
 /// A chunk's rows: where they stand in the cache, and what is before them.
@@ -68,6 +68,8 @@ pub(crate) struct Engine {
     cache: Vec<Vec<Slot>>,
     requests: BTreeMap<SequenceId, Request>,
     steps: u64,
+    /// Whether the last step brought nothing.
+    failed: bool,
     named: u64,
     /// A liar's rows are in the cache: tokens say nothing any more.
     tainted: bool,
@@ -94,6 +96,7 @@ impl Engine {
             cache: vec![vec![None; script.kv_blocks as usize * KV_BLOCK]; script.model.layers as usize],
             requests: BTreeMap::new(),
             steps: 0,
+            failed: false,
             named: 0,
             tainted: false,
             wrong: 0,
@@ -106,8 +109,7 @@ impl Engine {
         let id = SequenceId(self.named);
         let sequence = Sequence::new(id, wish.prompt.clone(), wish.tokens);
         self.scheduler.submit(sequence, &self.pool).expect("there is room for every request of a script");
-        let leaves_at = wish.leaves_after.map(|steps| self.steps + steps);
-        self.requests.insert(id, Request { wish, leaves_at });
+        self.requests.insert(id, Request { wish, came_at: self.steps });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -147,6 +149,7 @@ impl Engine {
         }
         let Some(sampled) = self.forward(&plan)? else {
             self.world.lock().tally.add("abandoned", 1);
+            self.failed = true;
             return Ok(Step::Abandoned);
         };
         self.world.lock().tally.add("steps", 1);
@@ -161,8 +164,12 @@ impl Engine {
 
     /// Readers who go.
     fn let_go(&mut self) {
-        let steps = self.steps;
-        let goes = |request: &Request| request.leaves_at.is_some_and(|at| at <= steps);
+        let (steps, failed) = (self.steps, std::mem::take(&mut self.failed));
+        let goes = |request: &Request| match request.wish.reader {
+            Reader::Waits => false,
+            Reader::Leaves(after) => request.came_at + after <= steps,
+            Reader::LeavesAtFailure => failed,
+        };
         let leaving: Vec<SequenceId> = self.requests.iter().filter(|(_, r)| goes(r)).map(|(id, _)| *id).collect();
         for id in leaving {
             self.requests.remove(&id);

@@ -23,10 +23,13 @@ const NOBODY: Micros = SECOND;
 /// One process that may lead.
 pub(crate) struct Leader {
     desire: Desire,
+    policy: ControllerPolicy,
     controller: Controller,
     /// Which process it is.
     life: u64,
     pub(crate) stands: bool,
+    /// Whether it is to stand still when it has decided.
+    pub(crate) stops_writing: bool,
     term: Option<Term>,
     view: Arc<ClusterView>,
     seen: Micros,
@@ -45,10 +48,12 @@ impl Leader {
         let experts = script.model.all().map(|id| ExpertSize { id, bytes: 1 }).collect();
         let desire = Desire { model: model.clone(), experts, replicas: script.replicas };
         Self {
-            controller: Controller::new(desire.clone(), ControllerPolicy::default()),
+            controller: Controller::new(desire.clone(), script.controller.clone()),
+            policy: script.controller.clone(),
             desire,
             life: 0,
             stands: false,
+            stops_writing: false,
             term: None,
             view: Arc::default(),
             seen: 0,
@@ -66,7 +71,7 @@ impl World {
     pub(crate) fn leads(&mut self, leader: usize, term: Term) {
         let (now, view) = (self.now, self.registry.view.clone());
         let it = &mut self.leaders[leader];
-        it.controller = Controller::new(it.desire.clone(), ControllerPolicy::default());
+        it.controller = Controller::new(it.desire.clone(), it.policy.clone());
         (it.term, it.began, it.view, it.seen, it.writing) = (Some(term), now, view, now, false);
         self.think(leader, 0);
     }
@@ -111,10 +116,15 @@ impl World {
                 let (view, seen, life) = (it.view.clone(), it.seen, it.life);
                 let hasty = self.mutant == Some(Mutant::RemoveBeforeHeld);
                 let placement = if hasty { at_once(&it.desire, &view).unwrap_or(placement) } else { placement };
-                let proposal = Proposal { term, life, placement, view, seen };
+                let proposal = Box::new(Proposal { term, life, placement, view, seen });
+                if std::mem::take(&mut it.stops_writing) {
+                    it.deferred.push_back(Event::Write(leader, proposal));
+                    self.stop_leader(leader);
+                    let stands = self.luck.between(LEADER_TTL / 2, 3 * LEADER_TTL);
+                    return self.after(stands, Event::Wake(leader));
+                }
                 let way = self.latency(MS);
-                self.after(way, Event::Write(leader, Box::new(proposal)));
-                return;
+                return self.after(way, Event::Write(leader, proposal));
             }
         };
         self.think(leader, again);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tramontane_coordinator::Limits;
 use tramontane_router::flight::Policy;
+use tramontane_router::placement::ControllerPolicy;
 
 use super::model::{Model, VOCAB, mix};
 use super::world::{MS, Micros, SECOND};
@@ -97,6 +98,8 @@ pub(crate) enum Disaster {
     Drain(usize),
     /// A leader's process stands still.
     LeaderStalls(usize),
+    /// The same, when it is about to write its next placement.
+    LeaderStallsWriting(usize),
     /// A leader's process ends, and another takes its place at once.
     LeaderDies(usize),
     /// Messages are lost, doubled, damaged, late.
@@ -119,8 +122,18 @@ pub(crate) struct Wish {
     pub(crate) step: u64,
     pub(crate) prompt: Vec<u32>,
     pub(crate) tokens: usize,
-    /// Its reader goes after so many steps; `None`: waits for the end.
-    pub(crate) leaves_after: Option<u64>,
+    pub(crate) reader: Reader,
+}
+
+/// How long a request's reader waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// For the end.
+    Waits,
+    /// So many steps.
+    Leaves(u64),
+    /// Until a step brings nothing.
+    LeavesAtFailure,
 }
 
 /// How a node is made.
@@ -144,6 +157,7 @@ pub(crate) struct Script {
     pub(crate) replicas: usize,
     pub(crate) nodes: Vec<NodeShape>,
     pub(crate) leaders: usize,
+    pub(crate) controller: ControllerPolicy,
     pub(crate) policy: Policy,
     /// One dispatch in so many is audited.
     pub(crate) audit_every: u32,
@@ -178,7 +192,8 @@ impl Script {
             model,
             replicas,
             nodes: (0..nodes).map(|_| node(dice, model, replicas, nodes)).collect(),
-            leaders: dice.between(1, 2) as usize,
+            leaders: if dice.chance(30) { 1 } else { 2 },
+            controller: controller(dice),
             policy,
             audit_every,
             liar,
@@ -223,22 +238,36 @@ fn policy(dice: &mut Dice) -> Policy {
     }
 }
 
+fn controller(dice: &mut Dice) -> ControllerPolicy {
+    let usual = ControllerPolicy::default();
+    if dice.chance(30) {
+        return usual;
+    }
+    let (settle, grace) = (dice.between(0, 2_000), dice.between(500, 15_000));
+    let (settle, grace) = (Duration::from_millis(settle), Duration::from_millis(grace));
+    ControllerPolicy { settle, grace, max_adds: dice.between(1, 20) as usize, ..usual }
+}
+
 fn limits(dice: &mut Dice) -> Limits {
     let max_running = dice.between(1, 4) as usize;
-    let chunk = dice.between(8, 48) as usize;
-    Limits { max_running, step_tokens: max_running + dice.between(4, 48) as usize, chunk, max_waiting: 16 }
+    let (chunk, others) = if dice.chance(70) { (64, dice.between(40, 64)) } else { (dice.between(8, 40), dice.between(4, 40)) };
+    Limits { max_running, step_tokens: max_running + others as usize, chunk: chunk as usize, max_waiting: 16 }
 }
 
 fn wishes(dice: &mut Dice) -> Vec<Wish> {
     let family = dice.below(u64::from(VOCAB)) as u32;
     let mut step = 0;
     let mut wish = |dice: &mut Dice| {
-        let shared = if dice.chance(60) { dice.between(32, 40) as u32 } else { dice.between(1, 8) as u32 };
+        let shared = if dice.chance(60) { dice.between(30, 40) as u32 } else { dice.between(1, 8) as u32 };
         let mut prompt: Vec<u32> = (0..shared).map(|position| (family + position * 7) % VOCAB).collect();
         prompt.extend((0..dice.below(3)).map(|_| dice.below(u64::from(VOCAB)) as u32));
-        step += dice.below(12);
-        let leaves_after = dice.chance(15).then(|| dice.between(1, 8));
-        Wish { step, prompt, tokens: dice.between(1, 5) as usize, leaves_after }
+        step += if dice.chance(40) { 0 } else { dice.below(16) };
+        let reader = match dice.below(100) {
+            0..12 => Reader::Leaves(dice.between(1, 8)),
+            12..45 => Reader::LeavesAtFailure,
+            _ => Reader::Waits,
+        };
+        Wish { step, prompt, tokens: dice.between(1, 5) as usize, reader }
     };
     (0..dice.between(2, 6)).map(|_| wish(dice)).collect()
 }
@@ -270,9 +299,9 @@ fn disaster(dice: &mut Dice, nodes: usize) -> Disaster {
         Mood::Silent,
         Mood::Slow,
     ];
-    match dice.below(20) {
-        0..4 => Disaster::Kill(node, death),
-        4 => Disaster::KillAll(death),
+    match dice.below(22) {
+        0..3 => Disaster::Kill(node, death),
+        3 | 4 => Disaster::KillAll(death),
         5 | 6 => Disaster::Stall(node),
         7 | 8 => Disaster::Partition(node, loss),
         9 => Disaster::OneWay(node, loss),
@@ -284,6 +313,7 @@ fn disaster(dice: &mut Dice, nodes: usize) -> Disaster {
         16 => Disaster::Drain(node),
         17 => Disaster::LeaderStalls(dice.below(2) as usize),
         18 => Disaster::LeaderDies(dice.below(2) as usize),
+        19 | 20 => Disaster::LeaderStallsWriting(dice.below(2) as usize),
         _ => Disaster::Weather,
     }
 }

@@ -51,6 +51,8 @@ pub(crate) enum Event {
     Written(usize, u64, Outcome),
     /// Another leader is chosen, unless the one there has come back.
     Election(u64),
+    /// A leader that stands still goes on.
+    Wake(usize),
     /// A leader hears that it is none.
     Deposed(usize, u64),
     Strike(usize),
@@ -206,6 +208,7 @@ impl World {
             Event::Write(leader, proposal) => self.write(leader, *proposal),
             Event::Written(leader, life, outcome) => self.written(leader, life, outcome),
             Event::Election(ballot) => self.election(ballot),
+            Event::Wake(leader) => self.wake_leader(leader),
             Event::Deposed(leader, life) => self.deposed(leader, life),
             Event::Strike(index) => self.strike(index),
             Event::Relent(index) => self.relent(index),
