@@ -122,9 +122,15 @@ impl Dispatcher {
             roster: Roster::default(),
             shown: None,
             view: Arc::default(),
-            auditor: Auditor::default(),
+            auditor: Auditor::new(AUDIT_EVERY),
             report: watch::Sender::default(),
         }
+    }
+
+    /// The same, which audits one dispatch in `every`; 0 audits none.
+    #[must_use]
+    pub fn auditing(self, every: u32) -> Self {
+        Self { auditor: Auditor::new(every), ..self }
     }
 
     /// What is held against nodes, as it changes.
@@ -187,11 +193,15 @@ impl Dispatcher {
                             return Ok(());
                         }
                         Err((Some(damaged), error)) => {
-                            if let Some((row, nodes)) = layer.blame(&error) {
+                            if let Some((row, nodes)) = layer.blame(&error, &self.view) {
                                 nodes.iter().for_each(|node| self.health.answered(node));
                                 return Err(DispatchError::NotFinite { row });
                             }
-                            failed.push((damaged, Failure::Corrupt));
+                            let failure = match error {
+                                CombineError::NotFinite { expert, .. } => Failure::NotFinite { expert },
+                                _ => Failure::Corrupt,
+                            };
+                            failed.push((damaged, failure));
                         }
                         Err((None, error)) => return Err(DispatchError::Combine(error)),
                     },

@@ -5,10 +5,12 @@
 //! *Absent from here*: attention, sampling, sequences, tokens; how bytes travel (crate `cluster`); what an expert is (crate
 //! `model`); who holds what (the placement's leader decides).
 
-mod duties;
+mod duty;
+mod failures;
 mod merge;
 mod node;
 mod store;
 
+pub use duty::{Duty, Keep, duty};
 pub use node::{Drain, Node, NodeError, NodeOptions};
 pub use store::ExpertStore;

@@ -9,10 +9,10 @@ use tokio::task::JoinError;
 use tokio::time::sleep_until;
 use tramontane_cluster::registry::{Lease, Registry, RegistryError, Watch};
 use tramontane_router::placement::is_drained;
-use tramontane_router::{ExpertId, NodeId, NodeRecord, NumericProfile};
+use tramontane_router::{ClusterView, ExpertId, NodeId, NodeRecord, NumericProfile};
 
-use crate::ExpertStore;
-use crate::duties::{Failures, duties};
+use crate::failures::Failures;
+use crate::{Duty, ExpertStore, Keep, duty};
 
 /// While experts are loaded, what is held is published this often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
@@ -114,27 +114,28 @@ impl Node {
     /// [`NodeError`] says why it is over.
     pub async fn follow(mut self) -> Result<(), NodeError> {
         let mut leaving = self.leaving.subscribe();
-        let mut last_published = Instant::now();
+        let (mut last_published, mut keep) = (Instant::now(), Keep::LastCopies);
         loop {
             let (view, held, draining) = (self.watch.current(), self.store.held(), *leaving.borrow_and_update());
             if self.published.draining && is_drained(&view, &self.options.id) {
                 return Ok(());
             }
-            let todo = duties(&view, &self.options.id, &held);
-            let next = self.failures.next(&todo.load, self.started.elapsed());
-            let kept: BTreeSet<ExpertId> = held.difference(&todo.give_up).copied().collect();
-            let record = record(&self.options, kept, draining);
+            let Duty { load, publish, forget } = self.duty(&view, &held, keep);
+            let next = self.failures.next(&load, self.started.elapsed());
+            let record = record(&self.options, publish, draining);
             // In mid-load the record may lag a little; what is given up, and that the node leaves, must not.
-            let urgent = next.is_err() || !todo.give_up.is_empty() || draining != self.published.draining;
+            let urgent = next.is_err() || !forget.is_empty() || draining != self.published.draining;
             if record != self.published && (urgent || last_published.elapsed() >= PUBLISH_EVERY) {
                 // What is given up is taken from the record first, so that nobody asks for it any more.
                 self.lease.update(record.clone()).await.map_err(|source| self.over(source))?;
-                self.store.retain(|expert| !todo.give_up.contains(&expert));
                 (self.published, last_published) = (record, Instant::now());
+            }
+            if !forget.is_empty() {
+                self.store.retain(|expert| !forget.contains(&expert));
                 continue;
             }
             match next {
-                Ok(expert) => self.load(expert).await?,
+                Ok(expert) => keep = self.load(expert, &view, &held, keep).await?,
                 Err(again) => match self.wait(&mut leaving, again).await {
                     Woken::Changed => {}
                     Woken::Over(source) => return Err(self.over(source)),
@@ -143,17 +144,31 @@ impl Node {
         }
     }
 
-    async fn load(&mut self, expert: ExpertId) -> Result<(), NodeError> {
+    fn duty(&self, view: &ClusterView, held: &BTreeSet<ExpertId>, keep: Keep) -> Duty {
+        let nothing = || Duty { load: Vec::new(), publish: held.clone(), forget: BTreeSet::new() };
+        duty(view, &self.options.id, held, &self.published.held, keep).unwrap_or_else(nothing)
+    }
+
+    /// Loads `expert`; returns what is to be kept of what is not given to the node.
+    async fn load(
+        &mut self,
+        expert: ExpertId,
+        view: &ClusterView,
+        held: &BTreeSet<ExpertId>,
+        keep: Keep,
+    ) -> Result<Keep, NodeError> {
         let store = Arc::clone(&self.store);
         let loaded = tokio::task::spawn_blocking(move || store.load(expert)).await;
-        match loaded.map_err(|source| NodeError::Panicked { node: self.options.id.clone(), source })? {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                tracing::warn!(node = %self.options.id, %error, "an expert is not loaded; trying again later");
-                self.failures.note(expert, self.started.elapsed());
-                Ok(())
-            }
+        let Err(error) = loaded.map_err(|source| NodeError::Panicked { node: self.options.id.clone(), source })? else {
+            return Ok(Keep::LastCopies);
+        };
+        // Beside what it keeps for others there may be no room for what it is given.
+        if keep == Keep::LastCopies && !self.duty(view, held, Keep::Nothing).forget.is_empty() {
+            return Ok(Keep::Nothing);
         }
+        tracing::warn!(node = %self.options.id, %error, "an expert is not loaded; trying again later");
+        self.failures.note(expert, self.started.elapsed());
+        Ok(Keep::LastCopies)
     }
 
     /// Until something is another, or a failed load may be tried `again`.

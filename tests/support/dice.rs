@@ -1,6 +1,7 @@
 //! Numbers that are the same in every run.
 
 /// Knuth's linear congruential generator (MMIX); its upper bits are the good ones.
+#[derive(Clone, Debug)]
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {

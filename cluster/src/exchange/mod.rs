@@ -22,6 +22,11 @@ pub const MAX_IN_FLIGHT: usize = 128;
 pub struct DispatchId(u64);
 
 impl DispatchId {
+    /// The dispatch that was submitted as number `number` of its exchange.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
     /// The number, for traces.
     pub const fn get(self) -> u64 {
         self.0

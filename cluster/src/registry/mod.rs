@@ -156,6 +156,13 @@ pub enum RegistryError {
 #[derive(Clone, Debug)]
 pub struct Watch(watch::Receiver<Arc<ClusterView>>);
 
+impl From<watch::Receiver<Arc<ClusterView>>> for Watch {
+    /// A watch of whatever shows views.
+    fn from(views: watch::Receiver<Arc<ClusterView>>) -> Self {
+        Self(views)
+    }
+}
+
 impl Watch {
     /// The newest view; the last one for ever when the registry is lost.
     pub fn current(&self) -> Arc<ClusterView> {

@@ -16,8 +16,9 @@ use super::{Dispatcher, failure, is_local};
 pub const AUDIT_EVERY: u32 = 256;
 /// Audits under way at a time; while there are as many, none begins.
 const MAX_SHADOWS: usize = 8;
-/// After this an audit that was not answered is given up, and its node suspected.
-const SHADOW_TIMEOUT: Duration = Duration::from_secs(30);
+/// After this an audit that was not answered is given up, and its node suspected. Not long: a node that never answers would
+/// take all places meanwhile, and nobody would be audited.
+const SHADOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Rows by pair, as bytes.
 type Answers = BTreeMap<Pair, Vec<u8>>;
@@ -28,9 +29,10 @@ pub(super) struct Auditor {
     shadows: BTreeMap<DispatchId, Shadow>,
 }
 
-impl Default for Auditor {
-    fn default() -> Self {
-        Self { audit: Audit::new(AUDIT_EVERY), shadows: BTreeMap::new() }
+impl Auditor {
+    /// Audits one dispatch in `every`; 0: none.
+    pub(super) fn new(every: u32) -> Self {
+        Self { audit: Audit::new(every), shadows: BTreeMap::new() }
     }
 }
 
@@ -107,7 +109,7 @@ impl Dispatcher {
                 let why = match failure(&error) {
                     Failure::NodeGone => Suspicion::Gone,
                     Failure::WrongProfile => Suspicion::WrongProfile,
-                    Failure::Corrupt => Suspicion::Corrupt,
+                    Failure::Corrupt | Failure::NotFinite { .. } => Suspicion::Corrupt,
                     Failure::NotHeld { .. } | Failure::Overloaded => return None,
                 };
                 self.suspect(node, why);

@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use tramontane_cluster::exchange::{DispatchId, ExchangeError};
 use tramontane_router::flight::{DispatchNo, Flight};
-use tramontane_router::{CombineError, Dispatch, Epoch, ExpertRows, NodeId, Routing, Rows, combine};
+use tramontane_router::{
+    ClusterView, CombineError, Dispatch, Epoch, ExpertId, ExpertRows, NodeId, Routing, Rows, combine,
+};
 
-/// Answers that are not finite, for one pair, after which the row is at fault: where several nodes hold the expert, they come
-/// from several.
+/// Answers that are not finite, for one pair, after which the row is at fault, if they come from as many nodes as there are to
+/// ask, up to this number.
 const MAX_NOT_FINITE: usize = 3;
 
 /// A layer on its way.
@@ -46,9 +48,10 @@ impl<'a> Layer<'a> {
         ids.iter().filter_map(|&no| Some((self.flight.dispatch(no)?, self.answers.get(&no)?)))
     }
 
-    /// All dispatches that were answered, with their answers.
+    /// All dispatches that were answered with as many rows as were asked for, with their answers.
     pub(super) fn answered(&self) -> impl Iterator<Item = (&Dispatch, &ExpertRows)> {
-        self.answers.iter().filter_map(|(&no, rows)| Some((self.flight.dispatch(no)?, rows)))
+        let all = self.answers.iter().filter_map(|(&no, rows)| Some((self.flight.dispatch(no)?, rows)));
+        all.filter(|(dispatch, rows)| rows.rows.count() == Some(dispatch.pairs().count()))
     }
 
     /// What was submitted and has not been answered.
@@ -82,11 +85,15 @@ impl<'a> Layer<'a> {
     }
 
     /// Whether `error`, after those before it, says that a row is at fault and no node: the row, and the nodes that were
-    /// suspected for nothing.
-    pub(super) fn blame(&mut self, error: &CombineError) -> Option<(usize, Vec<NodeId>)> {
+    /// suspected for nothing. One node alone may be at fault however often it answers, while `view` has others to ask.
+    pub(super) fn blame(&mut self, error: &CombineError, view: &ClusterView) -> Option<(usize, Vec<NodeId>)> {
         let CombineError::NotFinite { node, expert, token } = error else { return None };
         let by = self.not_finite.entry((*token, *expert)).or_default();
         by.push(node.clone());
-        (by.len() >= MAX_NOT_FINITE).then(|| (*token as usize, by.clone()))
+        let id = ExpertId::new(self.number, *expert);
+        let may_answer = view.nodes.values().filter(|node| !node.draining || node.held.contains(&id)).count();
+        let distinct = by.iter().collect::<BTreeSet<_>>().len();
+        let is_at_fault = by.len() >= MAX_NOT_FINITE && distinct >= may_answer.min(MAX_NOT_FINITE);
+        is_at_fault.then(|| (*token as usize, by.clone()))
     }
 }

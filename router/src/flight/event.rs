@@ -37,6 +37,11 @@ pub enum Failure {
     Overloaded,
     /// The rows are damaged.
     Corrupt,
+    /// A row's values are not finite: for this expert the node is not asked again.
+    NotFinite {
+        /// The expert within the flight's layer.
+        expert: u32,
+    },
 }
 
 /// What happened.

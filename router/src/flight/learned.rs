@@ -35,6 +35,11 @@ impl Learned {
                     self.full.insert(node());
                 }
             }
+            // As if it lacked it and had no room: others load it, if there are others.
+            Failure::NotFinite { expert } => {
+                self.lacking.insert((node(), expert));
+                self.full.insert(node());
+            }
             Failure::Overloaded | Failure::Corrupt => {}
         }
     }

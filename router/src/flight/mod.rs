@@ -181,7 +181,7 @@ impl Flight {
         let why = match failure {
             Failure::NodeGone => Suspicion::Gone,
             Failure::WrongProfile => Suspicion::WrongProfile,
-            Failure::Corrupt => Suspicion::Corrupt,
+            Failure::Corrupt | Failure::NotFinite { .. } => Suspicion::Corrupt,
             Failure::NotHeld { .. } | Failure::Overloaded => return,
         };
         actions.push(Action::Suspect { node: sent.dispatch.node.clone(), why });

@@ -6,30 +6,39 @@ use crate::{Dispatch, NodeId, Pair, Rows};
 /// Rows of one dispatch that are computed twice, at most: enough to find a node that computes wrongly, and cheap.
 pub const MAX_AUDIT_ROWS: usize = 8;
 
-/// Chooses which dispatches are audited: every n-th.
+/// Chooses which dispatches are audited: one in n, at distances that vary. Dispatches come in patterns, layer after layer and
+/// node after node; at equal distances the same node's could be chosen for ever, and another's never.
 #[derive(Clone, Debug)]
 pub struct Audit {
     every: u32,
-    since: u32,
+    /// Dispatches until the next audit.
+    left: u32,
+    state: u64,
 }
 
 impl Audit {
     /// Audits one dispatch in `every`; 0 audits none.
-    pub const fn new(every: u32) -> Self {
-        Self { every, since: 0 }
+    pub fn new(every: u32) -> Self {
+        let mut audit = Self { every, left: 0, state: 0 };
+        audit.left = audit.distance();
+        audit
     }
 
     /// Whether the dispatch that was just answered is one.
     pub fn is_due(&mut self) -> bool {
-        if self.every == 0 {
-            return false;
-        }
-        self.since += 1;
-        let due = self.since >= self.every;
+        self.left = self.left.saturating_sub(1);
+        let due = self.every > 0 && self.left == 0;
         if due {
-            self.since = 0;
+            self.left = self.distance();
         }
         due
+    }
+
+    /// One of 1 to 2n − 1, of which the mean is n, by Knuth's linear congruential generator (MMIX).
+    fn distance(&mut self) -> u32 {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let most = u64::from(self.every).saturating_mul(2).saturating_sub(1).max(1);
+        u32::try_from(1 + (self.state >> 33) % most).unwrap_or(u32::MAX)
     }
 }
 
@@ -81,9 +90,22 @@ mod tests {
 
     #[test]
     fn one_in_so_many_is_audited() {
-        let mut audit = Audit::new(3);
-        assert_eq!([0; 7].map(|_| audit.is_due()), [false, false, true, false, false, true, false]);
-        assert!(!Audit::new(0).is_due());
+        for every in [1, 3, 256] {
+            let mut audit = Audit::new(every);
+            let audits = (0..every * 1000).filter(|_| audit.is_due()).count();
+            assert!((900..=1100).contains(&audits), "one in {every}: {audits} of 1000");
+        }
+        let mut none = Audit::new(0);
+        assert!(!(0..1000).any(|_| none.is_due()));
+    }
+
+    #[test]
+    fn whatever_the_pattern_of_dispatches_everybody_is_audited() {
+        // 32 layers on 8 nodes: as many dispatches a step as lie between two audits.
+        let mut audit = Audit::new(256);
+        let audited: std::collections::BTreeSet<u32> =
+            (0..256 * 200).filter(|_| audit.is_due()).map(|i| i % 8).collect();
+        assert_eq!(audited.len(), 8);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct ControllerPolicy {
     pub max_extra: usize,
     /// How long an expert's extra replicas stay as they are.
     pub hot_interval: Duration,
-    /// Replicas added in one placement, at most.
+    /// Replicas added in one placement, at most. (What nobody holds does not count.)
     pub max_adds: usize,
 }
 
@@ -257,7 +257,9 @@ impl Controller {
             let alive = old.iter().filter(|node| view.nodes.contains_key(node));
             let mut next: BTreeSet<NodeId> = alive.cloned().collect();
             for node in wanted.iter().filter(|node| !old.contains(node)) {
-                if adds < self.policy.max_adds && rooms.take(node, *expert) {
+                // Somebody has to hold it, however many there are.
+                let may_add = adds < self.policy.max_adds || next.is_empty();
+                if may_add && rooms.take(node, *expert) {
                     next.insert(node.clone());
                     adds += 1;
                 } else {
