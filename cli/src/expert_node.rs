@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tramontane_cluster::ServerError;
+use tramontane_cluster::exchange::ExpertServer;
 use tramontane_cluster::exchange::grpc::serve_experts;
 use tramontane_cluster::registry::{Registry, RegistryError};
 use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
@@ -46,13 +47,13 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let mut served = tokio::spawn(serve_experts(store.clone(), profile, listener, shutdown));
     let lease = Duration::from_secs(args.registry.lease);
     let node = tokio::select! {
-        joined = join(options, store, registry.as_ref(), lease) => joined?,
+        joined = join(options, store.clone(), registry.as_ref(), lease) => joined?,
         () = signals.next() => return Ok(()),
     };
     tracing::info!(node = %id, %addr, cluster = args.registry.cluster, "joined");
     tokio::select! {
         failed = end_of(&mut served) => return failed,
-        left = stay(node, &mut signals, Duration::from_secs(args.drain_timeout)) => left?,
+        left = stay(node, store.as_ref(), &mut signals, Duration::from_secs(args.drain_timeout)) => left?,
     }
     registry.farewell().await;
     sleep(LINGER).await;
@@ -99,14 +100,19 @@ async fn join(
     }
 }
 
-/// Follows the placement; after a signal leaves when others have what the node holds, at the latest after `patience` or with a
+/// Follows the placement until an operator has it leave; after a signal leaves when others have what the node holds, at the latest after `patience` or with a
 /// second signal.
-async fn stay(node: Node, signals: &mut Signals, patience: Duration) -> Result<(), NodeError> {
-    let (drain, following) = (node.drain(), node.follow());
+async fn stay(
+    node: Node,
+    store: &ExpertStore,
+    signals: &mut Signals,
+    patience: Duration,
+) -> Result<(), NodeError> {
+    let following = node.follow();
     tokio::pin!(following);
     tokio::select! {
         ended = &mut following => return ended,
-        () = signals.next() => drain.begin(),
+        () = signals.next() => store.leave(),
     }
     tracing::info!("leaving when others hold what this node does; once more to leave at once");
     tokio::select! {

@@ -1,14 +1,16 @@
-//! How our processes meet: three seams, each a trait with an in-process implementation and one over gRPC.
+//! How our processes meet: seams, each a trait with implementations.
 //!
 //! - [`exchange`]: rows to experts and back. The engine's own thread drives it; tokio only carries bytes.
 //! - [`registry`]: who is in the cluster (leases), who should hold what (placement, fenced by epoch).
 //! - [`engine`]: requests in, token events out.
+//! - [`admin`]: what operators see and ask for.
 //!
 //! One conformance suite a seam (`tests/`) is run by every implementation of it.
 //!
 //! *Absent from here*: model weights, scheduling, retry and hedging policy (`router` decides, the caller acts); and, for
 //! now, TLS between our own processes, the NCCL exchange and the engine over gRPC.
 
+pub mod admin;
 mod convert;
 pub mod engine;
 pub mod exchange;

@@ -98,6 +98,11 @@ impl Forward {
         }
     }
 
+    /// What the dispatcher holds against nodes, as it changes.
+    pub fn peers(&self) -> watch::Receiver<PeerReport> {
+        self.dispatcher.report()
+    }
+
     /// The model.
     pub const fn decoder(&self) -> &Decoder {
         &self.decoder

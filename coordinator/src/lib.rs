@@ -6,6 +6,7 @@
 //!
 //! *Absent from here*: expert FFNs (`expert-node`), HTTP, tokenising and stop strings (`gateway`), arithmetic (`kernels`).
 
+mod admin;
 mod dispatch;
 mod engine;
 mod forward;
@@ -16,6 +17,7 @@ pub mod sampler;
 mod scheduler;
 mod sequence;
 
+pub use admin::ClusterAdmin;
 pub use dispatch::{AUDIT_EVERY, Clock, DispatchError, Dispatcher, PeerReport, SystemClock};
 pub use engine::{EngineLoop, EngineOptions};
 pub use forward::{Forward, Step, StepError};

@@ -12,5 +12,5 @@ mod node;
 mod store;
 
 pub use duty::{Duty, Keep, duty};
-pub use node::{Drain, Node, NodeError, NodeOptions};
+pub use node::{Node, NodeError, NodeOptions};
 pub use store::ExpertStore;

@@ -59,21 +59,9 @@ pub struct Node {
     store: Arc<ExpertStore>,
     lease: Box<dyn Lease>,
     watch: Watch,
-    leaving: watch::Sender<bool>,
     published: NodeRecord,
     failures: Failures,
     started: Instant,
-}
-
-/// Has a node leave when others hold what it is placed to hold.
-#[derive(Clone, Debug)]
-pub struct Drain(watch::Sender<bool>);
-
-impl Drain {
-    /// The node gets no new experts from now on, and leaves once no placement names it. Not to be taken back.
-    pub fn begin(&self) {
-        self.0.send_replace(true);
-    }
 }
 
 /// What a node waits for when there is nothing to do.
@@ -97,23 +85,20 @@ impl Node {
         let watch = registry.watch();
         let joined = registry.join(published.clone()).await;
         let lease = joined.map_err(|source| NodeError::Registry { node: options.id.clone(), source })?;
-        let (leaving, failures, started) = (watch::Sender::new(false), Failures::default(), Instant::now());
-        Ok(Self { options, store, lease, watch, leaving, published, failures, started })
-    }
-
-    /// How the node is told to leave.
-    pub fn drain(&self) -> Drain {
-        Drain(self.leaving.clone())
+        let (failures, started) = (Failures::default(), Instant::now());
+        Ok(Self { options, store, lease, watch, published, failures, started })
     }
 
     /// Follows the placement: loads what it gives, publishes what is held, gives up what others hold instead. A load that
-    /// fails is tried again later; the rest goes on. Returns when the node was told to leave and is drained: it is out of
+    /// fails is tried again later; the rest goes on. Returns when it was told to leave ([`ExpertServer::leave`]) and is drained: it is out of
     /// the cluster then.
     ///
     /// # Errors
     /// [`NodeError`] says why it is over.
+    ///
+    /// [`ExpertServer::leave`]: tramontane_cluster::exchange::ExpertServer::leave
     pub async fn follow(mut self) -> Result<(), NodeError> {
-        let mut leaving = self.leaving.subscribe();
+        let mut leaving = self.store.leaving();
         let (mut last_published, mut keep) = (Instant::now(), Keep::LastCopies);
         loop {
             let (view, held, draining) = (self.watch.current(), self.store.held(), *leaving.borrow_and_update());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tramontane_cluster::exchange::{ExpertServer, ServeError};
 use tramontane_kernels::{Activations, Compute, F32Buf, Q8Buf, bf16_from_f32};
 use tramontane_model::cache::PackedCache;
@@ -29,6 +29,8 @@ pub struct ExpertStore {
     held: RwLock<BTreeMap<ExpertId, Arc<Expert>>>,
     /// Woken when an expert was loaded.
     loaded: Notify,
+    /// Whether the node is to leave.
+    leaving: watch::Sender<bool>,
     received: Mutex<BTreeMap<ExpertId, u64>>,
     /// One for each expert that computed in the largest call so far.
     workspaces: Mutex<Vec<Workspace>>,
@@ -64,6 +66,7 @@ impl ExpertStore {
             packing,
             held: RwLock::default(),
             loaded: Notify::new(),
+            leaving: watch::Sender::new(false),
             received: Mutex::default(),
             workspaces: Mutex::default(),
         }
@@ -106,6 +109,11 @@ impl ExpertStore {
     /// Waits until an expert has been loaded since this was last awaited to its end. For one caller at a time.
     pub(crate) async fn loaded(&self) {
         self.loaded.notified().await;
+    }
+
+    /// Whether the node is to leave, and when that changes.
+    pub(crate) fn leaving(&self) -> watch::Receiver<bool> {
+        self.leaving.subscribe()
     }
 
     /// Gives up the experts for which `keep` says no.
@@ -254,6 +262,10 @@ impl ExpertServer for ExpertStore {
 
     fn received(&self) -> BTreeMap<ExpertId, u64> {
         lock(&self.received).clone()
+    }
+
+    fn leave(&self) {
+        self.leaving.send_replace(true);
     }
 }
 

@@ -129,6 +129,9 @@ pub trait ExpertServer: Send + Sync {
 
     /// Rows each expert has received since the node started (an expert that has received none may be left out).
     fn received(&self) -> BTreeMap<ExpertId, u64>;
+
+    /// Has the node leave once others hold what it is placed to hold. Not to be taken back.
+    fn leave(&self);
 }
 
 /// Why a node does not do what it is asked.

@@ -5,6 +5,7 @@ mod embedded;
 pub mod etcd;
 mod rules;
 pub mod served;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 

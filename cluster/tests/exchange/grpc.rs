@@ -171,6 +171,8 @@ impl ExpertServer for Broken {
     fn received(&self) -> BTreeMap<ExpertId, u64> {
         BTreeMap::new()
     }
+
+    fn leave(&self) {}
 }
 
 #[test]

@@ -99,6 +99,8 @@ impl ExpertServer for TestNode {
     fn received(&self) -> BTreeMap<ExpertId, u64> {
         self.received.lock().expect("not poisoned").clone()
     }
+
+    fn leave(&self) {}
 }
 
 /// What any node that holds its experts answers to `batch`.

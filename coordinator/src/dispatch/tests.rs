@@ -39,6 +39,8 @@ impl ExpertServer for Multiplier {
     fn received(&self) -> BTreeMap<ExpertId, u64> {
         BTreeMap::new()
     }
+
+    fn leave(&self) {}
 }
 
 fn rows_of(values: &[f32]) -> Rows {

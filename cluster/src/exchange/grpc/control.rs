@@ -63,6 +63,16 @@ impl NodeControl {
             .map_err(|malformed| ExchangeError::Corrupt { node: self.node.clone(), why: malformed.0 })
     }
 
+    /// Has the node leave once others hold what it is placed to hold.
+    ///
+    /// # Errors
+    /// [`ExchangeError::NodeGone`].
+    pub async fn leave(&mut self) -> Result<(), ExchangeError> {
+        let request = within(REPLY_TIMEOUT, pb::LeaveRequest {});
+        self.client.leave(request).await.map_err(|status| self.gone(&status))?;
+        Ok(())
+    }
+
     fn gone(&self, status: &Status) -> ExchangeError {
         ExchangeError::NodeGone { node: self.node.clone(), why: causes(status) }
     }

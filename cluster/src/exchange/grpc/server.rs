@@ -122,6 +122,11 @@ impl Experts for Service {
         Ok(Response::new(messages.boxed()))
     }
 
+    async fn leave(&self, _: Request<pb::LeaveRequest>) -> Result<Response<pb::LeaveReply>, Status> {
+        self.server.leave();
+        Ok(Response::new(pb::LeaveReply {}))
+    }
+
     async fn ensure_held(
         &self,
         request: Request<pb::EnsureHeldRequest>,
@@ -221,6 +226,8 @@ mod tests {
         fn received(&self) -> BTreeMap<ExpertId, u64> {
             BTreeMap::new()
         }
+
+        fn leave(&self) {}
     }
 
     fn run(server: &Recorder, jobs: u64) -> Vec<(u64, Result<ExpertRows, ServeError>)> {

@@ -15,8 +15,8 @@ use tramontane_proto::v1::registry_client::RegistryClient;
 use tramontane_router::placement::Placement;
 use tramontane_router::{ClusterView, Epoch, NodeRecord};
 
-use super::{HEARTBEAT, REPLY_TIMEOUT, UPDATES, wire};
-use crate::registry::{
+use super::{HEARTBEAT, REPLY_TIMEOUT, UPDATES};
+use crate::registry::{wire, 
     Accepted, Health, Leadership, Lease, Registry, RegistryError, Unopposed, Watch, nothing_to_restore,
 };
 use crate::transport::{self, MAX_MESSAGE, causes};

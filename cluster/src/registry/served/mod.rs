@@ -5,7 +5,6 @@
 
 mod client;
 mod server;
-mod wire;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use crate::Malformed;
 use crate::convert::{expert_from_pb, expert_to_pb, profile_from_pb, profile_to_pb};
 use crate::registry::RegistryError;
 
-pub(super) fn record_to_pb(record: &NodeRecord) -> pb::NodeRecord {
+pub(crate) fn record_to_pb(record: &NodeRecord) -> pb::NodeRecord {
     pb::NodeRecord {
         id: record.id.as_str().to_owned(),
         addr: record.addr.clone(),
@@ -23,7 +23,7 @@ pub(super) fn record_to_pb(record: &NodeRecord) -> pb::NodeRecord {
     }
 }
 
-pub(super) fn record_from_pb(record: pb::NodeRecord) -> Result<NodeRecord, Malformed> {
+pub(crate) fn record_from_pb(record: pb::NodeRecord) -> Result<NodeRecord, Malformed> {
     Ok(NodeRecord {
         id: NodeId::from(record.id),
         addr: record.addr,
@@ -36,7 +36,7 @@ pub(super) fn record_from_pb(record: pb::NodeRecord) -> Result<NodeRecord, Malfo
     })
 }
 
-pub(super) fn placement_to_pb(placement: &Placement) -> pb::Placement {
+pub(crate) fn placement_to_pb(placement: &Placement) -> pb::Placement {
     let replicas = placement.replicas.iter().map(|(&expert, nodes)| pb::Replicas {
         expert: Some(expert_to_pb(expert)),
         nodes: nodes.iter().map(|node| node.as_str().to_owned()).collect(),
@@ -49,7 +49,7 @@ pub(super) fn placement_to_pb(placement: &Placement) -> pb::Placement {
     }
 }
 
-pub(super) fn placement_from_pb(placement: pb::Placement) -> Result<Placement, Malformed> {
+pub(crate) fn placement_from_pb(placement: pb::Placement) -> Result<Placement, Malformed> {
     let mut replicas = BTreeMap::new();
     for pb::Replicas { expert, nodes } in placement.replicas {
         let expert = expert_from_pb(expert)?;
@@ -68,14 +68,14 @@ pub(super) fn placement_from_pb(placement: pb::Placement) -> Result<Placement, M
     })
 }
 
-pub(super) fn view_to_pb(view: &ClusterView) -> pb::ClusterView {
+pub(crate) fn view_to_pb(view: &ClusterView) -> pb::ClusterView {
     pb::ClusterView {
         placement: view.placement.as_ref().map(placement_to_pb),
         nodes: view.nodes.values().map(record_to_pb).collect(),
     }
 }
 
-pub(super) fn view_from_pb(view: pb::ClusterView) -> Result<ClusterView, Malformed> {
+pub(crate) fn view_from_pb(view: pb::ClusterView) -> Result<ClusterView, Malformed> {
     let mut nodes = BTreeMap::new();
     for record in view.nodes {
         let record = record_from_pb(record)?;
@@ -87,7 +87,7 @@ pub(super) fn view_from_pb(view: pb::ClusterView) -> Result<ClusterView, Malform
 }
 
 /// `error` as a refusal; what is no refusal of one node or placement is one with its own text.
-pub(super) fn refused_to_pb(error: RegistryError) -> pb::Refused {
+pub(crate) fn refused_to_pb(error: RegistryError) -> pb::Refused {
     match error {
         RegistryError::Refused { what, why } => pb::Refused { what, why },
         error => pb::Refused { what: "request".into(), why: error.to_string() },
@@ -95,14 +95,14 @@ pub(super) fn refused_to_pb(error: RegistryError) -> pb::Refused {
 }
 
 /// Why a record does not stand in the view.
-pub(super) fn denial_to_pb(error: RegistryError) -> pb::join_reply::Reply {
+pub(crate) fn denial_to_pb(error: RegistryError) -> pb::join_reply::Reply {
     match error {
         RegistryError::Taken { node } => pb::join_reply::Reply::Taken(pb::Taken { node: node.as_str().to_owned() }),
         error => pb::join_reply::Reply::Refused(refused_to_pb(error)),
     }
 }
 
-pub(super) fn refused_from_pb(refused: pb::Refused) -> RegistryError {
+pub(crate) fn refused_from_pb(refused: pb::Refused) -> RegistryError {
     RegistryError::Refused { what: refused.what, why: refused.why }
 }
 

@@ -1,0 +1,133 @@
+//! The operator's end.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tramontane_proto::v1 as pb;
+use tramontane_proto::v1::admin_client::AdminClient as Client;
+use tramontane_router::placement::Placement;
+use tramontane_router::{Epoch, NodeId};
+
+use super::{ClusterStatus, Force, Rehearsal, wire};
+use crate::Malformed;
+use crate::transport::{MAX_MESSAGE, causes, connect};
+
+/// How long a coordinator may take to answer.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to one coordinator.
+pub struct AdminClient {
+    endpoint: String,
+    client: Client<Channel>,
+}
+
+/// Why an operator got no answer, or another than was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdminClientError {
+    /// Look at the address, or ask another coordinator.
+    #[error("coordinator {endpoint} cannot be reached: {why}")]
+    Unreachable {
+        /// Where it was asked.
+        endpoint: String,
+        /// What failed.
+        why: String,
+    },
+    /// Do as it says.
+    #[error("{0}")]
+    Refused(String),
+    /// A defect, or another version.
+    #[error("coordinator {endpoint} does not make sense: {why}")]
+    Malformed {
+        /// Where it was asked.
+        endpoint: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl AdminClient {
+    /// Connects to a coordinator's admin listener at `host:port`.
+    ///
+    /// # Errors
+    /// [`AdminClientError::Unreachable`].
+    pub async fn connect(endpoint: &str) -> Result<Self, AdminClientError> {
+        let unreachable = |why| AdminClientError::Unreachable { endpoint: endpoint.to_owned(), why };
+        let channel = connect(endpoint).await.map_err(unreachable)?;
+        let client = Client::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        Ok(Self { endpoint: endpoint.to_owned(), client })
+    }
+
+    /// How the cluster fares.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn status(&mut self) -> Result<ClusterStatus, AdminClientError> {
+        let reply = self.client.status(within(pb::StatusRequest {})).await;
+        let reply = reply.map_err(|status| self.failed(&status))?.into_inner();
+        wire::status_from_pb(reply).map_err(|malformed| self.malformed(malformed))
+    }
+
+    /// Has `node` leave once others hold what it holds; does not wait for that.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn drain(&mut self, node: &NodeId, force: Force) -> Result<(), AdminClientError> {
+        let request = pb::DrainRequest { node: node.as_str().to_owned(), force: force == Force::Yes };
+        let reply = self.client.drain(within(request)).await;
+        reply.map_err(|status| self.failed(&status))?;
+        Ok(())
+    }
+
+    /// What the placement's leader would do next.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn rehearse(&mut self) -> Result<Rehearsal, AdminClientError> {
+        let reply = self.client.rehearse(within(pb::RehearseRequest {})).await;
+        let reply = reply.map_err(|status| self.failed(&status))?.into_inner();
+        wire::rehearsal_from_pb(reply).map_err(|malformed| self.malformed(malformed))
+    }
+
+    /// The placements seen, oldest first.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn history(&mut self) -> Result<Vec<(SystemTime, Arc<Placement>)>, AdminClientError> {
+        let reply = self.client.history(within(pb::HistoryRequest {})).await;
+        let placements = reply.map_err(|status| self.failed(&status))?.into_inner().placements;
+        let placements = placements.into_iter().map(wire::past_from_pb).collect::<Result<_, _>>();
+        placements.map_err(|malformed| self.malformed(malformed))
+    }
+
+    /// Has the newest placement seen written over an older one that the registry came back with.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn restore(&mut self) -> Result<Epoch, AdminClientError> {
+        let reply = self.client.restore(within(pb::RestoreRequest {})).await;
+        Ok(Epoch(reply.map_err(|status| self.failed(&status))?.into_inner().epoch))
+    }
+
+    fn failed(&self, status: &Status) -> AdminClientError {
+        match status.code() {
+            Code::NotFound | Code::FailedPrecondition => AdminClientError::Refused(status.message().to_owned()),
+            // Said by the coordinator itself: it is there, and what it wanted to reach is not.
+            Code::Unavailable if std::error::Error::source(status).is_none() => {
+                AdminClientError::Refused(status.message().to_owned())
+            }
+            _ => AdminClientError::Unreachable { endpoint: self.endpoint.clone(), why: causes(status) },
+        }
+    }
+
+    fn malformed(&self, malformed: Malformed) -> AdminClientError {
+        AdminClientError::Malformed { endpoint: self.endpoint.clone(), why: malformed.0 }
+    }
+}
+
+fn within<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(REPLY_TIMEOUT);
+    request
+}

@@ -1,0 +1,67 @@
+//! The coordinator's end.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status};
+use tramontane_proto::v1 as pb;
+use tramontane_proto::v1::admin_server::{Admin as Service, AdminServer};
+use tramontane_router::NodeId;
+
+use super::{Admin, AdminError, Force, wire};
+use crate::registry::RegistryError;
+use crate::transport::{self, MAX_MESSAGE, ServerError};
+
+/// Serves `admin` to operators on `listener`, until `shutdown` completes and the calls under way are answered.
+///
+/// # Errors
+/// The transport broke.
+pub async fn serve_admin(
+    admin: Arc<dyn Admin>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServerError> {
+    let service = AdminServer::new(Served(admin)).max_encoding_message_size(MAX_MESSAGE);
+    transport::server().serve_with_incoming_shutdown(service, transport::incoming(listener), shutdown).await?;
+    Ok(())
+}
+
+struct Served(Arc<dyn Admin>);
+
+#[tonic::async_trait]
+impl Service for Served {
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        Ok(Response::new(wire::status_to_pb(&self.0.status())))
+    }
+
+    async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainReply>, Status> {
+        let pb::DrainRequest { node, force } = request.into_inner();
+        let force = if force { Force::Yes } else { Force::No };
+        self.0.drain(NodeId::from(node), force).await.map_err(refusal)?;
+        Ok(Response::new(pb::DrainReply {}))
+    }
+
+    async fn rehearse(&self, _: Request<pb::RehearseRequest>) -> Result<Response<pb::RehearseReply>, Status> {
+        Ok(Response::new(wire::rehearsal_to_pb(&self.0.rehearse())))
+    }
+
+    async fn history(&self, _: Request<pb::HistoryRequest>) -> Result<Response<pb::HistoryReply>, Status> {
+        let placements = self.0.history().iter().map(wire::past_to_pb).collect();
+        Ok(Response::new(pb::HistoryReply { placements }))
+    }
+
+    async fn restore(&self, _: Request<pb::RestoreRequest>) -> Result<Response<pb::RestoreReply>, Status> {
+        let epoch = self.0.restore().await.map_err(refusal)?;
+        Ok(Response::new(pb::RestoreReply { epoch: epoch.0 }))
+    }
+}
+
+fn refusal(error: AdminError) -> Status {
+    let why = error.to_string();
+    match error {
+        AdminError::UnknownNode { .. } => Status::not_found(why),
+        AdminError::NoRoom { .. } => Status::failed_precondition(why),
+        AdminError::Unreachable { .. } | AdminError::Registry(RegistryError::Lost { .. }) => Status::unavailable(why),
+        AdminError::Registry(_) => Status::failed_precondition(why),
+    }
+}

@@ -1,0 +1,189 @@
+//! What this coordinator tells operators, and does for them.
+
+mod findings;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tramontane_cluster::admin::{Admin, AdminError, ClusterStatus, DispatchCounts, Force, PeerNote, Rehearsal};
+use tramontane_cluster::engine::Engine;
+use tramontane_cluster::exchange::ExchangeError;
+use tramontane_cluster::exchange::grpc::NodeControl;
+use tramontane_cluster::registry::{Registry, RegistryError};
+use tramontane_router::peers::Quarantine;
+use tramontane_router::placement::{
+    Controller, ControllerPolicy, Decision, Desire, NodeRoom, Placement, Problem, solve,
+};
+use tramontane_router::{ClusterView, Epoch, ExpertId, NodeId};
+
+use crate::PeerReport;
+use findings::findings;
+
+/// Placements remembered, at most.
+const MAX_HISTORY: usize = 64;
+
+/// A coordinator, as operators meet it.
+pub struct ClusterAdmin {
+    name: String,
+    registry: Arc<dyn Registry>,
+    desire: Desire,
+    rates: watch::Receiver<BTreeMap<ExpertId, f32>>,
+    engine: OnceLock<(Arc<dyn Engine>, watch::Receiver<PeerReport>)>,
+    history: Mutex<VecDeque<(SystemTime, Arc<Placement>)>>,
+}
+
+impl ClusterAdmin {
+    /// The coordinator `name` of the cluster in `registry`, which should look as is `desire`d; `rates` are the experts' rows a
+    /// second.
+    pub fn new(
+        name: String,
+        registry: Arc<dyn Registry>,
+        desire: Desire,
+        rates: watch::Receiver<BTreeMap<ExpertId, f32>>,
+    ) -> Self {
+        Self { name, registry, desire, rates, engine: OnceLock::new(), history: Mutex::default() }
+    }
+
+    /// The model is loaded: this is its engine, and what its dispatcher holds against nodes.
+    pub fn serves(&self, engine: Arc<dyn Engine>, report: watch::Receiver<PeerReport>) {
+        // Told once; a second engine would be a defect of the caller's, and the first one stays.
+        _ = self.engine.set((engine, report));
+    }
+
+    /// Remembers placements for as long as it is awaited, or the registry is there.
+    pub async fn remember(&self) {
+        let mut views = self.registry.watch();
+        while let Ok(view) = views.changed().await {
+            let Some(placement) = &view.placement else { continue };
+            let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+            if history.back().is_some_and(|(_, last)| last.as_ref() == placement) {
+                continue;
+            }
+            if history.len() == MAX_HISTORY {
+                history.pop_front();
+            }
+            history.push_back((SystemTime::now(), Arc::new(placement.clone())));
+        }
+    }
+
+    /// Whether the nodes but `node` have room for one replica of everything.
+    fn fits_without(&self, view: &ClusterView, node: &NodeId) -> Result<(), AdminError> {
+        let others = view.nodes.iter().filter(|(id, other)| *id != node && !other.draining);
+        let room = |(id, n): (&NodeId, &tramontane_router::NodeRecord)| NodeRoom {
+            id: id.clone(),
+            capacity: n.capacity,
+            draining: false,
+        };
+        let problem = Problem {
+            model: self.desire.model.clone(),
+            experts: self.desire.experts.clone(),
+            nodes: others.map(room).collect(),
+            replicas: 1,
+        };
+        let placed = solve(&problem, view.placement.as_ref());
+        placed.map(|_| ()).map_err(|error| AdminError::NoRoom { node: node.clone(), why: error.to_string() })
+    }
+}
+
+impl Admin for ClusterAdmin {
+    fn status(&self) -> ClusterStatus {
+        let view = self.registry.watch().current();
+        let (engine, report) = match self.engine.get() {
+            Some((engine, report)) => (Some(engine.status()), report.borrow().clone()),
+            None => (None, PeerReport::default()),
+        };
+        let peers = peers(&report);
+        let experts = |count: fn(&ExpertId) -> u32| {
+            self.desire.experts.iter().map(|expert| count(&expert.id) + 1).max().unwrap_or(0)
+        };
+        ClusterStatus {
+            coordinator: self.name.clone(),
+            layers: experts(|expert| expert.layer),
+            experts: experts(|expert| expert.expert),
+            replicas: self.desire.replicas,
+            findings: findings(&self.desire, &view, &self.registry.health(), &peers, engine.as_ref()),
+            rates: self.rates.borrow().clone(),
+            peers,
+            dispatches: DispatchCounts {
+                sent: report.dispatches,
+                resent: report.resent,
+                hedged: report.hedged,
+                rescued: report.rescued,
+            },
+            engine,
+            view,
+        }
+    }
+
+    fn drain(&self, node: NodeId, force: Force) -> BoxFuture<'_, Result<(), AdminError>> {
+        async move {
+            let view = self.registry.watch().current();
+            let record = view.nodes.get(&node).ok_or_else(|| AdminError::UnknownNode { node: node.clone() })?;
+            if force == Force::No {
+                self.fits_without(&view, &node)?;
+            }
+            let unreachable = |why: String| AdminError::Unreachable { node: node.clone(), why };
+            if record.is_in_process() {
+                return Err(unreachable("it is part of the coordinator's process".to_owned()));
+            }
+            let why = |error: ExchangeError| match error {
+                ExchangeError::NodeGone { why, .. } => unreachable(why),
+                other => unreachable(other.to_string()),
+            };
+            let mut control = NodeControl::connect(node.clone(), &record.addr).await.map_err(why)?;
+            control.leave().await.map_err(why)
+        }
+        .boxed()
+    }
+
+    fn rehearse(&self) -> Rehearsal {
+        let view = self.registry.watch().current();
+        let policy =
+            ControllerPolicy { settle: Duration::ZERO, grace: Duration::ZERO, ..ControllerPolicy::default() };
+        let decision =
+            Controller::new(self.desire.clone(), policy).decide(&view, &self.rates.borrow(), Duration::ZERO);
+        let bytes: BTreeMap<ExpertId, u64> = self.desire.experts.iter().map(|e| (e.id, e.bytes)).collect();
+        let bytes_of = |expert| bytes.get(&expert).copied().unwrap_or(0);
+        match decision {
+            Decision::Settled => Rehearsal { why: "everything is where it should be".into(), changes: Vec::new() },
+            Decision::Wait { why, .. } => Rehearsal { why: format!("waiting for {why}"), changes: Vec::new() },
+            Decision::Blocked { why } => Rehearsal { why, changes: Vec::new() },
+            Decision::Propose { changes, .. } => Rehearsal {
+                why: "the next step on the way to where every expert should be".into(),
+                changes: changes.into_iter().map(|change| (change.clone(), bytes_of(change.expert))).collect(),
+            },
+        }
+    }
+
+    fn history(&self) -> Vec<(SystemTime, Arc<Placement>)> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn restore(&self) -> BoxFuture<'_, Result<Epoch, AdminError>> {
+        async move {
+            let restored: Result<_, RegistryError> = self.registry.restore().await;
+            Ok(restored?.epoch)
+        }
+        .boxed()
+    }
+}
+
+/// What is held against nodes, in words.
+fn peers(report: &PeerReport) -> BTreeMap<NodeId, PeerNote> {
+    let suspected = report.suspected.iter().map(|node| {
+        let what = "it was late, gone or wrong, and is being probed".to_owned();
+        (node.clone(), PeerNote { what, quarantined: false })
+    });
+    let quarantined = report.quarantined.iter().map(|(node, why)| {
+        let what = match why {
+            Quarantine::OtherBits => "two others answered the same rows with other bits",
+            Quarantine::WrongProfile => "it serves other weights or another numeric contract",
+        };
+        (node.clone(), PeerNote { what: what.to_owned(), quarantined: true })
+    });
+    suspected.chain(quarantined).collect()
+}
