@@ -205,9 +205,8 @@ fn a_full_queue_refuses(start: Start) {
             other => panic!("neither taken nor refused: {other:?}"),
         }
     }
-    let overloaded = |error: &EngineError| {
-        matches!(error, EngineError::Overloaded { retry_after } if *retry_after > Duration::ZERO)
-    };
+    let overloaded =
+        |error: &EngineError| matches!(error, EngineError::Overloaded { retry_after } if *retry_after > Duration::ZERO);
     assert!(refused.iter().all(overloaded), "{refused:?}");
     let inbox = harness.inbox.as_ref().expect("the loop is there");
     (0..CAPACITY).for_each(|_| drop(harness.submission()));

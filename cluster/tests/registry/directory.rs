@@ -112,7 +112,10 @@ async fn an_engine_whose_lease_was_lost_comes_back_and_rubbish_is_passed_over() 
     assert!(etcd.ctl(&["lease", "revoke", listed.lines().nth(1).expect("a lease")]).0);
     soon(watch.until(Engines::is_empty)).await.expect("it is gone");
     assert!(etcd.ctl(&["put", "/tramontane/test/coordinators/b", "{"]).0);
-    assert!(etcd.ctl(&["put", "/tramontane/test/coordinators/c", &serde_json::to_string(&record("d", "x")).expect("JSON")]).0);
+    assert!(
+        etcd.ctl(&["put", "/tramontane/test/coordinators/c", &serde_json::to_string(&record("d", "x")).expect("JSON")])
+            .0
+    );
     let seen = soon(watch.until(|engines| !engines.is_empty())).await.expect("it is back");
     assert_eq!(seen.keys().map(EngineId::as_str).collect::<Vec<_>>(), ["a"]);
     announced.update(record("a", "h:2")).await.expect("its place goes on");

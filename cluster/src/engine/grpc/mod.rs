@@ -11,7 +11,7 @@ mod server;
 
 use std::time::Duration;
 
-pub use client::{Unreachable, GrpcEngine};
+pub use client::{GrpcEngine, Unreachable};
 pub use server::serve_engine;
 
 /// Requests that one front door has at one engine, at most; what comes over it is answered `Overloaded`.

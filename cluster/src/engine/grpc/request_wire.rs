@@ -277,12 +277,16 @@ mod tests {
             ("constraint", |_, generation, _| generation.constraint = Some(pb::EngineConstraint { kind: None })),
             ("temperature", |_, _, sampling| sampling.temperature = f32::NAN),
             ("top_p", |_, _, sampling| sampling.top_p = 0.0),
-            ("logit_bias", |_, _, sampling| sampling.logit_bias = vec![pb::EngineBias { token: 1, bias: f32::INFINITY }]),
+            ("logit_bias", |_, _, sampling| {
+                sampling.logit_bias = vec![pb::EngineBias { token: 1, bias: f32::INFINITY }]
+            }),
             ("bad_words", |_, _, sampling| sampling.bad_words = vec![pb::EngineTokens::default()]),
         ];
         for (word, change) in changes {
             let mut request = sound();
-            let Some(pb::engine_request::Task::Generate(mut generation)) = request.task.take() else { panic!("tokens") };
+            let Some(pb::engine_request::Task::Generate(mut generation)) = request.task.take() else {
+                panic!("tokens")
+            };
             let mut sampling = generation.sampling.take().expect("it has one");
             change(&mut request, &mut generation, &mut sampling);
             generation.sampling = Some(sampling);
