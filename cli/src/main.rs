@@ -12,8 +12,10 @@ mod demo;
 mod door;
 mod engine;
 mod expert_node;
+mod gateway;
 mod model;
 mod models;
+mod offer;
 mod output;
 mod placing;
 mod progress;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
                     Command::Up(args) => up::run(args).await,
                     Command::Coordinator(args) => coordinator::run(args).await,
                     Command::ExpertNode(args) => expert_node::run(args).await,
+                    Command::Gateway(args) => gateway::run(args).await,
                     Command::Models(args) => models::run(args.command),
                     Command::Bench(args) => bench::run(args.command).await,
                 }

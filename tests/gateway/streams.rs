@@ -45,7 +45,7 @@ pub(crate) fn asked() -> Vec<Asked> {
 }
 
 /// Further ones, which end at a string that the plain ones say late.
-pub(crate) fn with_stops(quiet: &[(Asked, Said)]) -> Vec<Asked> {
+pub(crate) fn with_stops(quiet: &[(Asked, &Said)]) -> Vec<Asked> {
     let plain = quiet.iter().filter(|(asked, _)| asked.kind == "plain");
     let stopped = plain.take(2).map(|(asked, said)| {
         let text: Vec<char> = said.choices[&0].text.chars().collect();
@@ -85,7 +85,8 @@ fn by_schema(n: u64) -> Asked {
     let schema = json!({"type": "object", "properties": {"towns": long_list()}, "required": ["towns"],
         "additionalProperties": false});
     let format = json!({"type": "json_schema", "json_schema": {"name": "towns", "schema": schema}});
-    let more = json!({"messages": [{"role": "user", "content": format!("Name towns, {n}.")}], "response_format": format});
+    let more =
+        json!({"messages": [{"role": "user", "content": format!("Name towns, {n}.")}], "response_format": format});
     Asked { kind: "json_schema", path: CHAT, body: with(sampled(n, 400), more) }
 }
 

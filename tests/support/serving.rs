@@ -37,6 +37,11 @@ impl Serving {
         Self::ready(Running::start(&[&SERVE, args].concat()))
     }
 
+    /// Starts `tramontane` with `args`, a role that says as JSON where it serves, and waits until it does.
+    pub(crate) fn start_as(args: &[&str]) -> Self {
+        Self::ready(Running::start(args))
+    }
+
     /// The same for a process that may have no more than `files` files open.
     pub(crate) fn start_with_files(files: u32) -> Self {
         Self::ready(Running::start_with_files(files, &SERVE))
@@ -172,7 +177,7 @@ pub(crate) fn connect(addr: &str) -> TcpStream {
 }
 
 /// Reads a reply whose connection is closed after it; status 0 when nothing came.
-pub(crate) fn read_reply(stream: &mut TcpStream) -> Reply {
+pub(crate) fn read_reply(stream: &mut impl Read) -> Reply {
     let mut bytes = Vec::new();
     // A connection that is reset after its reply has brought it.
     match stream.read_to_end(&mut bytes) {

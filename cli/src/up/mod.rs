@@ -6,6 +6,7 @@ mod complete;
 pub(crate) mod nodes;
 mod processes;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use assemble::default_nodes;
@@ -14,7 +15,7 @@ use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
 use crate::args::UpArgs;
-use crate::door::{Announce, Door};
+use crate::door::{Announce, Door, front_door};
 use crate::engine::{KvRoom, start_engine};
 use crate::expert_node::cores;
 use crate::model::Model;
@@ -76,6 +77,9 @@ async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, co
             let completion = nodes.until(complete::run(&args.prompt, prompt, &engine)).await?;
             complete::report(&args.prompt, model, completion, nodes).await
         }
-        Work::Serve(door) => nodes.until(door.serve(model, engine)).await,
+        Work::Serve(door) => {
+            let front = front_door(&model.checkpoint, &model.config, &model.profile, Arc::new(engine.clone()))?;
+            nodes.until(door.serve(front, || engine.drain())).await
+        }
     }
 }
