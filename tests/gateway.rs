@@ -32,12 +32,12 @@ const BEGUN: usize = 4;
 /// All of `asked` at once, and what `happens` when all have begun; what each said, and whether it had not ended by then.
 fn at_once(cluster: &Cluster, asked: &[Asked], happens: impl FnOnce()) -> Vec<(Said, bool)> {
     let seen: Vec<AtomicUsize> = asked.iter().map(|_| AtomicUsize::new(0)).collect();
-    let addr = cluster.gateway().addr();
+    let gateway = cluster.gateway();
     thread::scope(|scope| {
         let clients: Vec<_> = asked
             .iter()
             .zip(&seen)
-            .map(|(asked, seen)| scope.spawn(move || (stream(addr, asked, seen), Instant::now())))
+            .map(|(asked, seen)| scope.spawn(move || (stream(gateway, asked, seen), Instant::now())))
             .collect();
         until("every client's stream has begun", || {
             let begun = |(seen, client): (&AtomicUsize, &thread::ScopedJoinHandle<'_, _>)| {
@@ -69,14 +69,14 @@ fn disturbed(cluster: &Cluster, asked: &[Asked], quiet: &[Said], happens: impl F
     }
 }
 
-/// 16 clients' requests, and what they get when nothing happens.
+/// The clients' requests, and what they get when nothing happens.
 fn quiet(cluster: &Cluster) -> (Vec<Asked>, Vec<Said>) {
     let mut asked = asked();
     let mut said = undisturbed(cluster, &asked);
     let stopped = with_stops(&asked.iter().cloned().zip(&said).collect::<Vec<_>>());
     said.extend(undisturbed(cluster, &stopped));
     asked.extend(stopped);
-    assert_eq!(asked.len(), 16);
+    assert_eq!(asked.len(), 18);
     (asked, said)
 }
 

@@ -7,11 +7,17 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+use tramontane_proto::v1::answer_piece::Piece;
+use tramontane_proto::v1::inference_client::InferenceClient;
+use tramontane_proto::v1::{GenerateRequest, GenerationParameters, Input, input};
 
-use crate::serving::{Reply, connect, read_reply};
+use crate::serving::{Reply, Serving, read_reply};
 
 const TEXT: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
+const GRPC: &str = "tramontane.v1.Inference/Generate";
 
 /// A request to be streamed.
 #[derive(Clone, Debug)]
@@ -38,10 +44,11 @@ struct Choice {
     reasons: Vec<Value>,
 }
 
-/// The requests of 16 clients: plain, with two choices, by a JSON schema, calling tools; those with stop strings come of
-/// [`with_stops`].
+/// The requests of 14 clients over HTTP and of 2 over gRPC: plain, with two choices, by a JSON schema, calling tools. Those with
+/// stop strings come of [`with_stops`].
 pub(crate) fn asked() -> Vec<Asked> {
-    (0..4).flat_map(|n| [plain(n), two_choices(n), by_schema(n)]).chain((0..2).map(tools)).collect()
+    let http = (0..4).flat_map(|n| [plain(n), two_choices(n), by_schema(n)]).chain((0..2).map(tools));
+    http.chain((0..2).map(over_grpc)).collect()
 }
 
 /// Further ones, which end at a string that the plain ones say late.
@@ -99,24 +106,72 @@ fn tools(n: u64) -> Asked {
     Asked { kind: "tools", path: CHAT, body: with(sampled(n, 400), more) }
 }
 
+fn over_grpc(n: u64) -> Asked {
+    Asked {
+        kind: "gRPC, n = 2",
+        path: GRPC,
+        body: json!({"prompt": format!("Town {n}"), "seed": n, "max_tokens": 220}),
+    }
+}
+
 /// So long that nobody is done before an engine is killed.
 fn long_list() -> Value {
     json!({"type": "array", "items": {"type": "string", "pattern": "^[A-Z][a-z]{3,8}$"}, "minItems": 40, "maxItems": 60})
 }
 
 /// Asks and reads to the end; `seen` counts the pieces that have come.
-pub(crate) fn stream(addr: &str, asked: &Asked, seen: &AtomicUsize) -> Said {
+pub(crate) fn stream(gateway: &Serving, asked: &Asked, seen: &AtomicUsize) -> Said {
+    if asked.path == GRPC {
+        let addr = gateway.grpc().expect("it serves gRPC");
+        return Runtime::new().expect("a runtime").block_on(stream_over_grpc(addr, asked, seen));
+    }
     let body = asked.body.to_string();
     let head = format!(
         "POST {} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         asked.path,
         body.len()
     );
-    let mut stream = connect(addr);
+    let mut stream = gateway.connect();
     stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).expect("the server reads");
     let reply = read_reply(&mut Counted { stream, seen });
     assert_eq!(reply.status, 200, "{asked:?}: {reply:?}");
     said(&reply)
+}
+
+async fn stream_over_grpc(addr: &str, asked: &Asked, seen: &AtomicUsize) -> Said {
+    let channel =
+        Channel::from_shared(format!("http://{addr}")).expect("an address").connect().await.expect("it listens");
+    let parameters = GenerationParameters {
+        max_tokens: asked.body["max_tokens"].as_i64(),
+        seed: asked.body["seed"].as_i64(),
+        n: Some(2),
+        ignore_eos: Some(true),
+        top_logprobs: Some(1),
+        ..GenerationParameters::default()
+    };
+    let text = asked.body["prompt"].as_str().expect("a text").to_owned();
+    let prompt = Some(Input { input: Some(input::Input::Text(text)) });
+    let request = GenerateRequest { model: None, prompt, parameters: Some(parameters) };
+    let mut pieces = InferenceClient::new(channel).generate(request).await.expect("a stream").into_inner();
+    let mut said = Said::default();
+    while let Some(piece) = pieces.message().await.expect("the stream is not broken") {
+        seen.fetch_add(1, Ordering::SeqCst);
+        let choice = said.choices.entry(piece.choice.into()).or_default();
+        match piece.piece {
+            Some(Piece::Text(text)) => {
+                choice.text += &text.text;
+                choice.ids.extend(text.tokens.iter().map(|token| json!(token.id)));
+                choice.logprobs.extend(text.tokens.iter().map(|token| json!(token.logprob.map(f32::to_bits))));
+            }
+            Some(Piece::End(end)) => choice.reasons.push(json!(end.reason)),
+            Some(Piece::Usage(usage)) => {
+                assert!(said.usage.is_null(), "usage is told once");
+                said.usage = json!([usage.prompt_tokens, usage.completion_tokens]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    said
 }
 
 /// Counts what looks like the end of an event.

@@ -36,6 +36,16 @@ fn where_no_engine_is_there_is_an_address_and_a_reason() {
 }
 
 #[test]
+fn an_engine_that_has_stopped_is_not_connected_to() {
+    let mut harness = Harness::grpc();
+    harness.inbox.take();
+    harness.status_when(|status| status.phase == Phase::Stopped);
+    let addr = &harness.server.as_ref().expect("a server").addr;
+    let unreachable = runtime().block_on(GrpcEngine::connect(addr)).expect_err("it has stopped");
+    assert!(unreachable.to_string().contains("it has stopped"), "{unreachable}");
+}
+
+#[test]
 fn a_deadline_ends_what_the_engine_does_not() {
     let harness = Harness::grpc();
     let deadline = Some(Instant::now() + Duration::from_millis(50));

@@ -68,6 +68,9 @@ impl GrpcEngine {
             Err(_) => return Err(unreachable(format!("it said nothing within {CONNECT_TIMEOUT:?}"))),
         };
         let (info, status) = report_from_pb(first).map_err(|malformed| unreachable(malformed.to_string()))?;
+        if status.phase == Phase::Stopped {
+            return Err(unreachable("it has stopped".into()));
+        }
         let (tell, status) = watch::channel(status);
         tokio::spawn(follow(addr.to_owned(), reports, tell));
         let places = Arc::new(Semaphore::new(MAX_RUNS as usize));
