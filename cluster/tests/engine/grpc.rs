@@ -58,6 +58,22 @@ fn a_deadline_ends_what_the_engine_does_not() {
 }
 
 #[test]
+fn one_connection_bears_any_number_of_cancelled_requests() {
+    let harness = Harness::grpc();
+    for id in 0..3000 {
+        let streams = harness.submit(request(id));
+        let mut events = harness.submission().events.remove(0);
+        events.send(token(1)).expect("a reader");
+        drop(streams);
+        // What it still says is on its way when nobody wants it any more.
+        while events.send(token(2)).is_ok() {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(harness.engine.status().phase, Phase::Ready);
+}
+
+#[test]
 fn what_no_front_door_may_say_is_refused() {
     let harness = Harness::grpc();
     let addr = harness.server.as_ref().expect("a server").addr.clone();

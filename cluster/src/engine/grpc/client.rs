@@ -17,7 +17,7 @@ use tramontane_proto::v1::engine_input::Input;
 
 use super::event_wire::{event_from_pb, report_from_pb};
 use super::request_wire::request_to_pb;
-use super::{DEADLINE_GRACE, MAX_EVENT, MAX_RUNS, SILENCE};
+use super::{DEADLINE_GRACE, LEAVE, MAX_EVENT, MAX_RUNS, SILENCE};
 use crate::engine::{
     Engine, EngineError, EngineInfo, EngineStatus, EventSender, EventStream, Phase, ValidRequest, event_channel,
 };
@@ -168,11 +168,7 @@ impl Run {
         let mut open: Vec<bool> = vec![true; self.events.len()];
         // A fresh channel has room.
         let _ = say.try_send(pb::EngineInput { input: Some(first) });
-        let called = tokio::select! {
-            called = self.client.run(ReceiverStream::new(said)) => called,
-            () = all_gone(&self.events) => return None,
-        };
-        let mut events = match called {
+        let mut events = match self.client.run(ReceiverStream::new(said)).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => return Some(refusal(&status)),
         };
@@ -201,6 +197,9 @@ impl Run {
                 }
             }
         }
+        drop(say);
+        // Broken off before its end a call would be an error to HTTP/2, which bears so many of them on one connection.
+        _ = timeout(LEAVE, async { while let Ok(Some(_)) = events.message().await {} }).await;
         None
     }
 }
@@ -215,12 +214,6 @@ async fn gone(events: &[EventSender], open: &[bool]) -> usize {
     let open = events.iter().enumerate().filter(|(place, _)| open[*place]);
     // There is one open at least, or nobody would ask.
     select_all(open.map(|(place, events)| events.closed().map(move |()| place).boxed())).await.0
-}
-
-async fn all_gone(events: &[EventSender]) {
-    for events in events {
-        events.closed().await;
-    }
 }
 
 async fn until(deadline: Option<Instant>) {

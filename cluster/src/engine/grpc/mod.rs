@@ -30,3 +30,5 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long after a request's deadline its engine may say so before it is said here.
 const DEADLINE_GRACE: Duration = Duration::from_secs(1);
+/// How long a call of which nobody wants any more may take to end; then it is broken off.
+const LEAVE: Duration = Duration::from_secs(5);
