@@ -49,7 +49,7 @@ impl Cluster {
             cluster.keep(coordinator);
         }
         let (registry, http) = (cluster.registry.as_str(), ["--http", LOOPBACK, "--grpc", LOOPBACK, "--json"]);
-        cluster.gateway = Some(Serving::start_as(&[&["gateway", "--registry", registry], &http[..]].concat()));
+        cluster.gateway = Some(Serving::start_role(&[&["gateway", "--registry", registry], &http[..]].concat()));
         cluster.until_ready(coordinators);
         cluster
     }
@@ -58,7 +58,7 @@ impl Cluster {
     pub(crate) fn coordinator(&self, number: usize) -> Serving {
         let id = format!("coordinator-{number}");
         let args = ["coordinator", "--registry", &self.registry, "--id", &id, "--lease", "2", "--threads", "1"];
-        Serving::start_as(&[&args[..], &["--http", LOOPBACK, "--listen", LOOPBACK, "--json"]].concat())
+        Serving::start_role(&[&args[..], &["--http", LOOPBACK, "--listen", LOOPBACK, "--json"]].concat())
     }
 
     pub(crate) fn keep(&mut self, coordinator: Serving) {

@@ -37,11 +37,6 @@ impl Serving {
         Self::ready(Running::start(&[&SERVE, args].concat()))
     }
 
-    /// Starts `tramontane` with `args`, a role that says as JSON where it serves, and waits until it does.
-    pub(crate) fn start_as(args: &[&str]) -> Self {
-        Self::ready(Running::start(args))
-    }
-
     /// The same for a process that may have no more than `files` files open.
     pub(crate) fn start_with_files(files: u32) -> Self {
         Self::ready(Running::start_with_files(files, &SERVE))
