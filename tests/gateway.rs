@@ -32,12 +32,12 @@ const BEGUN: usize = 4;
 /// All of `asked` at once, and what `happens` when all have begun; what each said, and whether it had not ended by then.
 fn at_once(cluster: &Cluster, asked: &[Asked], happens: impl FnOnce()) -> Vec<(Said, bool)> {
     let seen: Vec<AtomicUsize> = asked.iter().map(|_| AtomicUsize::new(0)).collect();
-    let gateway = cluster.gateway();
+    let at = cluster.addresses();
     thread::scope(|scope| {
         let clients: Vec<_> = asked
             .iter()
             .zip(&seen)
-            .map(|(asked, seen)| scope.spawn(move || (stream(gateway, asked, seen), Instant::now())))
+            .map(|(asked, seen)| scope.spawn(move || (stream(at, asked, seen), Instant::now())))
             .collect();
         until("every client's stream has begun", || {
             let begun = |(seen, client): (&AtomicUsize, &thread::ScopedJoinHandle<'_, _>)| {

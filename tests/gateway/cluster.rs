@@ -6,6 +6,7 @@ use tokio::runtime::Runtime;
 use crate::etcd_server::Etcd;
 use crate::run::{Running, until};
 use crate::serving::Serving;
+use crate::streams::Addresses;
 
 const NODES: usize = 2;
 /// Any free port.
@@ -71,6 +72,11 @@ impl Cluster {
 
     pub(crate) fn gateway(&self) -> &Serving {
         self.gateway.as_ref().expect("it is started last")
+    }
+
+    /// Where the gateway serves.
+    pub(crate) fn addresses(&self) -> Addresses<'_> {
+        Addresses { http: self.gateway().addr(), grpc: self.gateway().grpc().expect("it serves gRPC") }
     }
 
     /// Waits until the gateway has so many coordinators: it counts their blocks of keys and values together.

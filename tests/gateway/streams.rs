@@ -13,7 +13,7 @@ use tramontane_proto::v1::answer_piece::Piece;
 use tramontane_proto::v1::inference_client::InferenceClient;
 use tramontane_proto::v1::{GenerateRequest, GenerationParameters, Input, input};
 
-use crate::serving::{Reply, Serving, read_reply};
+use crate::serving::{Reply, connect, read_reply};
 
 const TEXT: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
@@ -25,6 +25,13 @@ pub(crate) struct Asked {
     pub(crate) kind: &'static str,
     path: &'static str,
     body: Value,
+}
+
+/// Where a gateway serves.
+#[derive(Clone, Copy)]
+pub(crate) struct Addresses<'a> {
+    pub(crate) http: &'a str,
+    pub(crate) grpc: &'a str,
 }
 
 /// What came of it.
@@ -120,10 +127,9 @@ fn long_list() -> Value {
 }
 
 /// Asks and reads to the end; `seen` counts the pieces that have come.
-pub(crate) fn stream(gateway: &Serving, asked: &Asked, seen: &AtomicUsize) -> Said {
+pub(crate) fn stream(at: Addresses<'_>, asked: &Asked, seen: &AtomicUsize) -> Said {
     if asked.path == GRPC {
-        let addr = gateway.grpc().expect("it serves gRPC");
-        return Runtime::new().expect("a runtime").block_on(stream_over_grpc(addr, asked, seen));
+        return Runtime::new().expect("a runtime").block_on(stream_over_grpc(at.grpc, asked, seen));
     }
     let body = asked.body.to_string();
     let head = format!(
@@ -131,7 +137,7 @@ pub(crate) fn stream(gateway: &Serving, asked: &Asked, seen: &AtomicUsize) -> Sa
         asked.path,
         body.len()
     );
-    let mut stream = gateway.connect();
+    let mut stream = connect(at.http);
     stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).expect("the server reads");
     let reply = read_reply(&mut Counted { stream, seen });
     assert_eq!(reply.status, 200, "{asked:?}: {reply:?}");
