@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use tramontane_kernels::KvType;
 use tramontane_model::weights::Quantize;
 
+use crate::admin::{AskArgs, DEFAULT_ADMIN, DrainArgs, PlacementArgs, RebalanceArgs};
 use crate::bench::BenchArgs;
 use crate::models::ModelsArgs;
 use crate::registry::RegistryArgs;
@@ -55,6 +57,12 @@ Examples:
   tramontane coordinator --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
     --replicas 2 --http 10.0.1.1:8080 --api-keys-file /etc/tramontane/keys";
 
+const GATEWAY_EXAMPLES: &str = "\
+Examples:
+  tramontane gateway --registry etcd://127.0.0.1:2379 --http 127.0.0.1:8000
+  tramontane gateway --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
+    --http 10.0.1.9:8080 --grpc 10.0.1.9:9090 --api-keys-file /etc/tramontane/keys";
+
 /// Serves open Mixture-of-Experts models on a cluster of your own.
 #[derive(Debug, Parser)]
 #[command(name = "tramontane", version, before_help = EXAMPLES, max_term_width = 120)]
@@ -71,6 +79,25 @@ pub(crate) enum Command {
     Coordinator(CoordinatorArgs),
     /// Run one expert node of a cluster
     ExpertNode(NodeArgs),
+    /// Run a front door to a cluster's coordinators, whose requests outlive them
+    Gateway(GatewayArgs),
+    /// Say how a cluster fares; exit code 0 when all is well, 4 when it is not
+    Status(AskArgs),
+    /// List a cluster's nodes
+    Nodes(AskArgs),
+    /// Show a cluster's experts: how many rows each receives, who holds it
+    Experts(AskArgs),
+    /// Show which nodes should hold which experts, now and before
+    Placement(PlacementArgs),
+    /// Have a node leave once others hold what it holds
+    Drain(DrainArgs),
+    /// Say what would move between nodes
+    Rebalance(RebalanceArgs),
+    /// Print a script that completes this program's commands in a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Convert, make up, cut, look into and check checkpoints
     Models(ModelsArgs),
     /// Measure how fast a model runs on this machine
@@ -195,6 +222,17 @@ pub(crate) struct ServeArgs {
     pub(crate) insecure: bool,
 }
 
+/// Where operators are answered.
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    /// Address for the operator's commands (`tramontane status` and others); port 0 takes a free one
+    #[arg(long, env = "TRAMONTANE_ADMIN", value_name = "ADDR", default_value = DEFAULT_ADMIN, help_heading = "Serving")]
+    pub(crate) admin: SocketAddr,
+    /// Answer operators on an address that others can reach, although nothing tells who they are
+    #[arg(long, env = "TRAMONTANE_ADMIN_INSECURE", help_heading = "Serving")]
+    pub(crate) admin_insecure: bool,
+}
+
 /// Runs one coordinator: it computes attention, samples, and serves; the experts are the nodes'.
 #[derive(Debug, Args)]
 #[command(before_help = COORDINATOR_EXAMPLES)]
@@ -205,6 +243,17 @@ pub(crate) struct CoordinatorArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) serve: ServeArgs,
+    /// Address at which gateways reach its engine, for them alone: it asks for no keys; port 0 takes a free one
+    #[arg(
+        long,
+        env = "TRAMONTANE_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0",
+        help_heading = "Cluster"
+    )]
+    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
     /// Nodes that should hold each expert, where there is room
     #[arg(long, env = "TRAMONTANE_REPLICAS", value_name = "R", default_value_t = 2, value_parser = replicas, help_heading = "Cluster")]
     pub(crate) replicas: usize,
@@ -264,6 +313,23 @@ pub(crate) struct NodeArgs {
         help_heading = "Node"
     )]
     pub(crate) drain_timeout: u64,
+}
+
+/// Runs a front door to all coordinators of a cluster. It keeps nothing: when a coordinator is gone, another takes its requests up
+/// where they were, and clients notice nothing.
+#[derive(Debug, Args)]
+#[command(before_help = GATEWAY_EXAMPLES)]
+pub(crate) struct GatewayArgs {
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    /// The coordinators' model, for its tokenizer and chat template: folder of a checkpoint in Hugging Face's layout, a GGUF file, or the word `demo` [default: the demo model, which is in this binary]
+    #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    /// Print one JSON object with the addresses once it serves
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
 }
 
 /// Types that expert weights can be converted to.

@@ -1,31 +1,43 @@
 //! The role `coordinator`: an engine and its front door, on experts that other processes hold. Any of a cluster's coordinators
 //! may lead it, that is, place the experts.
 
+use std::sync::Arc;
+
 use anyhow::anyhow;
 use tokio::runtime::Handle;
 use tramontane_cluster::exchange::grpc::GrpcExchange;
 use tramontane_cluster::registry::Registry;
+use tramontane_coordinator::ClusterAdmin;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
 use crate::args::CoordinatorArgs;
-use crate::door::{Announce, Door};
-use crate::engine::{KvRoom, start_engine};
+use crate::door::{Announce, Door, front_door};
+use crate::engine::{KvRoom, Started, start_engine};
 use crate::expert_node::cores;
 use crate::model::Model;
-use crate::placing::{lead, until_held};
-use crate::registry::open;
+use crate::offer::{Listener, Offer};
+use crate::office::Office;
+use crate::placing::{Rates, desire, lead, until_held};
+use crate::registry::{open, open_directory};
 
 /// Runs until it is told to stop.
 pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {
-    let door = Door::open(&args.serve, Announce::json(args.json)).await?;
+    let mut door = Door::open(&args.serve, Announce::json(args.json)).await?;
+    let listener = Listener::bind(args.listen).await?;
     let model = Model::open(&args.model)?;
     let registry = open(&args.registry, &model).await?;
+    let directory = open_directory(&args.registry).await?;
     let id = args.id.clone().unwrap_or_else(|| door.addr().to_string());
-    let leading = lead(&model, registry.clone(), id, args.replicas, ControllerPolicy::default());
+    let (desire, rates) = (desire(&model, args.replicas), Rates::default());
+    let admin = Arc::new(ClusterAdmin::new(id.clone(), registry.clone(), desire.clone(), rates.subscribe()));
+    let mut office = Office::open(&args.admin, admin.clone(), &mut door).await?;
+    let leading = lead(registry.clone(), id.clone(), desire, ControllerPolicy::default(), rates);
     let mut leading = tokio::spawn(leading);
+    let offer = directory.map(|directory| Offer { id: id.into(), listener, directory, registry: &args.registry });
     let served = tokio::select! {
-        served = serve(&args, &model, door, registry.as_ref()) => served,
+        served = serve(&args, &model, door, registry.as_ref(), offer, &admin) => served,
+        why = office.ended() => Err(why),
         ended = &mut leading => Err(anyhow!("the placement's loop has ended: {ended:?}")),
     };
     leading.abort();
@@ -35,10 +47,26 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {
 }
 
 /// Serves once there are nodes for all experts.
-async fn serve(args: &CoordinatorArgs, model: &Model, door: Door, registry: &dyn Registry) -> anyhow::Result<()> {
+async fn serve(
+    args: &CoordinatorArgs,
+    model: &Model,
+    door: Door,
+    registry: &dyn Registry,
+    offer: Option<Offer<'_>>,
+    admin: &ClusterAdmin,
+) -> anyhow::Result<()> {
     until_held(model, registry).await?;
     let compute = Compute::new(Isa::detect(), args.threads.unwrap_or_else(cores));
     let exchange = Box::new(GrpcExchange::new(Handle::current(), model.profile.clone()));
-    let engine = start_engine(model, compute, KvRoom::of(&args.kv), exchange, registry.watch())?;
-    door.serve(model, engine).await
+    let kv = KvRoom::of(&args.kv);
+    let Started { engine, peers } = start_engine(model, compute, kv, exchange, registry.watch())?;
+    admin.serves(Arc::new(engine.clone()), peers);
+    let front = front_door(&model.checkpoint, &model.config, &model.profile, Arc::new(engine.clone()))?;
+    match offer {
+        None => door.serve(front, || engine.drain()).await,
+        Some(offer) => {
+            let offered = offer.begin(&engine, model.profile.clone()).await?;
+            offered.until(door.serve(front, || engine.drain())).await
+        }
+    }
 }

@@ -13,16 +13,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tramontane_cluster::engine::{Engine, InProcessEngine};
+use tramontane_cluster::engine::Engine;
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::grpc::{GrpcServer, Health};
 use tramontane_gateway::http::{CLOSING, Gateway, Timeouts, bind, routes, serve};
 use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
 use tramontane_model::chat::ChatTemplate;
+use tramontane_model::checkpoint::Checkpoint;
+use tramontane_model::config::ModelConfig;
 use tramontane_model::tokenizer::Tokenizer;
+use tramontane_router::NumericProfile;
 
 use crate::args::ServeArgs;
-use crate::model::Model;
 use crate::output;
 use crate::signals::Signals;
 
@@ -30,6 +32,7 @@ use crate::signals::Signals;
 pub(crate) struct Door {
     gateway: Arc<Gateway>,
     addr: SocketAddr,
+    admin: Option<SocketAddr>,
     keys: bool,
     announce: Announce,
     stop: watch::Sender<bool>,
@@ -92,7 +95,12 @@ impl Door {
             Some(addr) => Some(GrpcDoor::open(*addr, gateway.clone(), stopped).await?),
             None => None,
         };
-        Ok(Self { gateway, addr, keys: with_keys, announce, stop, served, grpc })
+        Ok(Self { gateway, addr, admin: None, keys: with_keys, announce, stop, served, grpc })
+    }
+
+    /// Has it said where operators are answered, too.
+    pub(crate) fn announce_admin(&mut self, addr: SocketAddr) {
+        self.admin = Some(addr);
     }
 
     /// Where it listens for HTTP.
@@ -100,15 +108,16 @@ impl Door {
         self.addr
     }
 
-    /// Serves `model` on `engine` until a signal comes, then lets what runs end.
-    pub(crate) async fn serve(mut self, model: &Model, engine: InProcessEngine) -> anyhow::Result<()> {
-        self.gateway.open(Arc::new(front_door(model, engine.clone())?));
+    /// Serves `front` until a signal comes, then lets what runs end: `drain` tells its engine to take no more.
+    pub(crate) async fn serve(mut self, front: FrontDoor, drain: impl FnOnce()) -> anyhow::Result<()> {
+        let model = front.model().id().to_owned();
+        self.gateway.open(Arc::new(front));
         // Until now a signal ended the process, for nothing was running.
         let mut signals = Signals::new()?;
         if let Some(grpc) = &self.grpc {
             grpc.health.ready().await;
         }
-        self.announce(model)?;
+        self.announce(&model)?;
         tokio::select! {
             _ = signals.next() => {}
             why = grpc_ended(&mut self.grpc) => return Err(why),
@@ -116,7 +125,7 @@ impl Door {
         if let Some(grpc) = &self.grpc {
             grpc.health.leaving().await;
         }
-        engine.drain();
+        drain();
         if self.gateway.in_flight() > 0 {
             eprintln!("tramontane: finishing what runs; once more to stop at once");
         }
@@ -138,17 +147,19 @@ impl Door {
     }
 
     /// Says where it serves: on stderr for people, with `--json` on stdout for programs.
-    fn announce(&self, model: &Model) -> anyhow::Result<()> {
+    fn announce(&self, model: &str) -> anyhow::Result<()> {
         let addr = self.addr;
         let grpc = self.grpc.as_ref().map(|grpc| grpc.addr.to_string());
         let beside = grpc.as_ref().map_or_else(String::new, |addr| format!(" and, for gRPC, on {addr}"));
         let key = if self.keys { " -H \"authorization: Bearer $KEY\"" } else { "" };
         eprintln!(
-            "{} is ready on http://{addr}/v1{beside}; Ctrl-C stops it. Try:\n\n  curl http://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n",
-            model.id
+            "{model} is ready on http://{addr}/v1{beside}; Ctrl-C stops it. Try:\n\n  curl http://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n"
         );
         if self.announce == Announce::AsJson {
-            output::out(&format!("{}\n", json!({"model": model.id.as_str(), "http": addr.to_string(), "grpc": grpc})))?;
+            output::out(&format!(
+                "{}\n",
+                json!({"model": model, "http": addr.to_string(), "grpc": grpc, "admin": self.admin.map(|addr| addr.to_string())})
+            ))?;
         }
         Ok(())
     }
@@ -164,18 +175,24 @@ async fn grpc_ended(grpc: &mut Option<GrpcDoor>) -> anyhow::Error {
     }
 }
 
-fn front_door(model: &Model, engine: InProcessEngine) -> anyhow::Result<FrontDoor> {
-    let tokenizer = Tokenizer::of(&model.checkpoint)?;
-    tokenizer.check_fits(model.config.vocab)?;
-    let chat = model.checkpoint.chat_template()?.map(|source| ChatTemplate::compile(&source)).transpose()?;
+/// The front door of the model whose checkpoint and configuration these are, which `engine` runs with weights of `profile`.
+pub(crate) fn front_door(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    profile: &NumericProfile,
+    engine: Arc<dyn Engine>,
+) -> anyhow::Result<FrontDoor> {
+    let tokenizer = Tokenizer::of(checkpoint)?;
+    tokenizer.check_fits(config.vocab)?;
+    let chat = checkpoint.chat_template()?.map(|source| ChatTemplate::compile(&source)).transpose()?;
     let card = ModelCard {
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        hash: model.profile.weights.clone(),
-        quantization: model.profile.quantization.clone(),
+        hash: profile.weights.clone(),
+        quantization: profile.quantization.clone(),
         license: None,
     };
-    let served = ServedModel::new(engine.info(), model.config.eos.clone(), card);
-    Ok(FrontDoor::new(Arc::new(engine), tokenizer, chat, served, Limits::default()))
+    let served = ServedModel::new(engine.info(), config.eos.clone(), card);
+    Ok(FrontDoor::new(engine, tokenizer, chat, served, Limits::default()))
 }
 
 fn read_keys(path: &Path) -> anyhow::Result<Keys> {

@@ -3,10 +3,11 @@
 use std::thread;
 
 use anyhow::anyhow;
+use tokio::sync::watch;
 use tramontane_cluster::engine::{InProcessEngine, in_process};
 use tramontane_cluster::exchange::Exchange;
 use tramontane_cluster::registry::Watch;
-use tramontane_coordinator::{EngineLoop, EngineOptions, KV_BLOCK, Limits, Vocabulary};
+use tramontane_coordinator::{EngineLoop, EngineOptions, KV_BLOCK, Limits, PeerReport, Vocabulary};
 use tramontane_kernels::{Compute, KvType};
 use tramontane_model::tokenizer::Tokenizer;
 
@@ -18,6 +19,13 @@ use crate::up::assemble::{forward, kv_block_bytes};
 const ENGINE_QUEUE: usize = 64;
 /// The engine's bounds.
 const LIMITS: Limits = Limits { max_running: 64, step_tokens: 512, chunk: 256, max_waiting: 256 };
+
+/// An engine that runs.
+pub(crate) struct Started {
+    pub(crate) engine: InProcessEngine,
+    /// What it holds against nodes.
+    pub(crate) peers: watch::Receiver<PeerReport>,
+}
 
 /// What the KV cache is made of.
 pub(crate) struct KvRoom {
@@ -38,7 +46,7 @@ pub(crate) fn start_engine(
     kv: KvRoom,
     exchange: Box<dyn Exchange>,
     watch: Watch,
-) -> anyhow::Result<InProcessEngine> {
+) -> anyhow::Result<Started> {
     let config = &model.config;
     let block = kv_block_bytes(config, kv.ty);
     let enough = LIMITS.max_running * config.context.div_ceil(KV_BLOCK);
@@ -47,6 +55,7 @@ pub(crate) fn start_engine(
         return Err(anyhow!("--kv-memory {}: one block of keys and values has {block} bytes", kv.memory));
     }
     let forward = forward(model, compute, kv.ty, blocks, exchange, watch)?;
+    let peers = forward.peers();
     let (engine, inbox) = in_process(model.engine_info(kv.ty), ENGINE_QUEUE);
     let mut engine_loop = EngineLoop::new(inbox, forward, EngineOptions { limits: LIMITS, kv_blocks: blocks })?;
     let tokenizer = Tokenizer::of(&model.checkpoint)?;
@@ -55,5 +64,5 @@ pub(crate) fn start_engine(
         Err(error) => tracing::warn!(%error, "requests with constraints will be refused"),
     }
     thread::Builder::new().name("engine".to_owned()).spawn(move || engine_loop.run())?;
-    Ok(engine)
+    Ok(Started { engine, peers })
 }

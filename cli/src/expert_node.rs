@@ -102,12 +102,7 @@ async fn join(
 
 /// Follows the placement until an operator has it leave; after a signal leaves when others have what the node holds, at the latest after `patience` or with a
 /// second signal.
-async fn stay(
-    node: Node,
-    store: &ExpertStore,
-    signals: &mut Signals,
-    patience: Duration,
-) -> Result<(), NodeError> {
+async fn stay(node: Node, store: &ExpertStore, signals: &mut Signals, patience: Duration) -> Result<(), NodeError> {
     let following = node.follow();
     tokio::pin!(following);
     tokio::select! {

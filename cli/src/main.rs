@@ -1,10 +1,11 @@
 //! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, and (with later issues) the admin commands.
 //!
-//! *Absent from here*: logic that a library crate should hold; `--config` files and the admin commands, which come with later
-//! issues.
+//! *Absent from here*: logic that a library crate should hold; `--config` files, `top`, cordons, keys and
+//! usage, which come with later issues.
 //!
-//! Data goes to stdout, everything else to stderr. Exit codes: 0, 1 failure, 2 usage, 3 unreachable.
+//! Data goes to stdout, everything else to stderr. Exit codes: 0, 1 failure, 2 usage, 3 unreachable, 4 degraded.
 
+mod admin;
 mod args;
 mod bench;
 mod coordinator;
@@ -12,8 +13,11 @@ mod demo;
 mod door;
 mod engine;
 mod expert_node;
+mod gateway;
 mod model;
 mod models;
+mod offer;
+mod office;
 mod output;
 mod placing;
 mod progress;
@@ -24,10 +28,11 @@ mod up;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::admin::Topic;
 use crate::args::{Cli, Command};
 
 /// The registry or another machine cannot be reached.
@@ -37,6 +42,7 @@ struct Unreachable(anyhow::Error);
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_UNREACHABLE: u8 = 3;
+const EXIT_DEGRADED: u8 = 4;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -53,20 +59,14 @@ fn main() -> ExitCode {
                 // With a handler, a file over the system's limit of sizes is an error of the write, which names the file and has
                 // it removed; without one the process would be killed, and leave it.
                 let _handled = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
-                match cli.command {
-                    Command::Up(args) => up::run(args).await,
-                    Command::Coordinator(args) => coordinator::run(args).await,
-                    Command::ExpertNode(args) => expert_node::run(args).await,
-                    Command::Models(args) => models::run(args.command),
-                    Command::Bench(args) => bench::run(args.command).await,
-                }
+                run(cli.command).await
             });
             // A blocked reader or a loading thread must not keep the process.
             runtime.shutdown_background();
             outcome
         });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             // One write, for a cluster's processes share their stderr.
             let line = format!("tramontane: {}\n", with_causes(&error));
@@ -74,6 +74,30 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<Unreachable>() { EXIT_UNREACHABLE } else { EXIT_FAILURE })
         }
     }
+}
+
+/// Does what is asked; returns the exit code.
+async fn run(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Coordinator(args) => coordinator::run(args).await,
+        Command::ExpertNode(args) => expert_node::run(args).await,
+        Command::Gateway(args) => gateway::run(args).await,
+        Command::Models(args) => models::run(args.command),
+        Command::Bench(args) => bench::run(args.command).await,
+        Command::Status(args) => return admin::tell(&args, Topic::Status).await,
+        Command::Nodes(args) => return admin::tell(&args, Topic::Nodes).await,
+        Command::Experts(args) => return admin::tell(&args, Topic::Experts).await,
+        Command::Placement(args) => return admin::placement(&args).await,
+        Command::Drain(args) => return admin::drain(&args).await,
+        Command::Rebalance(args) => return admin::rebalance(&args).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tramontane", &mut script);
+            output::out(&String::from_utf8_lossy(&script))
+        }
+    }?;
+    Ok(0)
 }
 
 /// The error and its causes in one line, without those whose text stands there already.

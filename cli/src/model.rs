@@ -35,15 +35,11 @@ pub(crate) struct Model {
 impl Model {
     /// Opens and validates the checkpoint, and finds its hash: from its manifest where it has one, else by reading it all.
     pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<Self> {
-        let path = args.model.as_deref().filter(|path| *path != Path::new(demo::WORD));
-        let (name, checkpoint, manifest) = match path {
-            None => (demo::NAME.to_owned(), Checkpoint::from_files(&demo::FILES)?, None),
-            Some(path) => {
-                let failed = || format!("cannot open the model {}", path.display());
-                let checkpoint = Checkpoint::open(path).with_context(failed)?;
-                let manifest = Manifest::load(path, &checkpoint).with_context(failed)?;
-                (name_of(path), checkpoint, manifest)
-            }
+        let path = on_disk(args.model.as_deref());
+        let (name, checkpoint) = open_checkpoint(path)?;
+        let manifest = match path {
+            None => None,
+            Some(path) => Manifest::load(path, &checkpoint).with_context(|| cannot_open(path))?,
         };
         let config = checkpoint.config()?;
         checkpoint.validate(&config)?;
@@ -104,6 +100,23 @@ impl Model {
         let experts = self.config.experts as u32;
         (0..self.config.layers as u32).flat_map(move |l| (0..experts).map(move |e| ExpertId::new(l, e)))
     }
+}
+
+/// `path`, unless it means the demo model, which is in the binary.
+fn on_disk(path: Option<&Path>) -> Option<&Path> {
+    path.filter(|path| *path != Path::new(demo::WORD))
+}
+
+/// The checkpoint at `path`, the demo model without one, and what it is called. No weights are read.
+pub(crate) fn open_checkpoint(path: Option<&Path>) -> anyhow::Result<(String, Checkpoint)> {
+    match on_disk(path) {
+        None => Ok((demo::NAME.to_owned(), Checkpoint::from_files(&demo::FILES)?)),
+        Some(path) => Ok((name_of(path), Checkpoint::open(path).with_context(|| cannot_open(path))?)),
+    }
+}
+
+fn cannot_open(path: &Path) -> String {
+    format!("cannot open the model {}", path.display())
 }
 
 /// What a checkpoint at `path` is called: its file or folder, links followed.

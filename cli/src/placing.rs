@@ -35,17 +35,24 @@ pub(crate) async fn place_once(model: &Model, registry: &dyn Registry) -> anyhow
     Ok(())
 }
 
-/// Leads the cluster as `name` when it is this process's turn, and then has each of the model's experts held by `replicas`
-/// nodes. The nodes are asked for the experts' loads meanwhile.
+/// Rows a second that each expert receives.
+pub(crate) type Rates = watch::Sender<BTreeMap<ExpertId, f32>>;
+
+/// That each of the model's experts should be held by `replicas` nodes.
+pub(crate) fn desire(model: &Model, replicas: usize) -> Desire {
+    Desire { model: model.id.clone(), experts: sizes(model), replicas }
+}
+
+/// Leads the cluster as `name` when it is this process's turn, and then sees to it that it
+/// looks as is `desire`d. The nodes are asked for the experts' loads meanwhile, which go into `rates`.
 pub(crate) fn lead(
-    model: &Model,
     registry: Arc<dyn Registry>,
     name: String,
-    replicas: usize,
+    desire: Desire,
     policy: ControllerPolicy,
+    rates: Rates,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let desire = Desire { model: model.id.clone(), experts: sizes(model), replicas };
-    let (rates, rated) = watch::channel(BTreeMap::new());
+    let rated = rates.subscribe();
     async move {
         let loads = follow_loads(registry.watch(), rates);
         tokio::join!(control(registry.clone(), &name, desire, policy, rated), loads);

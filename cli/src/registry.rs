@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use tokio::time::{Instant, sleep};
-use tramontane_cluster::registry::etcd::{EtcdOptions, EtcdRegistry, EtcdTls};
+use tramontane_cluster::registry::directory::Directory;
+use tramontane_cluster::registry::etcd::{EtcdDirectory, EtcdOptions, EtcdRegistry, EtcdTls};
 use tramontane_cluster::registry::served::ServedRegistry;
 use tramontane_cluster::registry::{Registry, RegistryError};
 
@@ -93,11 +94,27 @@ pub(crate) async fn open(args: &RegistryArgs, model: &Model) -> anyhow::Result<A
         bail!("--registry {url}: its address begins with neither etcd:// nor {SERVED}");
     }
     let options = options(args)?;
+    let connect = async || EtcdRegistry::connect(&options, model.id.clone(), model.profile.clone()).await;
+    Ok(Arc::new(patiently(url, connect).await?))
+}
+
+/// Connects to the directory of the cluster's engines; `None` where there is none, beside an embedded registry.
+pub(crate) async fn open_directory(args: &RegistryArgs) -> anyhow::Result<Option<Arc<dyn Directory>>> {
+    if args.registry.starts_with(SERVED) {
+        return Ok(None);
+    }
+    let options = options(args)?;
+    let directory = patiently(&args.registry, async || EtcdDirectory::connect(&options).await).await?;
+    Ok(Some(Arc::new(directory)))
+}
+
+/// Connects to what may not be there yet.
+async fn patiently<T>(url: &str, connect: impl AsyncFn() -> Result<T, RegistryError>) -> anyhow::Result<T> {
     let end = Instant::now() + PATIENCE;
     let mut said = false;
     loop {
-        match EtcdRegistry::connect(&options, model.id.clone(), model.profile.clone()).await {
-            Ok(registry) => return Ok(Arc::new(registry)),
+        match connect().await {
+            Ok(connected) => return Ok(connected),
             Err(RegistryError::Lost { why }) if Instant::now() < end => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!(url, why, "the registry is not there yet");

@@ -1,14 +1,15 @@
-//! How our processes meet: seams, each a trait with implementations.
+//! How our processes meet: seams, each a trait with an in-process implementation and others over wires.
 //!
 //! - [`exchange`]: rows to experts and back. The engine's own thread drives it; tokio only carries bytes.
 //! - [`registry`]: who is in the cluster (leases), who should hold what (placement, fenced by epoch).
+//! - [`registry::directory`]: which engines there are, and where.
 //! - [`engine`]: requests in, token events out.
 //! - [`admin`]: what operators see and ask for.
 //!
 //! One conformance suite a seam (`tests/`) is run by every implementation of it.
 //!
 //! *Absent from here*: model weights, scheduling, retry and hedging policy (`router` decides, the caller acts); and, for
-//! now, TLS between our own processes, the NCCL exchange and the engine over gRPC.
+//! now, TLS between our own processes and the NCCL exchange.
 
 pub mod admin;
 mod convert;

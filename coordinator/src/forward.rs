@@ -1,11 +1,12 @@
 //! One step through the whole model: attention and gates here, experts through the dispatcher.
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tramontane_kernels::{Compute, KvLayer, KvType, NotFinite, Q8Buf, QueryRow};
 use tramontane_model::decoder::{Decoder, DecoderScratch, EmbedError, Keep, LayerRows};
 use tramontane_router::{GateError, GateWeights, RowFormat, Rows, gate};
 
-use crate::dispatch::{DispatchError, Dispatcher};
+use crate::dispatch::{DispatchError, Dispatcher, PeerReport};
 
 /// The rows of a step: consecutive tokens of each sequence stand in ascending order of position.
 #[derive(Clone, Debug, Default)]

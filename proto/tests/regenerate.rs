@@ -12,7 +12,8 @@ const GENERATED: &str = "src/gen/tramontane.v1.rs";
 const DESCRIPTORS: &str = "src/gen/inference.bin";
 
 fn generate(root: &Path) -> String {
-    let files = ["experts", "admin", "inference"].map(|file| root.join(format!("tramontane/v1/{file}.proto")));
+    let files =
+        ["experts", "admin", "engine", "inference"].map(|file| root.join(format!("tramontane/v1/{file}.proto")));
     let descriptors = protox::compile(files, [root]).expect("the .proto files compile");
     let out = tempfile::tempdir().expect("a temporary directory");
     tonic_prost_build::configure()

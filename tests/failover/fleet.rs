@@ -83,7 +83,17 @@ impl Fleet {
     pub(crate) fn start_coordinator(&self, id: &str) -> Serving {
         let registry = self.registry();
         let args = ["coordinator", "--registry", &registry, "--cluster", NAME, "--lease", LEASE, "--id", id];
-        let more = ["--replicas", &self.replicas, "--threads", "1", "--http", "127.0.0.1:0", "--json"];
+        let more = [
+            "--replicas",
+            &self.replicas,
+            "--threads",
+            "1",
+            "--http",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--json",
+        ];
         Serving::start_role(&[&args[..], &more].concat())
     }
 

@@ -172,7 +172,7 @@ pub(crate) fn connect(addr: &str) -> TcpStream {
 }
 
 /// Reads a reply whose connection is closed after it; status 0 when nothing came.
-pub(crate) fn read_reply(stream: &mut TcpStream) -> Reply {
+pub(crate) fn read_reply(stream: &mut impl Read) -> Reply {
     let mut bytes = Vec::new();
     // A connection that is reset after its reply has brought it.
     match stream.read_to_end(&mut bytes) {

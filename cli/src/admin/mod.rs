@@ -131,7 +131,11 @@ pub(crate) async fn drain(args: &DrainArgs) -> anyhow::Result<u8> {
         let view = client.status().await.map_err(failed)?.view;
         let Some(record) = view.nodes.get(&node) else { break };
         if Instant::now() >= end {
-            bail!("after {} s node {node} still holds {} experts; it goes on leaving", args.deadline, record.held.len());
+            bail!(
+                "after {} s node {node} still holds {} experts; it goes on leaving",
+                args.deadline,
+                record.held.len()
+            );
         }
         sleep(LOOK).await;
     }

@@ -10,7 +10,8 @@ use tramontane_cluster::admin::{ClusterStatus, Rehearsal, Severity};
 use tramontane_router::placement::{Change, Kind, Placement};
 use tramontane_router::{ExpertId, NodeId};
 
-use super::table::{bytes, table};
+use super::table::table;
+use crate::output::bytes;
 
 /// From no load to the most, a fifth each.
 const SHADES: [char; 5] = ['·', '░', '▒', '▓', '█'];
@@ -121,7 +122,10 @@ pub(super) fn nodes(status: &ClusterStatus, wide: bool, width: Option<usize>) ->
             id.to_string(),
             state(status, id).to_owned(),
             format!("{held}/{}", placed.get(*id).copied().unwrap_or(0)),
-            node.map_or_else(String::new, |node| if node.addr.is_empty() { "in process".into() } else { node.addr.clone() }),
+            node.map_or_else(
+                String::new,
+                |node| if node.addr.is_empty() { "in process".into() } else { node.addr.clone() },
+            ),
             node.map_or_else(String::new, |node| node.zone.clone()),
         ];
         if wide {

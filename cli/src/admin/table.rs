@@ -38,18 +38,6 @@ fn cut(line: &str, width: Option<usize>) -> String {
     }
 }
 
-/// Bytes in the largest unit of which there is at least one.
-pub(super) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,10 +47,5 @@ mod tests {
         let rows = [vec!["a".to_owned(), "x".to_owned()], vec!["longer".to_owned(), "y y y y".to_owned()]];
         assert_eq!(table(&["N", "WHAT"], &rows, None), "N       WHAT\na       x\nlonger  y y y y\n");
         assert_eq!(table(&["N", "WHAT"], &rows, Some(10)), "N       W…\na       x\nlonger  y…\n");
-    }
-
-    #[test]
-    fn bytes_have_units() {
-        assert_eq!([0, 1023, 1024, 1536, 3 << 30].map(bytes), ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "3.0 GiB"]);
     }
 }

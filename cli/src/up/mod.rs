@@ -6,6 +6,7 @@ mod complete;
 pub(crate) mod nodes;
 mod processes;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use assemble::default_nodes;
@@ -14,11 +15,11 @@ use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
 use crate::args::UpArgs;
-use crate::door::{Announce, Door};
-use crate::engine::{KvRoom, start_engine};
+use crate::door::{Announce, Door, front_door};
+use crate::engine::{KvRoom, Started, start_engine};
 use crate::expert_node::cores;
 use crate::model::Model;
-use crate::placing::{lead, place_once, until_held};
+use crate::placing::{Rates, desire, lead, place_once, until_held};
 
 /// Nodes that hold each expert, unless it is told how many.
 const DEFAULT_REPLICAS: usize = 1;
@@ -64,18 +65,24 @@ async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, co
         // They may die and be started again, so somebody has to see to their experts.
         let policy = ControllerPolicy { settle: Duration::ZERO, ..ControllerPolicy::default() };
         let replicas = args.replicas.unwrap_or(DEFAULT_REPLICAS);
-        nodes.beside("the placement's loop", lead(model, registry.clone(), "up".to_owned(), replicas, policy));
+        let desire = desire(model, replicas);
+        let leading = lead(registry.clone(), "up".to_owned(), desire, policy, Rates::default());
+        nodes.beside("the placement's loop", leading);
     } else {
         place_once(model, registry.as_ref()).await?;
     }
     nodes.until(until_held(model, registry.as_ref())).await?;
     nodes.settled();
-    let engine = start_engine(model, compute, KvRoom::of(&args.kv), nodes.exchange(), registry.watch())?;
+    let kv = KvRoom::of(&args.kv);
+    let Started { engine, .. } = start_engine(model, compute, kv, nodes.exchange(), registry.watch())?;
     match work {
         Work::Complete(prompt) => {
             let completion = nodes.until(complete::run(&args.prompt, prompt, &engine)).await?;
             complete::report(&args.prompt, model, completion, nodes).await
         }
-        Work::Serve(door) => nodes.until(door.serve(model, engine)).await,
+        Work::Serve(door) => {
+            let front = front_door(&model.checkpoint, &model.config, &model.profile, Arc::new(engine.clone()))?;
+            nodes.until(door.serve(front, || engine.drain())).await
+        }
     }
 }

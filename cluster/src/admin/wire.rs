@@ -44,9 +44,8 @@ pub(super) fn status_to_pb(status: &ClusterStatus) -> pb::StatusReply {
 
 pub(super) fn status_from_pb(status: pb::StatusReply) -> Result<ClusterStatus, Malformed> {
     let rate = |rate: pb::ExpertRate| Ok((expert_from_pb(rate.expert)?, rate.rows_per_second));
-    let peer = |peer: pb::PeerNote| {
-        (NodeId::from(peer.node), PeerNote { what: peer.what, quarantined: peer.quarantined })
-    };
+    let peer =
+        |peer: pb::PeerNote| (NodeId::from(peer.node), PeerNote { what: peer.what, quarantined: peer.quarantined });
     let pb::DispatchCounts { sent, resent, hedged, rescued } = status.dispatches.unwrap_or_default();
     let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     Ok(ClusterStatus {

@@ -5,11 +5,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use super::{
-    Engine, EngineError, EngineInfo, EngineStatus, Event, EventStream, FinishReason, MAX_EVENTS_BEHIND, Phase, Token,
-    Usage, ValidRequest,
+    Engine, EngineError, EngineInfo, EngineStatus, EventSender, EventStream, Phase, ValidRequest, event_channel,
 };
 
 /// How long whoever finds the queue to the loop full should wait: the loop empties it at every step.
@@ -65,7 +62,7 @@ impl Engine for InProcessEngine {
         let mut events = Vec::with_capacity(request.streams());
         let mut streams = Vec::with_capacity(request.streams());
         for _ in 0..request.streams() {
-            let (sender, stream) = event_channel()?;
+            let (sender, stream) = event_channel();
             events.push(sender);
             streams.push(stream);
         }
@@ -139,98 +136,11 @@ pub struct Submission {
     pub events: Vec<EventSender>,
 }
 
-/// A request's events, as the loop sends them. Dropped before the request's end, it fails it as
-/// [`EngineError::Stopped`].
-#[derive(Debug)]
-pub struct EventSender {
-    events: mpsc::Sender<Event>,
-    /// The place of the last event, so that there always is one; `None` once it is sent.
-    end: Option<mpsc::OwnedPermit<Event>>,
-}
-
-/// Nobody reads the request's events: drop its sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("nobody reads the request's events any more")]
-pub struct ReaderGone;
-
-fn event_channel() -> Result<(EventSender, EventStream), EngineError> {
-    let (events, stream) = mpsc::channel(MAX_EVENTS_BEHIND + 1);
-    // A fresh channel has room, so this does not fail.
-    let end = events.clone().try_reserve_owned().map_err(|_| EngineError::Stopped)?;
-    Ok((EventSender { events, end: Some(end) }, EventStream(stream)))
-}
-
-impl EventSender {
-    /// Sends a token; never waits.
-    ///
-    /// # Errors
-    /// The reader dropped its stream, or is more than [`MAX_EVENTS_BEHIND`] tokens behind and has been told so.
-    pub fn send(&mut self, token: Token) -> Result<(), ReaderGone> {
-        self.send_event(Event::Token(token))
-    }
-
-    /// Sends the prompt's log-probabilities, before any token.
-    ///
-    /// # Errors
-    /// As [`EventSender::send`].
-    pub fn send_prompt(&mut self, tokens: Vec<Option<Token>>) -> Result<(), ReaderGone> {
-        self.send_event(Event::Prompt(tokens))
-    }
-
-    /// Sends the prompt's embedding.
-    ///
-    /// # Errors
-    /// As [`EventSender::send`].
-    pub fn send_embedding(&mut self, values: Vec<f32>) -> Result<(), ReaderGone> {
-        self.send_event(Event::Embedding(values))
-    }
-
-    fn send_event(&mut self, event: Event) -> Result<(), ReaderGone> {
-        if self.end.is_none() {
-            return Err(ReaderGone);
-        }
-        self.events.try_send(event).map_err(|error| {
-            self.end_with(match error {
-                mpsc::error::TrySendError::Full(_) => Event::Failed(EngineError::SlowReader),
-                mpsc::error::TrySendError::Closed(_) => Event::Failed(EngineError::Stopped),
-            });
-            ReaderGone
-        })
-    }
-
-    /// Whether the request is cancelled: its reader has dropped the stream.
-    pub fn is_closed(&self) -> bool {
-        self.events.is_closed()
-    }
-
-    /// Ends the request's events well.
-    pub fn finish(mut self, reason: FinishReason, usage: Usage) {
-        self.end_with(Event::Finished { reason, usage });
-    }
-
-    /// Ends them badly.
-    pub fn fail(mut self, error: EngineError) {
-        self.end_with(Event::Failed(error));
-    }
-
-    fn end_with(&mut self, event: Event) {
-        if let Some(place) = self.end.take() {
-            place.send(event);
-        }
-    }
-}
-
-impl Drop for EventSender {
-    fn drop(&mut self) {
-        self.end_with(Event::Failed(EngineError::Stopped));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
 
-    use super::super::{Generation, Task};
+    use super::super::{Event, FinishReason, Generation, MAX_EVENTS_BEHIND, ReaderGone, Task, Token, Usage};
     use super::*;
 
     fn engine(capacity: usize) -> (InProcessEngine, EngineInbox) {

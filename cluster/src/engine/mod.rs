@@ -1,18 +1,18 @@
 //! The engine seam: a checked request goes in, a stream of events comes out. Front doors (async) reach engines (threads
 //! of their own) through [`Engine`] alone.
 
+mod events;
+pub mod grpc;
 mod in_process;
 mod request;
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
-use tokio::sync::mpsc;
+use serde::{Deserialize, Serialize};
 use tramontane_router::{ModelId, NumericProfile};
 
-pub use in_process::{EngineInbox, EnginesGone, EventSender, InProcessEngine, ReaderGone, Submission, in_process};
+pub use events::{EventSender, EventStream, ReaderGone, event_channel};
+pub use in_process::{EngineInbox, EnginesGone, InProcessEngine, Submission, in_process};
 pub use request::{CacheScope, Constraint, Generation, Sampling, Task, Tenant, ValidRequest};
 
 /// Token events a reader may be behind. One that is further behind loses its request: it gets the events before, then
@@ -30,13 +30,13 @@ pub trait Engine: Send + Sync {
     /// Starts `request`: a stream of events for each of its choices, in order. Dropping a stream cancels that choice.
     ///
     /// # Errors
-    /// [`EngineError::Overloaded`], [`EngineError::Draining`] or [`EngineError::Stopped`]; all later errors come as
-    /// [`Event::Failed`], in each stream.
+    /// [`EngineError::Overloaded`], [`EngineError::Draining`] or [`EngineError::Stopped`]; all later errors, and these too where the
+    /// engine is not asked before this returns, come as [`Event::Failed`], in each stream.
     fn submit(&self, request: ValidRequest) -> Result<Vec<EventStream>, EngineError>;
 }
 
 /// What an engine serves. It never changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineInfo {
     /// The model.
     pub model: ModelId,
@@ -110,6 +110,13 @@ pub enum Event {
     },
     /// The request has failed; the last event.
     Failed(EngineError),
+}
+
+impl Event {
+    /// Whether nothing follows it.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Finished { .. } | Self::Failed(_))
+    }
 }
 
 /// A chosen token.
@@ -193,27 +200,4 @@ pub enum EngineError {
     /// Ask another engine; this one ends.
     #[error("the engine has stopped")]
     Stopped,
-}
-
-/// A request's events, to their end: after [`Event::Finished`] or [`Event::Failed`] there are none. Dropping it cancels
-/// the request. Read it from a task as a [`Stream`], or with [`EventStream::blocking_next`] from a thread.
-#[derive(Debug)]
-pub struct EventStream(mpsc::Receiver<Event>);
-
-impl EventStream {
-    /// The next event, for a thread of its own; `None` after the last.
-    ///
-    /// # Panics
-    /// Inside an async context, where it would block the runtime.
-    pub fn blocking_next(&mut self) -> Option<Event> {
-        self.0.blocking_recv()
-    }
-}
-
-impl Stream for EventStream {
-    type Item = Event;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.0.poll_recv(context)
-    }
 }

@@ -1,6 +1,7 @@
 //! The registry: who is in the cluster and what each node holds (observed, under leases), and who should hold what
 //! (the placement, fenced by its parent's epoch). Everybody watches the two as one [`ClusterView`].
 
+pub mod directory;
 mod embedded;
 pub mod etcd;
 mod rules;
@@ -136,6 +137,12 @@ pub enum RegistryError {
     Taken {
         /// The name.
         node: NodeId,
+    },
+    /// The same of an engine's name.
+    #[error("engine {engine} refused: an engine of this name is in the cluster")]
+    EngineTaken {
+        /// The name.
+        engine: directory::EngineId,
     },
     /// Do not try again unchanged: tell the operator.
     #[error("{what} refused: {why}")]

@@ -1,6 +1,8 @@
 //! The registry's conformance suite, run by every implementation; then what only the served one and the one in etcd can do.
+//! The same for the directory of engines.
 
 mod conformance;
+mod directory;
 mod etcd;
 mod etcd_server;
 mod served;

@@ -106,7 +106,8 @@ mod tests {
         assert_eq!(found(&all, &Health::Connected, None), [loading]);
         // One of two is gone: the other is enough by now, but it lacks two.
         let one = found(&[record("a", 0..6)], &Health::Disconnected { why: "x".into() }, Some(&ready));
-        let says = |i: usize, severity, words: &str| assert!(one[i].0 == severity && one[i].1.contains(words), "{one:?}");
+        let says =
+            |i: usize, severity, words: &str| assert!(one[i].0 == severity && one[i].1.contains(words), "{one:?}");
         says(0, Severity::Err, "no node holds L0/E6, L0/E7");
         says(1, Severity::Warn, "registry");
         assert_eq!(one[2], avoided);

@@ -142,10 +142,8 @@ impl Admin for ClusterAdmin {
 
     fn rehearse(&self) -> Rehearsal {
         let view = self.registry.watch().current();
-        let policy =
-            ControllerPolicy { settle: Duration::ZERO, grace: Duration::ZERO, ..ControllerPolicy::default() };
-        let decision =
-            Controller::new(self.desire.clone(), policy).decide(&view, &self.rates.borrow(), Duration::ZERO);
+        let policy = ControllerPolicy { settle: Duration::ZERO, grace: Duration::ZERO, ..ControllerPolicy::default() };
+        let decision = Controller::new(self.desire.clone(), policy).decide(&view, &self.rates.borrow(), Duration::ZERO);
         let bytes: BTreeMap<ExpertId, u64> = self.desire.experts.iter().map(|e| (e.id, e.bytes)).collect();
         let bytes_of = |expert| bytes.get(&expert).copied().unwrap_or(0);
         match decision {

@@ -2184,6 +2184,852 @@ pub mod admin_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Asks for reports.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineWatchRequest {}
+/// How an engine fares.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineReport {
+    /// What it serves; it never changes.
+    #[prost(message, optional, tag = "1")]
+    pub serves: ::core::option::Option<EngineServes>,
+    /// How it fares now.
+    #[prost(message, optional, tag = "2")]
+    pub status: ::core::option::Option<EngineStatus>,
+}
+/// What an engine serves.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineServes {
+    /// The model.
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// Tokens a sequence may have.
+    #[prost(uint64, tag = "2")]
+    pub context: u64,
+    /// Token ids there are.
+    #[prost(uint64, tag = "3")]
+    pub vocab: u64,
+    /// Hash of everything that decides the bits of its answers.
+    #[prost(string, tag = "4")]
+    pub fingerprint: ::prost::alloc::string::String,
+}
+/// How an engine fares.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineStatus {
+    /// What it does with requests.
+    #[prost(enumeration = "EnginePhase", tag = "1")]
+    pub phase: i32,
+    /// Sequences that hold KV blocks.
+    #[prost(uint64, tag = "2")]
+    pub running: u64,
+    /// Sequences that wait.
+    #[prost(uint64, tag = "3")]
+    pub waiting: u64,
+    /// KV blocks that sequences hold.
+    #[prost(uint64, tag = "4")]
+    pub kv_used: u64,
+    /// KV blocks there are.
+    #[prost(uint64, tag = "5")]
+    pub kv_total: u64,
+    /// Sequences that have lost their blocks to older ones, since the start.
+    #[prost(uint64, tag = "6")]
+    pub preemptions: u64,
+    /// Prompt tokens looked up in the prefix cache, since the start.
+    #[prost(uint64, tag = "7")]
+    pub prefix_queries: u64,
+    /// Prompt tokens found there, since the start.
+    #[prost(uint64, tag = "8")]
+    pub prefix_hits: u64,
+}
+/// What a front door says in one call.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EngineInput {
+    /// One thing.
+    #[prost(oneof = "engine_input::Input", tags = "1, 2")]
+    pub input: ::core::option::Option<engine_input::Input>,
+}
+/// Nested message and enum types in `EngineInput`.
+pub mod engine_input {
+    /// One thing.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Input {
+        /// The request; the first message must be one, and no other.
+        #[prost(message, tag = "1")]
+        Request(super::EngineRequest),
+        /// The place of a choice among the request's, from 0, whose events nobody wants any more.
+        #[prost(uint32, tag = "2")]
+        Cancel(u32),
+    }
+}
+/// A request whose parts are known to make sense together.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EngineRequest {
+    /// The front door's number for it.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The prompt's token ids.
+    #[prost(uint32, repeated, tag = "2")]
+    pub prompt: ::prost::alloc::vec::Vec<u32>,
+    /// The name of the key that pays; absent for the anonymous tenant.
+    #[prost(string, optional, tag = "3")]
+    pub tenant: ::core::option::Option<::prost::alloc::string::String>,
+    /// Among one tenant's waiting requests, lower runs earlier.
+    #[prost(sint32, tag = "4")]
+    pub priority: i32,
+    /// Requests of different scopes never share cached keys and values: 16 bytes, little endian; empty for 0.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub cache_scope: ::prost::bytes::Bytes,
+    /// How much time is left until its deadline, in microseconds; absent without one. (Clocks of two machines differ.)
+    #[prost(uint64, optional, tag = "6")]
+    pub time_left_us: ::core::option::Option<u64>,
+    /// What to do with the prompt.
+    #[prost(oneof = "engine_request::Task", tags = "7, 8")]
+    pub task: ::core::option::Option<engine_request::Task>,
+}
+/// Nested message and enum types in `EngineRequest`.
+pub mod engine_request {
+    /// What to do with the prompt.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Task {
+        /// Tokens after it.
+        #[prost(message, tag = "7")]
+        Generate(super::EngineGeneration),
+        /// Its embedding.
+        #[prost(message, tag = "8")]
+        Embed(super::EngineEmbed),
+    }
+}
+/// The mean of the prompt's last hidden states.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineEmbed {}
+/// How to go on after a prompt.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EngineGeneration {
+    /// What an engine that is gone has generated already, of the only choice.
+    #[prost(uint32, repeated, tag = "1")]
+    pub resume_after: ::prost::alloc::vec::Vec<u32>,
+    /// Tokens to generate a choice, at most, those of resume_after included.
+    #[prost(uint64, tag = "2")]
+    pub max_tokens: u64,
+    /// No stop token before this many tokens.
+    #[prost(uint64, tag = "3")]
+    pub min_tokens: u64,
+    /// Completions of the prompt.
+    #[prost(uint32, tag = "4")]
+    pub choices: u32,
+    /// The number of the first one: a choice's random stream is that of seed and number.
+    #[prost(uint32, tag = "5")]
+    pub first_choice: u32,
+    /// How each token is chosen.
+    #[prost(message, optional, tag = "6")]
+    pub sampling: ::core::option::Option<EngineSampling>,
+    /// Tokens that end a completion.
+    #[prost(uint32, repeated, tag = "7")]
+    pub stop_tokens: ::prost::alloc::vec::Vec<u32>,
+    /// Log-probabilities of this many most likely tokens with each one; absent when none are wanted.
+    #[prost(uint32, optional, tag = "8")]
+    pub logprobs: ::core::option::Option<u32>,
+    /// The same for the prompt's tokens.
+    #[prost(uint32, optional, tag = "9")]
+    pub prompt_logprobs: ::core::option::Option<u32>,
+    /// What the completion has to match; absent for anything.
+    #[prost(message, optional, tag = "10")]
+    pub constraint: ::core::option::Option<EngineConstraint>,
+}
+/// How a token is chosen from the logits.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EngineSampling {
+    /// Logits are divided by it; 0 chooses the most likely token.
+    #[prost(float, tag = "1")]
+    pub temperature: f32,
+    /// Only this many most likely tokens; absent for all.
+    #[prost(uint32, optional, tag = "2")]
+    pub top_k: ::core::option::Option<u32>,
+    /// Only the most likely tokens that together reach this probability.
+    #[prost(float, tag = "3")]
+    pub top_p: f32,
+    /// Only tokens at least this times as likely as the likeliest.
+    #[prost(float, tag = "4")]
+    pub min_p: f32,
+    /// Only the tokens whose surprise is nearest the expected one, that together reach this probability.
+    #[prost(float, tag = "5")]
+    pub typical_p: f32,
+    /// Logits of tokens seen are divided by it if positive, else multiplied.
+    #[prost(float, tag = "6")]
+    pub repetition_penalty: f32,
+    /// Taken from the logit of each token the completion has already.
+    #[prost(float, tag = "7")]
+    pub presence_penalty: f32,
+    /// Taken from it once for each time the completion has it.
+    #[prost(float, tag = "8")]
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens, in this order.
+    #[prost(message, repeated, tag = "9")]
+    pub logit_bias: ::prost::alloc::vec::Vec<EngineBias>,
+    /// Sequences of tokens that must not appear in the completion.
+    #[prost(message, repeated, tag = "10")]
+    pub bad_words: ::prost::alloc::vec::Vec<EngineTokens>,
+    /// The same seed chooses the same tokens.
+    #[prost(fixed64, tag = "11")]
+    pub seed: u64,
+}
+/// What is added to one token's logit.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct EngineBias {
+    /// The token.
+    #[prost(uint32, tag = "1")]
+    pub token: u32,
+    /// What is added.
+    #[prost(float, tag = "2")]
+    pub bias: f32,
+}
+/// Token ids.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineTokens {
+    /// The ids.
+    #[prost(uint32, repeated, tag = "1")]
+    pub ids: ::prost::alloc::vec::Vec<u32>,
+}
+/// What a completion has to match.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineConstraint {
+    /// In which language it is said.
+    #[prost(oneof = "engine_constraint::Kind", tags = "1, 2, 3, 4")]
+    pub kind: ::core::option::Option<engine_constraint::Kind>,
+}
+/// Nested message and enum types in `EngineConstraint`.
+pub mod engine_constraint {
+    /// In which language it is said.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// Any JSON object.
+        #[prost(message, tag = "1")]
+        JsonObject(super::EngineJsonObject),
+        /// JSON that this schema accepts.
+        #[prost(string, tag = "2")]
+        JsonSchema(::prost::alloc::string::String),
+        /// Text that this regular expression matches as a whole.
+        #[prost(string, tag = "3")]
+        Regex(::prost::alloc::string::String),
+        /// Text that this grammar (llguidance's Lark variant) derives.
+        #[prost(string, tag = "4")]
+        Lark(::prost::alloc::string::String),
+    }
+}
+/// Any JSON object.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineJsonObject {}
+/// One thing that happened to one choice of a request.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EngineEvent {
+    /// The choice's place among the request's, from 0.
+    #[prost(uint32, tag = "1")]
+    pub choice: u32,
+    /// What happened.
+    #[prost(oneof = "engine_event::Event", tags = "2, 3, 4, 5, 6")]
+    pub event: ::core::option::Option<engine_event::Event>,
+}
+/// Nested message and enum types in `EngineEvent`.
+pub mod engine_event {
+    /// What happened.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        /// The prompt's log-probabilities.
+        #[prost(message, tag = "2")]
+        Prompt(super::EnginePromptTokens),
+        /// The prompt's embedding.
+        #[prost(message, tag = "3")]
+        Embedding(super::EngineVector),
+        /// A token was chosen.
+        #[prost(message, tag = "4")]
+        Token(super::EngineToken),
+        /// The completion is whole; the choice's last event.
+        #[prost(message, tag = "5")]
+        Finished(super::EngineFinished),
+        /// It has failed; the choice's last event.
+        #[prost(message, tag = "6")]
+        Failed(super::EngineFailure),
+    }
+}
+/// One entry a position.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EnginePromptTokens {
+    /// The entries.
+    #[prost(message, repeated, tag = "1")]
+    pub positions: ::prost::alloc::vec::Vec<EnginePromptToken>,
+}
+/// A position of the prompt.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EnginePromptToken {
+    /// Its token; absent where nothing stands before it.
+    #[prost(message, optional, tag = "1")]
+    pub token: ::core::option::Option<EngineToken>,
+}
+/// Values of a vector.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EngineVector {
+    /// The values.
+    #[prost(float, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<f32>,
+}
+/// A token with its log-probability.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EngineToken {
+    /// Its id.
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    /// Natural logarithm of its probability before temperature and cuts.
+    #[prost(float, tag = "2")]
+    pub logprob: f32,
+    /// The most likely tokens, descending: their ids,
+    #[prost(uint32, repeated, tag = "3")]
+    pub top_ids: ::prost::alloc::vec::Vec<u32>,
+    /// and as many log-probabilities.
+    #[prost(float, repeated, tag = "4")]
+    pub top_logprobs: ::prost::alloc::vec::Vec<f32>,
+}
+/// A completion is whole.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineFinished {
+    /// Why it ended.
+    #[prost(enumeration = "EngineFinishReason", tag = "1")]
+    pub reason: i32,
+    /// The stop token, where one was chosen.
+    #[prost(uint32, optional, tag = "2")]
+    pub stop_token: ::core::option::Option<u32>,
+    /// Tokens of the prompt.
+    #[prost(uint64, tag = "3")]
+    pub prompt_tokens: u64,
+    /// Tokens generated, a stop token and what was resumed included.
+    #[prost(uint64, tag = "4")]
+    pub completion_tokens: u64,
+    /// Tokens of the prompt that were found in the prefix cache.
+    #[prost(uint64, tag = "5")]
+    pub cached_tokens: u64,
+}
+/// Why a request brings no more tokens.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineFailure {
+    /// What to do about it.
+    #[prost(enumeration = "EngineFailureCode", tag = "1")]
+    pub code: i32,
+    /// What is wrong, where the code leaves it open.
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+    /// When there may be room, in microseconds (OVERLOADED only).
+    #[prost(uint64, tag = "3")]
+    pub retry_after_us: u64,
+}
+/// What an engine does with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum EnginePhase {
+    /// Never sent.
+    Unspecified = 0,
+    /// Takes them.
+    Ready = 1,
+    /// Finishes those it has, takes no more.
+    Draining = 2,
+    /// Has stopped; what it had has failed.
+    Stopped = 3,
+}
+impl EnginePhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ENGINE_PHASE_UNSPECIFIED",
+            Self::Ready => "ENGINE_PHASE_READY",
+            Self::Draining => "ENGINE_PHASE_DRAINING",
+            Self::Stopped => "ENGINE_PHASE_STOPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ENGINE_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ENGINE_PHASE_READY" => Some(Self::Ready),
+            "ENGINE_PHASE_DRAINING" => Some(Self::Draining),
+            "ENGINE_PHASE_STOPPED" => Some(Self::Stopped),
+            _ => None,
+        }
+    }
+}
+/// Why a completion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum EngineFinishReason {
+    /// Never sent.
+    Unspecified = 0,
+    /// A stop token was chosen, or the constraint allows nothing more.
+    Stop = 1,
+    /// It has all its tokens, or the context is full.
+    Length = 2,
+    /// Nothing was to be generated.
+    Embedded = 3,
+}
+impl EngineFinishReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ENGINE_FINISH_REASON_UNSPECIFIED",
+            Self::Stop => "ENGINE_FINISH_REASON_STOP",
+            Self::Length => "ENGINE_FINISH_REASON_LENGTH",
+            Self::Embedded => "ENGINE_FINISH_REASON_EMBEDDED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ENGINE_FINISH_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "ENGINE_FINISH_REASON_STOP" => Some(Self::Stop),
+            "ENGINE_FINISH_REASON_LENGTH" => Some(Self::Length),
+            "ENGINE_FINISH_REASON_EMBEDDED" => Some(Self::Embedded),
+            _ => None,
+        }
+    }
+}
+/// What to do about a request that brings no more tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum EngineFailureCode {
+    /// Never sent.
+    Unspecified = 0,
+    /// Ask again later, or another engine.
+    Overloaded = 1,
+    /// Ask another engine: this one finishes what it has.
+    Draining = 2,
+    /// Ask again with more time.
+    DeadlineExceeded = 3,
+    /// Do not ask again: the constraint is malformed, or too large.
+    InvalidConstraint = 4,
+    /// Do not ask again unchanged.
+    InvalidRequest = 5,
+    /// Ask again when nodes are back.
+    ExpertsUnavailable = 6,
+    /// Do not ask again: the request's numbers overflow.
+    Numeric = 7,
+    /// Read faster.
+    SlowReader = 8,
+    /// Take it up on another engine: this one ends.
+    Stopped = 9,
+}
+impl EngineFailureCode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ENGINE_FAILURE_CODE_UNSPECIFIED",
+            Self::Overloaded => "ENGINE_FAILURE_CODE_OVERLOADED",
+            Self::Draining => "ENGINE_FAILURE_CODE_DRAINING",
+            Self::DeadlineExceeded => "ENGINE_FAILURE_CODE_DEADLINE_EXCEEDED",
+            Self::InvalidConstraint => "ENGINE_FAILURE_CODE_INVALID_CONSTRAINT",
+            Self::InvalidRequest => "ENGINE_FAILURE_CODE_INVALID_REQUEST",
+            Self::ExpertsUnavailable => "ENGINE_FAILURE_CODE_EXPERTS_UNAVAILABLE",
+            Self::Numeric => "ENGINE_FAILURE_CODE_NUMERIC",
+            Self::SlowReader => "ENGINE_FAILURE_CODE_SLOW_READER",
+            Self::Stopped => "ENGINE_FAILURE_CODE_STOPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ENGINE_FAILURE_CODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ENGINE_FAILURE_CODE_OVERLOADED" => Some(Self::Overloaded),
+            "ENGINE_FAILURE_CODE_DRAINING" => Some(Self::Draining),
+            "ENGINE_FAILURE_CODE_DEADLINE_EXCEEDED" => Some(Self::DeadlineExceeded),
+            "ENGINE_FAILURE_CODE_INVALID_CONSTRAINT" => Some(Self::InvalidConstraint),
+            "ENGINE_FAILURE_CODE_INVALID_REQUEST" => Some(Self::InvalidRequest),
+            "ENGINE_FAILURE_CODE_EXPERTS_UNAVAILABLE" => Some(Self::ExpertsUnavailable),
+            "ENGINE_FAILURE_CODE_NUMERIC" => Some(Self::Numeric),
+            "ENGINE_FAILURE_CODE_SLOW_READER" => Some(Self::SlowReader),
+            "ENGINE_FAILURE_CODE_STOPPED" => Some(Self::Stopped),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod engine_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Served by every coordinator, for front doors in other processes.
+    #[derive(Debug, Clone)]
+    pub struct EngineClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> EngineClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> EngineClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            EngineClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Says what the engine serves and how it fares: at once, then as it changes, and once in a while though it does not.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EngineWatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::EngineReport>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Engine/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Engine", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Runs a request. The first message is the request, later ones cancel choices; ending the call cancels all of them. Each
+        /// choice's events come in their order and have an end; those of different choices come as they may.
+        pub async fn run(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::EngineInput>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::EngineEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tramontane.v1.Engine/Run");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("tramontane.v1.Engine", "Run"));
+            self.inner.streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod engine_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with EngineServer.
+    #[async_trait]
+    pub trait Engine: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::EngineReport, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Says what the engine serves and how it fares: at once, then as it changes, and once in a while though it does not.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::EngineWatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Server streaming response type for the Run method.
+        type RunStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::EngineEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Runs a request. The first message is the request, later ones cancel choices; ending the call cancels all of them. Each
+        /// choice's events come in their order and have an end; those of different choices come as they may.
+        async fn run(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::EngineInput>>,
+        ) -> std::result::Result<tonic::Response<Self::RunStream>, tonic::Status>;
+    }
+    /// Served by every coordinator, for front doors in other processes.
+    #[derive(Debug)]
+    pub struct EngineServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> EngineServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for EngineServer<T>
+    where
+        T: Engine,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/tramontane.v1.Engine/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Engine>(pub Arc<T>);
+                    impl<
+                        T: Engine,
+                    > tonic::server::ServerStreamingService<super::EngineWatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::EngineReport;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EngineWatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Engine>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tramontane.v1.Engine/Run" => {
+                    #[allow(non_camel_case_types)]
+                    struct RunSvc<T: Engine>(pub Arc<T>);
+                    impl<T: Engine> tonic::server::StreamingService<super::EngineInput>
+                    for RunSvc<T> {
+                        type Response = super::EngineEvent;
+                        type ResponseStream = T::RunStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::EngineInput>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Engine>::run(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RunSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for EngineServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "tramontane.v1.Engine";
+    impl<T> tonic::server::NamedService for EngineServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// Token ids.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TokenIds {

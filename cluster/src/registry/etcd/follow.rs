@@ -8,32 +8,45 @@ use std::sync::Arc;
 use etcd_client::{Client, EventType, GetOptions, WatchOptions};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tramontane_router::ClusterView;
 
-use super::keys::Keys;
 use super::options::kv;
-use super::seen::Seen;
 use super::{MAX_ANSWER, RETRY, within};
 use crate::registry::{Health, RegistryError};
 
+/// What is made of the keys and values that are followed.
+pub(super) trait Seen {
+    /// What watchers see of it.
+    type View: Clone + PartialEq;
+
+    /// The keys to follow, from and to.
+    fn range(&self) -> (String, String);
+    /// Takes a whole list of keys and values.
+    fn list<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], &'a [u8])>);
+    /// Takes one written key.
+    fn put(&mut self, key: &[u8], value: &[u8]);
+    /// Takes one deleted key.
+    fn delete(&mut self, key: &[u8]);
+    /// What it has come to.
+    fn view(&self) -> &Self::View;
+    /// How it stands with what was read, etcd being there.
+    fn health(&self) -> Health;
+}
+
 /// Where the views go.
-pub(super) struct Follower {
+pub(super) struct Follower<V> {
     pub(super) client: Client,
-    pub(super) keys: Keys,
-    pub(super) views: watch::Sender<Arc<ClusterView>>,
+    pub(super) views: watch::Sender<Arc<V>>,
     pub(super) health: watch::Sender<Health>,
 }
 
-impl Follower {
+impl<V: Clone + PartialEq> Follower<V> {
     /// Reads everything a first time; [`Follower::follow`] goes on from there.
-    pub(super) async fn begin(&self) -> Result<(Seen, i64), RegistryError> {
-        let mut seen = Seen::default();
-        let revision = self.list(&mut seen).await?;
-        Ok((seen, revision))
+    pub(super) async fn begin(&self, seen: &mut impl Seen<View = V>) -> Result<i64, RegistryError> {
+        self.list(seen).await
     }
 
     /// Follows what changes after `revision`, until nobody watches any more.
-    pub(super) async fn follow(self, mut seen: Seen, revision: i64) {
+    pub(super) async fn follow(self, mut seen: impl Seen<View = V>, revision: i64) {
         let mut listed: Result<i64, RegistryError> = Ok(revision);
         let nobody = self.views.clone();
         tokio::select! {
@@ -57,19 +70,19 @@ impl Follower {
     }
 
     /// Reads everything; returns the revision it was read at.
-    async fn list(&self, seen: &mut Seen) -> Result<i64, RegistryError> {
-        let (from, to) = self.keys.watched();
+    async fn list(&self, seen: &mut impl Seen<View = V>) -> Result<i64, RegistryError> {
+        let (from, to) = seen.range();
         let mut kv = kv(&self.client);
         let listed = within(kv.get(from, Some(GetOptions::new().with_range(to)))).await?;
         let revision = listed.header().map_or(0, |header| header.revision());
-        seen.list(&self.keys, listed.kvs().iter().map(|kv| (kv.key(), kv.value())));
+        seen.list(listed.kvs().iter().map(|kv| (kv.key(), kv.value())));
         self.publish(seen);
         Ok(revision)
     }
 
     /// Takes changes from `revision` on; returns why there are no more.
-    async fn changes(&self, seen: &mut Seen, revision: i64) -> String {
-        let (from, to) = self.keys.watched();
+    async fn changes(&self, seen: &mut impl Seen<View = V>, revision: i64) -> String {
+        let (from, to) = seen.range();
         let options = WatchOptions::new().with_range(to).with_start_revision(revision).with_fragment();
         let mut client = self.client.watch_client().max_decoding_message_size(MAX_ANSWER);
         let mut stream = match within(client.watch(from, Some(options))).await {
@@ -88,8 +101,8 @@ impl Follower {
             }
             for event in changed.events() {
                 match (event.event_type(), event.kv()) {
-                    (EventType::Put, Some(kv)) => seen.put(&self.keys, kv.key(), kv.value()),
-                    (EventType::Delete, Some(kv)) => seen.delete(&self.keys, kv.key()),
+                    (EventType::Put, Some(kv)) => seen.put(kv.key(), kv.value()),
+                    (EventType::Delete, Some(kv)) => seen.delete(kv.key()),
                     (_, None) => {}
                 }
             }
@@ -97,17 +110,17 @@ impl Follower {
         }
     }
 
-    fn publish(&self, seen: &Seen) {
-        let health = seen.went_back.map_or(Health::Connected, Health::WentBack);
+    fn publish(&self, seen: &impl Seen<View = V>) {
+        let health = seen.health();
         self.health.send_if_modified(|now| {
             let changed = *now != health;
             *now = health;
             changed
         });
         self.views.send_if_modified(|now| {
-            let changed = **now != seen.view;
+            let changed = **now != *seen.view();
             if changed {
-                *now = Arc::new(seen.view.clone());
+                *now = Arc::new(seen.view().clone());
             }
             changed
         });

@@ -6,6 +6,7 @@ use tramontane_router::{ModelId, NodeId};
 
 use super::MAX_VALUE;
 use crate::registry::RegistryError;
+use crate::registry::directory::EngineId;
 
 /// The keys of one cluster.
 #[derive(Clone, Debug)]
@@ -21,6 +22,37 @@ pub(super) enum Key {
     Node(NodeId),
     Placement,
     Other,
+}
+
+/// The keys of a cluster's engines.
+#[derive(Clone, Debug)]
+pub(super) struct EngineKeys {
+    /// `/tramontane/<cluster>/coordinators/`.
+    root: String,
+}
+
+impl EngineKeys {
+    pub(super) fn new(cluster: &str) -> Self {
+        Self { root: format!("/tramontane/{cluster}/coordinators/") }
+    }
+
+    pub(super) fn engine(&self, id: &EngineId) -> String {
+        format!("{}{id}", self.root)
+    }
+
+    pub(super) fn all(&self) -> &str {
+        &self.root
+    }
+
+    /// The range that is watched, from and to.
+    pub(super) fn watched(&self) -> (String, String) {
+        // '0' follows '/'.
+        (self.root.clone(), format!("{}0", self.root.trim_end_matches('/')))
+    }
+
+    pub(super) fn parse(&self, key: &[u8]) -> Option<EngineId> {
+        std::str::from_utf8(key).ok()?.strip_prefix(&self.root).map(EngineId::from)
+    }
 }
 
 /// Who leads, as it stands under the leader's key.
@@ -112,5 +144,20 @@ mod tests {
         assert_eq!(keys.parse(keys.placement().as_bytes()), Key::Placement);
         assert_eq!(keys.parse(b"/tramontane/c/models/other/placement"), Key::Other);
         assert_eq!(keys.parse(&[0xff]), Key::Other);
+    }
+
+    #[test]
+    fn engines_keys_are_a_range_of_their_own() {
+        let keys = EngineKeys::new("c");
+        let (from, to) = keys.watched();
+        let inside = |key: &str| (from.as_str()..to.as_str()).contains(&key);
+        for id in ["a", "~/ü"] {
+            let key = keys.engine(&id.into());
+            assert!(inside(&key), "{key}");
+            assert_eq!(keys.parse(key.as_bytes()), Some(id.into()));
+        }
+        for key in ["/tramontane/c/keys/k", "/tramontane/c/coordinators", "/tramontane/cc/coordinators/a"] {
+            assert!(!inside(key) && keys.parse(key.as_bytes()).is_none(), "{key}");
+        }
     }
 }

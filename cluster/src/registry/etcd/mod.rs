@@ -5,18 +5,21 @@
 //! | key | what | written |
 //! | --- | --- | --- |
 //! | `nodes/<id>` | a node's record | by the node, under its lease |
+//! | `coordinators/<id>` | an engine's record: where front doors reach it, what it serves | by its coordinator, under its lease |
 //! | `leader` | who leads: `{"name": …}` | by a candidate, under its lease, when the key is absent |
 //! | `models/<model>/profile` | what decides the bits of all answers | once, by the first process |
 //! | `models/<model>/placement` | who should hold what | by the leader, in one transaction that checks leadership and parent |
 //!
 //! etcd away: the watch keeps the last view, proposals are refused with [`RegistryError::Lost`], and leases are renewed when
-//! it is back. A node whose lease ended joins again by itself. An older placement than was seen (etcd restored from a
+//! it is back. A node or engine whose lease ended comes back by itself. An older placement than was seen (etcd restored from a
 //! snapshot) is not taken: [`Health::WentBack`].
 //!
 //! [`RegistryError::Lost`]: super::RegistryError::Lost
 //! [`Health::WentBack`]: super::Health::WentBack
 
+mod directory;
 mod follow;
+mod kept;
 mod keys;
 mod leader;
 mod lease;
@@ -34,6 +37,7 @@ use tonic::Code;
 use super::RegistryError;
 use crate::transport::causes;
 
+pub use directory::EtcdDirectory;
 pub use options::{EtcdOptions, EtcdTls, MAX_ENDPOINTS};
 pub use registry::EtcdRegistry;
 

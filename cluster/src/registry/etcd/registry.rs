@@ -15,6 +15,7 @@ use super::follow::Follower;
 use super::keys::{Keys, decode, encode};
 use super::leader::{Leading, lead, leader_in};
 use super::options::{EtcdOptions, kv};
+use super::seen::SeenCluster;
 use super::{CALL_TIMEOUT, node, within};
 use crate::registry::{Accepted, Health, Leadership, Lease, Registry, RegistryError, Watch, nothing_to_restore, rules};
 
@@ -54,9 +55,10 @@ impl EtcdRegistry {
         agree(&client, &keys, &profile).await?;
         let (views, watched) = watch::channel(Arc::default());
         let (healths, health) = watch::channel(Health::Connected);
-        let follower = Follower { client: client.clone(), keys: keys.clone(), views, health: healths };
+        let follower = Follower { client: client.clone(), views, health: healths };
+        let mut seen = SeenCluster::new(keys.clone());
         // Before anybody acts on a view, there is one.
-        let (seen, revision) = follower.begin().await?;
+        let revision = follower.begin(&mut seen).await?;
         tokio::spawn(follower.follow(seen, revision));
         let (ttl_seconds, leading, tasks) = (options.ttl_seconds(), Leading::default(), TaskTracker::new());
         Ok(Self { client, keys, model, profile, ttl_seconds, leading, views: watched, health, tasks })

@@ -5,37 +5,43 @@ use std::mem;
 use tramontane_router::placement::{Placement, WentBack, may_take};
 use tramontane_router::{ClusterView, NodeRecord};
 
+use super::follow::Seen;
 use super::keys::{Key, Keys, decode};
-use crate::registry::{MAX_NODES, RegistryError};
+use crate::registry::{Health, MAX_NODES, RegistryError};
 
-/// The view so far.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) view: ClusterView,
+/// Nodes and placement so far.
+#[derive(Clone, Debug)]
+pub(super) struct SeenCluster {
+    keys: Keys,
+    view: ClusterView,
     /// Why the placement in the view is not the registry's.
-    pub(super) went_back: Option<WentBack>,
+    went_back: Option<WentBack>,
 }
 
-impl Seen {
-    /// Takes a whole list of keys and values.
-    pub(super) fn list<'a>(&mut self, keys: &Keys, entries: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
+impl Seen for SeenCluster {
+    type View = ClusterView;
+
+    fn range(&self) -> (String, String) {
+        self.keys.watched()
+    }
+
+    fn list<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
         let before = mem::take(&mut self.view);
         let mut found = None;
         for (key, value) in entries {
-            match keys.parse(key) {
-                Key::Placement => found = self.placement_of(keys, value),
-                _ => self.put(keys, key, value),
+            match self.keys.parse(key) {
+                Key::Placement => found = self.placement_of(value),
+                _ => self.put(key, value),
             }
         }
         self.view.placement = before.placement;
         self.take(found);
     }
 
-    /// Takes one written key.
-    pub(super) fn put(&mut self, keys: &Keys, key: &[u8], value: &[u8]) {
-        match keys.parse(key) {
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        match self.keys.parse(key) {
             Key::Node(id) => {
-                let name = keys.node(&id);
+                let name = self.keys.node(&id);
                 match decode::<NodeRecord>(&name, value) {
                     Ok(record) if record.id != id => tracing::error!(key = name, "another node's record; passed over"),
                     Ok(record) if self.view.nodes.contains_key(&id) || self.view.nodes.len() < MAX_NODES => {
@@ -46,7 +52,7 @@ impl Seen {
                 }
             }
             Key::Placement => {
-                if let found @ Some(_) = self.placement_of(keys, value) {
+                if let found @ Some(_) = self.placement_of(value) {
                     self.take(found);
                 }
             }
@@ -54,17 +60,30 @@ impl Seen {
         }
     }
 
-    /// Takes one deleted key.
-    pub(super) fn delete(&mut self, keys: &Keys, key: &[u8]) {
-        match keys.parse(key) {
+    fn delete(&mut self, key: &[u8]) {
+        match self.keys.parse(key) {
             Key::Node(id) => _ = self.view.nodes.remove(&id),
             Key::Placement => self.take(None),
             Key::Other => {}
         }
     }
 
-    fn placement_of(&self, keys: &Keys, value: &[u8]) -> Option<Placement> {
-        let read: Result<Placement, RegistryError> = decode(&keys.placement(), value);
+    fn view(&self) -> &ClusterView {
+        &self.view
+    }
+
+    fn health(&self) -> Health {
+        self.went_back.map_or(Health::Connected, Health::WentBack)
+    }
+}
+
+impl SeenCluster {
+    pub(super) fn new(keys: Keys) -> Self {
+        Self { keys, view: ClusterView::default(), went_back: None }
+    }
+
+    fn placement_of(&self, value: &[u8]) -> Option<Placement> {
+        let read: Result<Placement, RegistryError> = decode(&self.keys.placement(), value);
         read.inspect_err(|error| tracing::error!(%error, "no placement; the last one stands")).ok()
     }
 
@@ -105,29 +124,29 @@ mod tests {
     #[test]
     fn a_list_replaces_the_nodes_and_keeps_a_newer_placement() {
         let keys = Keys::new("c", "m".into());
-        let mut seen = Seen::default();
+        let mut seen = SeenCluster::new(keys.clone());
         let (a, b) = (keys.node(&"a".into()), keys.node(&"b".into()));
-        seen.put(&keys, a.as_bytes(), &json(&record("a")));
-        seen.put(&keys, keys.placement().as_bytes(), &json(&placement(3)));
+        seen.put(a.as_bytes(), &json(&record("a")));
+        seen.put(keys.placement().as_bytes(), &json(&placement(3)));
         let old = json(&placement(2));
         let b_record = json(&record("b"));
         let list = [(keys.placement().into_bytes(), old), (b.into_bytes(), b_record)];
-        seen.list(&keys, list.iter().map(|(k, v)| (k.as_slice(), v.as_slice())));
+        seen.list(list.iter().map(|(k, v)| (k.as_slice(), v.as_slice())));
         assert_eq!(seen.view.nodes.keys().map(|id| id.as_str()).collect::<Vec<_>>(), ["b"]);
         assert_eq!(seen.view.placement, Some(placement(3)));
         assert_eq!(seen.went_back, Some(WentBack { seen: Epoch(3), found: Epoch(2) }));
-        seen.put(&keys, keys.placement().as_bytes(), &json(&placement(4)));
+        seen.put(keys.placement().as_bytes(), &json(&placement(4)));
         assert_eq!((seen.view.placement, seen.went_back), (Some(placement(4)), None));
     }
 
     #[test]
     fn rubbish_under_our_keys_changes_nothing() {
         let keys = Keys::new("c", "m".into());
-        let mut seen = Seen::default();
-        seen.put(&keys, keys.placement().as_bytes(), &json(&placement(3)));
-        seen.put(&keys, keys.placement().as_bytes(), b"{");
-        seen.put(&keys, keys.node(&"a".into()).as_bytes(), b"[]");
-        seen.put(&keys, keys.node(&"a".into()).as_bytes(), &json(&record("b")));
+        let mut seen = SeenCluster::new(keys.clone());
+        seen.put(keys.placement().as_bytes(), &json(&placement(3)));
+        seen.put(keys.placement().as_bytes(), b"{");
+        seen.put(keys.node(&"a".into()).as_bytes(), b"[]");
+        seen.put(keys.node(&"a".into()).as_bytes(), &json(&record("b")));
         assert_eq!((seen.view.nodes.len(), seen.view.placement), (0, Some(placement(3))));
     }
 }

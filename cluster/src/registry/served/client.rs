@@ -16,8 +16,8 @@ use tramontane_router::placement::Placement;
 use tramontane_router::{ClusterView, Epoch, NodeRecord};
 
 use super::{HEARTBEAT, REPLY_TIMEOUT, UPDATES};
-use crate::registry::{wire, 
-    Accepted, Health, Leadership, Lease, Registry, RegistryError, Unopposed, Watch, nothing_to_restore,
+use crate::registry::{
+    Accepted, Health, Leadership, Lease, Registry, RegistryError, Unopposed, Watch, nothing_to_restore, wire,
 };
 use crate::transport::{self, MAX_MESSAGE, causes};
 

@@ -15,7 +15,7 @@ use tramontane_proto::v1::registry_server::{Registry as Service, RegistryServer}
 
 use super::{LEASE_TIMEOUT, UPDATES};
 use crate::Malformed;
-use crate::registry::{wire, Accepted, Lease, Registry, RegistryError};
+use crate::registry::{Accepted, Lease, Registry, RegistryError, wire};
 use crate::transport::{self, MAX_MESSAGE, ServerError, Stop};
 
 /// Serves `registry` on `listener` until `shutdown` completes: then its clients see it lost.

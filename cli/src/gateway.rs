@@ -1,0 +1,67 @@
+//! The role `gateway`: a front door to all engines of a cluster. It keeps nothing but what runs through it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use tramontane_cluster::registry::directory::{EngineRecord, EngineWatch};
+use tramontane_gateway::fleet::{Fleet, follow};
+use tramontane_model::config::ModelConfig;
+
+use crate::args::GatewayArgs;
+use crate::door::{Announce, Door, front_door};
+use crate::model::open_checkpoint;
+use crate::registry::open_directory;
+
+/// Runs until a signal comes.
+pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<()> {
+    // What cannot be served is found out first.
+    let door = Door::open(&args.serve, Announce::json(args.json)).await?;
+    let (name, checkpoint) = open_checkpoint(args.model.as_deref())?;
+    let config = checkpoint.config()?;
+    let directory = open_directory(&args.registry).await?;
+    let directory =
+        directory.with_context(|| format!("{}: a gateway finds engines in etcd", args.registry.registry))?;
+    let EngineRecord { info, profile, .. } = first(directory.watch(), &name, &config).await?;
+    let fleet = Arc::new(Fleet::new(info));
+    let front = front_door(&checkpoint, &config, &profile, fleet.clone())?;
+    tokio::select! {
+        served = door.serve(front, || fleet.drain()) => served,
+        Err(lost) = follow(directory.watch(), fleet.members()) => Err(lost.into()),
+    }
+}
+
+/// Waits for an engine of the model `name`: what one serves, all of them must.
+async fn first(mut watch: EngineWatch, name: &str, config: &ModelConfig) -> anyhow::Result<EngineRecord> {
+    let mut others = BTreeSet::new();
+    let of_model = |record: &&EngineRecord| record.info.model.as_str() == name;
+    loop {
+        let engines = watch.changed().await?;
+        if let Some(record) = engines.values().find(of_model) {
+            check(record, config)?;
+            return Ok(record.clone());
+        }
+        for other in engines.values().map(|record| record.info.model.clone()) {
+            if others.insert(other.clone()) {
+                tracing::warn!("a coordinator serves {other}; waiting for one that serves {name}");
+            }
+        }
+    }
+}
+
+/// Whether `record` is of the very model that has `config`.
+fn check(record: &EngineRecord, config: &ModelConfig) -> anyhow::Result<()> {
+    let (theirs, ours) = ((record.info.context, record.info.vocab), (config.context, config.vocab));
+    if theirs == ours {
+        return Ok(());
+    }
+    bail!(
+        "coordinator {} serves another {}: its context is {} tokens and its vocabulary {}, here they are {} and {}",
+        record.id,
+        record.info.model,
+        theirs.0,
+        theirs.1,
+        ours.0,
+        ours.1
+    )
+}

@@ -1,0 +1,54 @@
+//! Where a coordinator answers operators.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tramontane_cluster::ServerError;
+use tramontane_cluster::admin::serve_admin;
+use tramontane_coordinator::ClusterAdmin;
+
+use crate::args::AdminArgs;
+use crate::door::Door;
+
+/// An office that is open until it is dropped.
+pub(crate) struct Office {
+    served: JoinHandle<Result<(), ServerError>>,
+    remembering: JoinHandle<()>,
+}
+
+impl Office {
+    /// Answers for `admin` where `args` say, which `door` announces.
+    pub(crate) async fn open(args: &AdminArgs, admin: Arc<ClusterAdmin>, door: &mut Door) -> anyhow::Result<Self> {
+        let addr = args.admin;
+        if !addr.ip().is_loopback() && !args.admin_insecure {
+            bail!(
+                "--admin {addr}: others can reach this address, and whoever does can drain nodes; --admin-insecure if that is meant"
+            );
+        }
+        let listener = TcpListener::bind(addr).await.with_context(|| format!("--admin: cannot listen on {addr}"))?;
+        let addr: SocketAddr = listener.local_addr()?;
+        door.announce_admin(addr);
+        let served = tokio::spawn(serve_admin(admin.clone(), listener, std::future::pending()));
+        let remembering = tokio::spawn(async move { admin.remember().await });
+        Ok(Self { served, remembering })
+    }
+
+    /// Waits for the office to close by itself, which it should not.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        match (&mut self.served).await {
+            Ok(Ok(())) => anyhow!("the admin service has ended"),
+            Ok(Err(error)) => anyhow::Error::from(error).context("the admin service"),
+            Err(error) => anyhow::Error::from(error).context("the admin service"),
+        }
+    }
+}
+
+impl Drop for Office {
+    fn drop(&mut self) {
+        self.served.abort();
+        self.remembering.abort();
+    }
+}

@@ -1,0 +1,197 @@
+//! One request on its way: to an engine, from there to its readers, and on to another engine when that one is gone.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use tokio::time::{sleep_until, timeout_at};
+use tramontane_cluster::engine::{EngineError, Event, EventSender, EventStream, ValidRequest};
+
+use super::choose::Beginning;
+use super::members::{InFlight, Member, Members};
+use super::resume::Told;
+use super::{LOOK_AGAIN, MAX_LOSSES, PATIENCE};
+
+/// A request, and who may run it.
+pub(super) struct Carrier {
+    members: Members,
+    request: ValidRequest,
+    beginning: Beginning,
+}
+
+/// A choice that an engine runs.
+struct Running {
+    /// An event that has come already.
+    first: Option<Event>,
+    events: EventStream,
+    at: InFlight,
+}
+
+/// Whether readers have been told anything yet: who has not can be refused, who has is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Fresh,
+    Begun,
+}
+
+/// What finding an engine has cost so far.
+#[derive(Clone, Default)]
+struct Search {
+    /// Engines that were lost with the request.
+    losses: usize,
+    /// Engines not to be asked again before something changes.
+    not: Vec<Arc<Member>>,
+    /// Why the last one did not take it.
+    refusal: Option<EngineError>,
+}
+
+impl Running {
+    async fn next(&mut self) -> Event {
+        match self.first.take() {
+            Some(event) => event,
+            // An engine ends each stream with an event that says how.
+            None => self.events.next().await.unwrap_or(Event::Failed(EngineError::Stopped)),
+        }
+    }
+}
+
+impl Carrier {
+    pub(super) fn new(members: Members, request: ValidRequest) -> Self {
+        let beginning = Beginning::of(&request);
+        Self { members, request, beginning }
+    }
+
+    /// Carries the request to its end; `events` are its choices' readers.
+    pub(super) async fn carry(&self, events: Vec<EventSender>) {
+        let mut search = Search::default();
+        let begun = tokio::select! {
+            begun = self.begin(self.request.clone(), Stage::Fresh, &mut search) => begun,
+            () = all_gone(&events) => return,
+        };
+        match begun {
+            Ok(choices) => {
+                let told = (0..).zip(choices).zip(events);
+                let told = told.map(|((place, running), events)| self.tell(place, running, events, search.losses));
+                join_all(told).await;
+            }
+            Err(error) => events.into_iter().for_each(|events| events.fail(error.clone())),
+        }
+    }
+
+    /// Tells a choice's reader what an engine says, and what the next one says when that one is gone.
+    async fn tell(&self, place: u32, mut running: Running, mut events: EventSender, losses: usize) {
+        let (mut told, mut losses) = (Told::default(), losses);
+        loop {
+            let event = tokio::select! {
+                event = running.next() => event,
+                () = events.closed() => return,
+            };
+            match &event {
+                Event::Failed(error @ (EngineError::Stopped | EngineError::Draining)) => {
+                    let mut search = Search { losses, not: vec![running.at.member().clone()], refusal: None };
+                    search.count(error);
+                    let rest = told.rest_of(&self.request, place);
+                    drop(running);
+                    let found = tokio::select! {
+                        found = self.begin(rest, Stage::Begun, &mut search) => found,
+                        () = events.closed() => return,
+                    };
+                    losses = search.losses;
+                    match found.map(|mut choices| choices.pop()) {
+                        Ok(Some(next)) => running = next,
+                        Ok(None) => return events.fail(EngineError::Stopped),
+                        Err(error) => return events.fail(error),
+                    }
+                }
+                event if !told.note(event) => {}
+                _ => {
+                    let last = event.is_last();
+                    if events.send_event(event).is_err() || last {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds an engine that takes `request`: its choices, the first of which has brought an event.
+    async fn begin(
+        &self,
+        request: ValidRequest,
+        stage: Stage,
+        search: &mut Search,
+    ) -> Result<Vec<Running>, EngineError> {
+        let until = Instant::now() + PATIENCE;
+        let until = request.deadline.map_or(until, |deadline| deadline.min(until));
+        let mut changes = self.members.changes();
+        loop {
+            changes.mark_unchanged();
+            while let Some(member) = self.members.choose(&self.beginning, &search.not) {
+                match attempt(&member, request.clone()).await {
+                    Ok(choices) => return Ok(choices),
+                    Err(error @ (EngineError::Stopped | EngineError::Draining | EngineError::Overloaded { .. })) => {
+                        search.count(&error);
+                        search.not.push(member);
+                        if search.losses > MAX_LOSSES {
+                            return Err(error);
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            match search.refusal.take() {
+                Some(overloaded @ EngineError::Overloaded { .. }) if stage == Stage::Fresh => return Err(overloaded),
+                _ if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                    return Err(EngineError::DeadlineExceeded);
+                }
+                refusal if until <= Instant::now() => return Err(refusal.unwrap_or(EngineError::Stopped)),
+                refusal => search.refusal = refusal,
+            }
+            let look = until.min(Instant::now() + LOOK_AGAIN);
+            // An error means that it is time to look again, or that there is nothing to be heard of.
+            if let Ok(Err(_)) = timeout_at(look.into(), changes.changed()).await {
+                sleep_until(look.into()).await;
+            }
+            search.not.clear();
+        }
+    }
+}
+
+impl Search {
+    /// Notes why an engine did not run the request (on).
+    fn count(&mut self, error: &EngineError) {
+        self.losses += usize::from(*error == EngineError::Stopped);
+        // Of several that are overloaded, the one that will have room first.
+        self.refusal = match (self.refusal.take(), error) {
+            (Some(EngineError::Overloaded { retry_after: a }), EngineError::Overloaded { retry_after: b }) => {
+                Some(EngineError::Overloaded { retry_after: a.min(*b) })
+            }
+            (Some(overloaded @ EngineError::Overloaded { .. }), _) => Some(overloaded),
+            (_, error) => Some(error.clone()),
+        };
+    }
+}
+
+/// Asks `member` to run `request`: its choices, or why it does not. The first choice's first event says which: until it has
+/// come nobody has been told anything, so that all of it can be asked of another engine.
+async fn attempt(member: &Arc<Member>, request: ValidRequest) -> Result<Vec<Running>, EngineError> {
+    let places = (0..request.streams()).map(|_| member.begin()).collect::<Vec<_>>();
+    let streams = member.engine.submit(request)?;
+    let mut choices: Vec<Running> =
+        streams.into_iter().zip(places).map(|(events, at)| Running { first: None, events, at }).collect();
+    let Some(first) = choices.first_mut() else { return Err(EngineError::Stopped) };
+    match first.next().await {
+        Event::Failed(error) => Err(error),
+        event => {
+            first.first = Some(event);
+            Ok(choices)
+        }
+    }
+}
+
+async fn all_gone(events: &[EventSender]) {
+    for events in events {
+        events.closed().await;
+    }
+}
