@@ -10,6 +10,14 @@ mod dice;
 mod etcd_server;
 #[path = "failover/fleet.rs"]
 mod fleet;
+#[path = "failover/liar.rs"]
+mod liar;
+#[path = "failover/membership.rs"]
+mod membership;
+#[path = "failover/network.rs"]
+mod network;
+#[path = "failover/proxy.rs"]
+mod proxy;
 #[path = "processes/run.rs"]
 mod run;
 #[path = "support/serving.rs"]

@@ -1,19 +1,22 @@
 //! A cluster: etcd, expert nodes and coordinators, each a process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::etcd_server::Etcd;
-use crate::run::{Running, until};
+use crate::proxy::Proxy;
+use crate::run::{Running, holds_in_time, run};
 use crate::serving::Serving;
 
 /// Seconds for which a silent process stays in the cluster: the fewest there are.
 const LEASE: &str = "1";
 /// The cluster's name.
-const NAME: &str = "test";
+pub(crate) const NAME: &str = "test";
 
 /// What a cluster is to be.
 #[derive(Clone, Copy)]
@@ -26,6 +29,8 @@ pub(crate) struct Size {
 pub(crate) struct Fleet {
     coordinator: Option<Serving>,
     nodes: BTreeMap<String, Running>,
+    /// Nodes that are no processes of ours.
+    others: BTreeSet<String>,
     replicas: String,
     etcd: Etcd,
     runtime: Runtime,
@@ -48,7 +53,8 @@ impl Fleet {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
         let etcd = runtime.block_on(Etcd::start());
         let replicas = size.replicas.to_string();
-        let mut fleet = Self { coordinator: None, nodes: BTreeMap::new(), replicas, etcd, runtime };
+        let mut fleet =
+            Self { coordinator: None, nodes: BTreeMap::new(), others: BTreeSet::new(), replicas, etcd, runtime };
         for i in 0..size.nodes {
             fleet.start_node(&format!("n{i}"), &[]);
         }
@@ -70,7 +76,12 @@ impl Fleet {
         self.runtime.block_on(self.etcd.run());
     }
 
-    fn registry(&self) -> String {
+    /// Starts etcd with what `snapshot` holds instead of its data.
+    pub(crate) fn restore_etcd(&mut self, snapshot: &Path) {
+        self.runtime.block_on(self.etcd.restore(snapshot));
+    }
+
+    pub(crate) fn registry(&self) -> String {
         format!("etcd://{}", self.etcd.endpoint())
     }
 
@@ -104,6 +115,25 @@ impl Fleet {
         let own = ["--id", id, "--threads", "1"];
         let node = Running::start(&[&args[..], &own, more].concat());
         assert!(self.nodes.insert(id.to_owned(), node).is_none(), "{id} is there");
+    }
+
+    /// Starts a node that coordinators reach over a wire.
+    pub(crate) fn start_node_behind_a_wire(&mut self, id: &str) -> Proxy {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").to_string();
+        let proxy = Proxy::to(free.clone(), &self.runtime);
+        self.start_node(id, &["--listen", &free, "--advertise", &proxy.addr]);
+        proxy
+    }
+
+    /// A node has joined that is no process of ours.
+    pub(crate) fn expect(&mut self, id: &str) {
+        self.others.insert(id.to_owned());
+    }
+
+    /// What `tramontane status` says.
+    pub(crate) fn status(&self) -> Value {
+        let outcome = run(&["status", "--json", "--endpoint", self.coordinator().admin()]);
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome.stderr))
     }
 
     /// Names of the nodes that were started.
@@ -152,18 +182,26 @@ impl Fleet {
         told
     }
 
-    /// Waits until exactly the nodes that were started are in the cluster, and hold what is placed on them, with as many
+    /// Waits until exactly the nodes that were started are in the cluster, each has its share, and hold what is placed on them, with as many
     /// replicas as there are to be.
     pub(crate) fn until_settled(&self) {
         let replicas: usize = self.replicas.parse().expect("a number");
-        until("every expert is where it should be", || {
-            let told = self.told();
-            let there = told.held.keys().eq(self.nodes.keys());
+        let mut told = Told::default();
+        let settled = || {
+            told = self.told();
+            let nodes: BTreeSet<&String> = self.nodes.keys().chain(&self.others).collect();
+            let there = told.held.keys().eq(nodes.iter().copied());
+            let count = nodes.len();
             let placed = |(expert, nodes): (&String, &BTreeSet<String>)| {
-                nodes.len() == replicas.min(self.nodes.len())
+                // Hot experts earn more.
+                nodes.len() >= replicas.min(count)
                     && nodes.iter().all(|node| told.held.get(node).is_some_and(|held| held.contains(expert)))
             };
-            there && !told.placed.is_empty() && told.placed.iter().all(placed)
-        });
+            let used = nodes.iter().all(|&node| told.placed.values().any(|placed| placed.contains(node)));
+            there && used && told.placed.iter().all(placed)
+        };
+        if !holds_in_time(settled) {
+            panic!("not every expert is where it should be; status: {:#}; etcd: {told:?}", self.status());
+        }
     }
 }

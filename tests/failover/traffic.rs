@@ -80,6 +80,11 @@ impl Quiet {
         assert_eq!(said(body, &ask(addr, body)), *quiet, "{body}");
     }
 
+    /// Asks for every stream once, whatever comes.
+    pub(crate) fn ask_all(&self, addr: &str) {
+        self.0.iter().for_each(|(body, _)| _ = ask(addr, body));
+    }
+
     /// Asks for every stream once.
     pub(crate) fn check_all(&self, addr: &str) {
         for (body, quiet) in &self.0 {

@@ -62,12 +62,20 @@ pub(crate) fn json(args: &[&str]) -> Value {
 }
 
 /// Waits until `condition` holds.
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
+    assert!(holds_in_time(condition), "after {WATCHDOG:?} still not: {what}");
+}
+
+/// Waits until `condition` holds; false when it does not before the test should fail.
+pub(crate) fn holds_in_time(mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + WATCHDOG;
     while !condition() {
-        assert!(Instant::now() < deadline, "after {WATCHDOG:?} still not: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         thread::sleep(POLL);
     }
+    true
 }
 
 impl Running {

@@ -20,6 +20,7 @@ pub(crate) struct Serving {
     running: Running,
     addr: String,
     grpc: Option<String>,
+    admin: Option<String>,
 }
 
 /// What came back.
@@ -60,8 +61,8 @@ impl Serving {
         }
         let ready: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
         let addr = ready["http"].as_str().expect("an address").to_owned();
-        let grpc = ready["grpc"].as_str().map(str::to_owned);
-        Self { running, addr, grpc }
+        let [grpc, admin] = ["grpc", "admin"].map(|what| ready[what].as_str().map(str::to_owned));
+        Self { running, addr, grpc, admin }
     }
 
     pub(crate) fn addr(&self) -> &str {
@@ -71,6 +72,11 @@ impl Serving {
     /// Where it serves gRPC, if it does.
     pub(crate) fn grpc(&self) -> Option<&str> {
         self.grpc.as_deref()
+    }
+
+    /// Where it answers operators; only a coordinator does.
+    pub(crate) fn admin(&self) -> &str {
+        self.admin.as_deref().expect("an address")
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -9,16 +9,16 @@ pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:7077";
 #[derive(Clone, Debug, Args)]
 pub(crate) struct AskArgs {
     /// HOST:PORT of a coordinator's admin listener
-    #[arg(long, env = "TRAMONTANE_ADMIN_ENDPOINT", value_name = "ADDR", default_value = DEFAULT_ADMIN)]
+    #[arg(long, env = "TRAMONTANE_ADMIN_ENDPOINT", value_name = "ADDR", default_value = DEFAULT_ADMIN, global = true)]
     pub(crate) endpoint: String,
     /// Print a table, a wider one, or JSON
-    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    #[arg(short, long, value_name = "FORM", default_value = "table", global = true)]
     pub(crate) output: Output,
     /// The same as -o json
-    #[arg(long, conflicts_with = "output")]
+    #[arg(long, conflicts_with = "output", global = true)]
     pub(crate) json: bool,
     /// Print again every two seconds, until Ctrl-C
-    #[arg(short, long)]
+    #[arg(short, long, global = true)]
     pub(crate) watch: bool,
 }
 
