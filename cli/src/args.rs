@@ -10,6 +10,7 @@ use tramontane_model::weights::Quantize;
 
 use crate::admin::{AskArgs, DEFAULT_ADMIN, DrainArgs, PlacementArgs, RebalanceArgs};
 use crate::bench::BenchArgs;
+use crate::gateway::GatewayArgs;
 use crate::models::ModelsArgs;
 use crate::registry::RegistryArgs;
 
@@ -56,12 +57,6 @@ Examples:
   tramontane coordinator --registry etcd://127.0.0.1:2379
   tramontane coordinator --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
     --replicas 2 --http 10.0.1.1:8080 --api-keys-file /etc/tramontane/keys";
-
-const GATEWAY_EXAMPLES: &str = "\
-Examples:
-  tramontane gateway --registry etcd://127.0.0.1:2379 --http 127.0.0.1:8000
-  tramontane gateway --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
-    --http 10.0.1.9:8080 --grpc 10.0.1.9:9090 --api-keys-file /etc/tramontane/keys";
 
 /// Serves open Mixture-of-Experts models on a cluster of your own.
 #[derive(Debug, Parser)]
@@ -313,23 +308,6 @@ pub(crate) struct NodeArgs {
         help_heading = "Node"
     )]
     pub(crate) drain_timeout: u64,
-}
-
-/// Runs a front door to all coordinators of a cluster. It keeps nothing: when a coordinator is gone, another takes its requests up
-/// where they were, and clients notice nothing.
-#[derive(Debug, Args)]
-#[command(before_help = GATEWAY_EXAMPLES)]
-pub(crate) struct GatewayArgs {
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    /// The coordinators' model, for its tokenizer and chat template: folder of a checkpoint in Hugging Face's layout, a GGUF file, or the word `demo` [default: the demo model, which is in this binary]
-    #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
-    pub(crate) model: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) serve: ServeArgs,
-    /// Print one JSON object with the addresses once it serves
-    #[arg(long, help_heading = "Output")]
-    pub(crate) json: bool,
 }
 
 /// Types that expert weights can be converted to.
