@@ -10,6 +10,8 @@ use tramontane_model::weights::Quantize;
 
 use crate::admin::{AskArgs, DEFAULT_ADMIN, DrainArgs, PlacementArgs, RebalanceArgs};
 use crate::bench::BenchArgs;
+use crate::coordinator::CoordinatorArgs;
+use crate::gateway::GatewayArgs;
 use crate::models::ModelsArgs;
 use crate::registry::RegistryArgs;
 
@@ -50,18 +52,6 @@ Examples:
   tramontane expert-node --registry etcd://127.0.0.1:2379
   tramontane expert-node --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
     --listen 0.0.0.0:7071 --advertise node-3:7071 --id node-3 --zone rack-b --capacity 48000000000";
-
-const COORDINATOR_EXAMPLES: &str = "\
-Examples:
-  tramontane coordinator --registry etcd://127.0.0.1:2379
-  tramontane coordinator --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
-    --replicas 2 --http 10.0.1.1:8080 --api-keys-file /etc/tramontane/keys";
-
-const GATEWAY_EXAMPLES: &str = "\
-Examples:
-  tramontane gateway --registry etcd://127.0.0.1:2379 --http 127.0.0.1:8000
-  tramontane gateway --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
-    --http 10.0.1.9:8080 --grpc 10.0.1.9:9090 --api-keys-file /etc/tramontane/keys";
 
 /// Serves open Mixture-of-Experts models on a cluster of your own.
 #[derive(Debug, Parser)]
@@ -233,43 +223,6 @@ pub(crate) struct AdminArgs {
     pub(crate) admin_insecure: bool,
 }
 
-/// Runs one coordinator: it computes attention, samples, and serves; the experts are the nodes'.
-#[derive(Debug, Args)]
-#[command(before_help = COORDINATOR_EXAMPLES)]
-pub(crate) struct CoordinatorArgs {
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) serve: ServeArgs,
-    /// Address at which gateways reach its engine, for them alone: it asks for no keys; port 0 takes a free one
-    #[arg(
-        long,
-        env = "TRAMONTANE_LISTEN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:0",
-        help_heading = "Cluster"
-    )]
-    pub(crate) listen: SocketAddr,
-    #[command(flatten)]
-    pub(crate) admin: AdminArgs,
-    /// Nodes that should hold each expert, where there is room
-    #[arg(long, env = "TRAMONTANE_REPLICAS", value_name = "R", default_value_t = 2, value_parser = replicas, help_heading = "Cluster")]
-    pub(crate) replicas: usize,
-    /// This coordinator's name [default: the address it serves HTTP on]
-    #[arg(long, env = "TRAMONTANE_ID", value_name = "ID", help_heading = "Cluster")]
-    pub(crate) id: Option<String>,
-    #[command(flatten)]
-    pub(crate) kv: KvArgs,
-    /// Threads that compute [default: all cores]
-    #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", value_parser = threads, help_heading = "Engine")]
-    pub(crate) threads: Option<usize>,
-    /// Print one JSON object with the addresses once it serves
-    #[arg(long, help_heading = "Output")]
-    pub(crate) json: bool,
-}
-
 /// Runs one expert node: it joins, loads the experts that the placement gives it, and computes them.
 #[derive(Debug, Args)]
 #[command(before_help = NODE_EXAMPLES)]
@@ -313,23 +266,6 @@ pub(crate) struct NodeArgs {
         help_heading = "Node"
     )]
     pub(crate) drain_timeout: u64,
-}
-
-/// Runs a front door to all coordinators of a cluster. It keeps nothing: when a coordinator is gone, another takes its requests up
-/// where they were, and clients notice nothing.
-#[derive(Debug, Args)]
-#[command(before_help = GATEWAY_EXAMPLES)]
-pub(crate) struct GatewayArgs {
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    /// The coordinators' model, for its tokenizer and chat template: folder of a checkpoint in Hugging Face's layout, a GGUF file, or the word `demo` [default: the demo model, which is in this binary]
-    #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
-    pub(crate) model: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) serve: ServeArgs,
-    /// Print one JSON object with the addresses once it serves
-    #[arg(long, help_heading = "Output")]
-    pub(crate) json: bool,
 }
 
 /// Types that expert weights can be converted to.
@@ -393,7 +329,7 @@ fn host_and_port(text: &str) -> Result<String, String> {
     sound.then(|| text.to_owned()).ok_or_else(|| "HOST:PORT is wanted".to_owned())
 }
 
-fn replicas(text: &str) -> Result<usize, String> {
+pub(crate) fn replicas(text: &str) -> Result<usize, String> {
     within(text, 1..=MAX_REPLICAS)
 }
 

@@ -1,9 +1,11 @@
 //! The role `coordinator`: an engine and its front door, on experts that other processes hold. Any of a cluster's coordinators
 //! may lead it, that is, place the experts.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::anyhow;
+use clap::Args;
 use tokio::runtime::Handle;
 use tramontane_cluster::exchange::grpc::GrpcExchange;
 use tramontane_cluster::registry::Registry;
@@ -11,7 +13,7 @@ use tramontane_coordinator::ClusterAdmin;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
-use crate::args::CoordinatorArgs;
+use crate::args::{AdminArgs, KvArgs, ModelArgs, ServeArgs, replicas, threads};
 use crate::door::{Announce, Door, front_door};
 use crate::engine::{KvRoom, Started, start_engine};
 use crate::expert_node::cores;
@@ -19,7 +21,50 @@ use crate::model::Model;
 use crate::offer::{Listener, Offer};
 use crate::office::Office;
 use crate::placing::{Rates, desire, lead, until_held};
-use crate::registry::{open, open_directory};
+use crate::registry::{RegistryArgs, open, open_directory};
+
+const COORDINATOR_EXAMPLES: &str = "\
+Examples:
+  tramontane coordinator --registry etcd://127.0.0.1:2379
+  tramontane coordinator --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
+    --replicas 2 --http 10.0.1.1:8080 --api-keys-file /etc/tramontane/keys";
+
+/// Runs one coordinator: it computes attention, samples, and serves; the experts are the nodes'.
+#[derive(Debug, Args)]
+#[command(before_help = COORDINATOR_EXAMPLES)]
+pub(crate) struct CoordinatorArgs {
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    /// Address at which gateways reach its engine, for them alone: it asks for no keys; port 0 takes a free one
+    #[arg(
+        long,
+        env = "TRAMONTANE_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0",
+        help_heading = "Cluster"
+    )]
+    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Nodes that should hold each expert, where there is room
+    #[arg(long, env = "TRAMONTANE_REPLICAS", value_name = "R", default_value_t = 2, value_parser = replicas, help_heading = "Cluster")]
+    pub(crate) replicas: usize,
+    /// This coordinator's name [default: the address it serves HTTP on]
+    #[arg(long, env = "TRAMONTANE_ID", value_name = "ID", help_heading = "Cluster")]
+    pub(crate) id: Option<String>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
+    /// Threads that compute [default: all cores]
+    #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", value_parser = threads, help_heading = "Engine")]
+    pub(crate) threads: Option<usize>,
+    /// Print one JSON object with the addresses once it serves
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
 
 /// Runs until it is told to stop.
 pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {

@@ -1,17 +1,42 @@
 //! The role `gateway`: a front door to all engines of a cluster. It keeps nothing but what runs through it.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use clap::Args;
 use tramontane_cluster::registry::directory::{EngineRecord, EngineWatch};
 use tramontane_gateway::fleet::{Fleet, follow};
 use tramontane_model::config::ModelConfig;
 
-use crate::args::GatewayArgs;
+use crate::args::ServeArgs;
 use crate::door::{Announce, Door, front_door};
 use crate::model::open_checkpoint;
-use crate::registry::open_directory;
+use crate::registry::{RegistryArgs, open_directory};
+
+const GATEWAY_EXAMPLES: &str = "\
+Examples:
+  tramontane gateway --registry etcd://127.0.0.1:2379 --http 127.0.0.1:8000
+  tramontane gateway --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
+    --http 10.0.1.9:8080 --grpc 10.0.1.9:9090 --api-keys-file /etc/tramontane/keys";
+
+/// Runs a front door to all coordinators of a cluster. It keeps nothing: when a coordinator is gone, another takes its requests up
+/// where they were, and clients notice nothing.
+#[derive(Debug, Args)]
+#[command(before_help = GATEWAY_EXAMPLES)]
+pub(crate) struct GatewayArgs {
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    /// The coordinators' model, for its tokenizer and chat template: folder of a checkpoint in Hugging Face's layout, a GGUF file, or the word `demo` [default: the demo model, which is in this binary]
+    #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    /// Print one JSON object with the addresses once it serves
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
 
 /// Runs until a signal comes.
 pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<()> {

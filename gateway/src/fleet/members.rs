@@ -25,14 +25,12 @@ pub struct Membership {
 
 /// Never send a request there: its answers would have other bits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the engine {id} serves {}", differences(ours, theirs))]
+#[error("the engine {id} serves {what}")]
 pub struct Differs {
     /// The engine.
     pub id: EngineId,
-    /// What the fleet serves.
-    pub ours: EngineInfo,
-    /// What the engine serves.
-    pub theirs: EngineInfo,
+    /// What it serves that the fleet does not.
+    pub what: String,
 }
 
 /// One engine.
@@ -62,7 +60,7 @@ impl Members {
     /// [`Differs`].
     pub fn join(&self, id: EngineId, engine: Arc<dyn Engine>) -> Result<Membership, Differs> {
         if engine.info() != self.info() {
-            return Err(Differs { id, ours: self.info().clone(), theirs: engine.info().clone() });
+            return Err(Differs { id, what: differences(self.info(), engine.info()) });
         }
         let member = Arc::new(Member { id: id.clone(), engine, in_flight: AtomicUsize::new(0) });
         self.there.send_modify(|there| _ = there.insert(id, member.clone()));

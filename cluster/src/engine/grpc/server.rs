@@ -158,9 +158,9 @@ mod tests {
     use super::*;
     use crate::engine::{EventSender, Token, event_channel};
 
-    type Inputs = mpsc::Sender<Result<pb::EngineInput, Status>>;
+    type Said = Result<pb::EngineInput, Status>;
 
-    fn run(choices: usize) -> (Inputs, Vec<EventSender>, Run<ReceiverStream<Result<pb::EngineInput, Status>>>) {
+    fn run(choices: usize) -> (mpsc::Sender<Said>, Vec<EventSender>, Run<ReceiverStream<Said>>) {
         let (inputs, said) = mpsc::channel(8);
         let (senders, streams) = (0..choices).map(|_| event_channel()).unzip();
         (inputs, senders, Run::new(ReceiverStream::new(said), streams))
