@@ -276,6 +276,12 @@ impl Engine {
         world.liar().is_some_and(|node| !laws::is_quarantined(&self.dispatcher, &world.nodes[node].id))
     }
 
+    /// Whether the coordinator has fewer than two nodes to ask.
+    fn is_one_left(&self) -> bool {
+        let view = self.world.lock().registry.views.borrow().clone();
+        view.nodes.keys().filter(|node| !laws::is_quarantined(&self.dispatcher, node)).count() < 2
+    }
+
     /// The experts' half of a layer; false when it brought nothing.
     fn experts(&mut self, layer: u32, hidden: &mut [f32]) -> Result<bool, Broken> {
         let routing = self.model.route(layer, hidden);
@@ -303,8 +309,10 @@ impl Engine {
                 }
                 Ok(false)
             }
-            Err(error @ (DispatchError::NotFinite { .. } | DispatchError::Combine(_))) => {
-                Err(Broken::new(Law::RunsAgain, format!("layer {layer}: {error}")))
+            // Where one node alone is left, nobody can say that it is not the row.
+            Err(DispatchError::NotFinite { .. }) if self.is_one_left() => {
+                self.world.lock().tally.add("one node left", 1);
+                Ok(false)
             }
             Err(error) => Err(Broken::new(Law::RunsAgain, format!("layer {layer}: {error}"))),
         }

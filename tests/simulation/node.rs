@@ -1,6 +1,6 @@
 //! An expert node: it follows its placement as `expert-node` does, and computes what it is asked, in whatever mood it is.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tramontane_cluster::exchange::ServeError;
@@ -34,7 +34,7 @@ pub(crate) enum State {
 #[derive(Clone, Debug)]
 enum Doing {
     Nothing,
-    Loading(VecDeque<ExpertId>, Keep),
+    Loading(ExpertId, Keep),
     /// It forgets so much when the registry has its record, and then sees what else is to be done.
     Publishing(BTreeSet<ExpertId>, Keep),
 }
@@ -224,20 +224,22 @@ impl World {
         if !node.runs() || !node.joined || !node.unobeyed || !matches!(node.doing, Doing::Nothing) {
             return;
         }
-        node.unobeyed = false;
         self.go_about(index, Keep::LastCopies);
     }
 
-    /// A node does what is next to be done: it loads, or it publishes what it holds.
+    /// A node does what is next to be done by what it has seen: it gives up what others hold, loads, publishes what it holds.
     fn go_about(&mut self, index: usize, keep: Keep) {
         let node = &mut self.nodes[index];
+        node.unobeyed = false;
         match node.duty(keep) {
             None => node.doing = Doing::Nothing,
-            Some(duty) if duty.load.is_empty() => self.publish(index, duty, keep),
-            Some(duty) => {
-                node.doing = Doing::Loading(duty.load.into(), keep);
-                self.after(self.script.nodes[index].load, Event::Loaded(index, self.nodes[index].life));
-            }
+            Some(duty) => match duty.load.first().filter(|_| duty.forget.is_empty()) {
+                None => self.publish(index, duty, keep),
+                Some(&expert) => {
+                    node.doing = Doing::Loading(expert, keep);
+                    self.after(self.script.nodes[index].load, Event::Loaded(index, self.nodes[index].life));
+                }
+            },
         }
     }
 
@@ -249,32 +251,24 @@ impl World {
         self.after(way, Event::Record(index, life));
     }
 
-    /// There is no room for what a node is given: it makes room, or ends if there is nothing to forget.
-    fn make_room(&mut self, index: usize, expert: ExpertId, keep: Keep) {
-        let tight = self.nodes[index].duty(Keep::Nothing).filter(|_| keep == Keep::LastCopies);
-        if let Some(duty) = tight {
-            self.note(|| format!("n{index} makes room for {expert}"));
-            self.tally.add("made room", 1);
-            return self.publish(index, duty, Keep::Nothing);
-        }
-        self.note(|| format!("n{index} has no room for {expert}, and ends"));
-        self.tally.add("no room", 1);
-        self.kill(index, Death::Closes);
-        self.after(SECOND, Event::Start(index));
-    }
-
     pub(crate) fn loaded(&mut self, index: usize, life: u32) {
         if !self.is_due(index, life, || Event::Loaded(index, life)) {
             return;
         }
-        let Doing::Loading(queue, keep) = &mut self.nodes[index].doing else { return };
-        let (keep, expert) = (*keep, queue.pop_front());
-        let is_last = queue.is_empty();
-        match expert {
-            Some(expert) if !self.hold(index, expert) => self.make_room(index, expert, keep),
-            _ if is_last => self.go_about(index, keep),
-            _ => self.after(self.script.nodes[index].load, Event::Loaded(index, life)),
+        let Doing::Loading(expert, keep) = self.nodes[index].doing else { return };
+        if self.hold(index, expert) {
+            return self.go_about(index, Keep::LastCopies);
         }
+        let tight = self.nodes[index].duty(Keep::Nothing).is_some_and(|duty| !duty.forget.is_empty());
+        if keep == Keep::LastCopies && tight {
+            self.note(|| format!("n{index} makes room for {expert}"));
+            self.tally.add("made room", 1);
+            return self.go_about(index, Keep::Nothing);
+        }
+        self.note(|| format!("n{index} has no room for {expert}, and tries again later"));
+        self.tally.add("no room", 1);
+        (self.nodes[index].doing, self.nodes[index].unobeyed) = (Doing::Nothing, true);
+        self.after(SECOND, Event::Look(Who::Node(index)));
     }
 
     /// Takes `expert` into a node's memory, if it has room.

@@ -303,7 +303,11 @@ fn disaster(dice: &mut Dice, nodes: usize) -> Disaster {
         11 => Disaster::CutOff(Who::Node(node)),
         12 => Disaster::CutOff(Who::Leader(dice.below(2) as usize)),
         13 => Disaster::RegistryDown,
-        14 | 15 => Disaster::Mood(node, moods[dice.below(6) as usize]),
+        14 | 15 => match moods[dice.below(6) as usize] {
+            // One node in all: where three answer so, it is the row.
+            Mood::NotFinite => Disaster::Mood(0, Mood::NotFinite),
+            mood => Disaster::Mood(node, mood),
+        },
         16 => Disaster::Drain(node),
         17 => Disaster::LeaderStalls(dice.below(2) as usize),
         18 => Disaster::LeaderDies(dice.below(2) as usize),

@@ -125,6 +125,8 @@ struct Outcome {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Held {
     Everything,
+    /// All of it is on the first node.
+    ByTheFirst,
     Nothing,
 }
 
@@ -133,6 +135,11 @@ fn run(replicas: usize, script: &[Fault]) -> Outcome {
 }
 
 fn run_where(replicas: usize, script: &[Fault], what: Held) -> Outcome {
+    run_at(replicas, script, what, "")
+}
+
+/// Runs a layer over nodes at `addr`; every dispatch to one that is not in this process is audited.
+fn run_at(replicas: usize, script: &[Fault], what: Held, addr: &str) -> Outcome {
     let model = ModelId::from("m");
     let profile = NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into() };
     let registry = EmbeddedRegistry::new(model.clone(), profile.clone());
@@ -141,10 +148,11 @@ fn run_where(replicas: usize, script: &[Fault], what: Held) -> Outcome {
     let _leases: Vec<Box<dyn Lease>> = names
         .iter()
         .map(|id| {
-            let held = experts().filter(|_| what == Held::Everything).collect();
+            let holds = what == Held::Everything || what == Held::ByTheFirst && *id == names[0];
+            let held = experts().filter(|_| holds).collect();
             let record = NodeRecord {
                 id: id.clone(),
-                addr: String::new(),
+                addr: addr.to_owned(),
                 held,
                 profile: profile.clone(),
                 capacity: 9,
@@ -167,7 +175,7 @@ fn run_where(replicas: usize, script: &[Fault], what: Held) -> Outcome {
         nodes: Arc::clone(&nodes),
     };
     let policy = Policy { max_resends: 8, timeout: Duration::from_secs(60), ..Policy::default() };
-    let mut dispatcher = Dispatcher::new(model, Box::new(exchange), registry.watch(), policy);
+    let mut dispatcher = Dispatcher::new(model, Box::new(exchange), registry.watch(), policy).auditing(1);
     let logits: Vec<f32> = (0..6 * EXPERTS).map(|i| ((i * 7) % 5) as f32).collect();
     let routing = gate(&logits, EXPERTS as usize, 2, GateWeights::Renormalised).unwrap();
     let values: Vec<f32> = (0..6 * WIDTH).map(|i| i as f32 * 0.25).collect();
@@ -216,6 +224,25 @@ fn a_row_that_nobody_answers_with_finite_values_is_blamed_and_no_node() {
     assert!(matches!(error, DispatchError::NotFinite { row: _ }) && !error.may_run_again(), "{error}");
     assert_eq!(outcome.report.suspected, []);
     assert!(outcome.hidden.iter().all(|&h| h == 1.0));
+}
+
+#[test]
+fn values_that_are_not_finite_are_one_nodes_fault_while_there_are_others_to_ask() {
+    let quiet = run(2, &[]);
+    let outcome = run_where(2, &[Fault::NotANumber], Held::ByTheFirst);
+    outcome.result.unwrap();
+    assert_eq!(outcome.hidden, quiet.hidden);
+    assert!(outcome.report.rescued > 0, "the other loads it: {:?}", outcome.report);
+    let alone = run(1, &[Fault::NotANumber; 64]);
+    assert!(matches!(alone.result, Err(DispatchError::NotFinite { .. })), "{:?}", alone.result);
+}
+
+#[test]
+fn an_answer_with_a_row_too_few_is_not_audited() {
+    let quiet = run(3, &[]);
+    let outcome = run_at(3, &[Fault::RowMissing], Held::Everything, "elsewhere:1");
+    outcome.result.unwrap();
+    assert_eq!(outcome.hidden, quiet.hidden);
 }
 
 #[test]

@@ -71,3 +71,25 @@ impl Learned {
         Cow::Owned(seen)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ExpertWork;
+    use crate::testing::view;
+
+    #[test]
+    fn a_node_whose_values_are_not_finite_counts_as_one_that_lacks_the_expert_and_loads_none() {
+        let view = view(&["a", "b"], &[(0, &["a"]), (1, &["a"])]);
+        let work = vec![ExpertWork { expert: 0, rows: vec![0] }];
+        let dispatch = Dispatch { node: "a".into(), tokens: vec![3], work };
+        let mut learned = Learned::default();
+        learned.note(&dispatch, &[], Failure::NotFinite { expert: 0 });
+        let seen = learned.correct(&view, 0);
+        assert_eq!(seen.nodes[&"a".into()].held, [ExpertId::new(0, 1)].into());
+        assert!(seen.nodes[&"a".into()].draining, "rescue names another");
+        learned.forgive();
+        let seen = learned.correct(&view, 0);
+        assert!(!seen.nodes[&"a".into()].draining, "where nobody else is left it may be asked again");
+    }
+}

@@ -39,7 +39,7 @@ pub struct ControllerPolicy {
     pub max_extra: usize,
     /// How long an expert's extra replicas stay as they are.
     pub hot_interval: Duration,
-    /// Replicas added in one placement, at most. (What nobody holds does not count.)
+    /// Replicas to load by one placement, at most. (The first of an expert that nobody holds does not count.)
     pub max_adds: usize,
 }
 
@@ -249,7 +249,8 @@ impl Controller {
         let (mut replicas, mut adds, mut loading, mut postponed) = (BTreeMap::new(), 0, false, false);
         for (expert, wanted) in &goal.replicas {
             let old = placed(expert);
-            if wanted.iter().all(|node| holds(node, expert)) {
+            // What a node holds without being given it, it is about to forget: that does not count.
+            if wanted.iter().all(|node| old.contains(node) && holds(node, expert)) {
                 // Experts held and not placed any more are forgotten; the room is there when the record says so.
                 replicas.insert(*expert, wanted.clone());
                 continue;
@@ -258,10 +259,10 @@ impl Controller {
             let mut next: BTreeSet<NodeId> = alive.cloned().collect();
             for node in wanted.iter().filter(|node| !old.contains(node)) {
                 // Somebody has to hold it, however many there are.
-                let may_add = adds < self.policy.max_adds || next.is_empty();
+                let may_add = adds < self.policy.max_adds || next.is_empty() || holds(node, expert);
                 if may_add && rooms.take(node, *expert) {
                     next.insert(node.clone());
-                    adds += 1;
+                    adds += usize::from(!holds(node, expert));
                 } else {
                     postponed = true;
                 }

@@ -93,6 +93,32 @@ fn the_first_placement_waits_until_no_more_nodes_come() {
 }
 
 #[test]
+fn a_first_placement_of_more_than_one_step_adds_gives_everything_a_holder() {
+    let mut world = World::new(&["a", "b"], 16, 2);
+    world.controller.policy.max_adds = 3;
+    world.now = Duration::from_secs(40);
+    world.decide();
+    world.now += Duration::from_secs(40);
+    let Decision::Propose { placement, .. } = world.decide() else { panic!("no proposal") };
+    assert!(placement.replicas.len() == 16 && placement.replicas.values().all(|nodes| !nodes.is_empty()));
+    world.load();
+    world.settle();
+    assert!((0..16).all(|expert| world.holders(expert).len() == 2));
+}
+
+#[test]
+fn what_a_node_holds_without_being_given_it_is_given_first() {
+    let mut world = World::new(&["a", "b"], 2, 1);
+    world.settle();
+    let expert = ExpertId::new(0, 0);
+    // b has been told to forget it, and still says that it holds it.
+    world.view.nodes.get_mut(&"b".into()).unwrap().held.insert(expert);
+    world.view.nodes.get_mut(&"a".into()).unwrap().draining = true;
+    let Decision::Propose { placement, .. } = world.decide() else { panic!("no proposal") };
+    assert_eq!(placement.replicas[&expert], ["a".into(), "b".into()], "a keeps it until b holds what it is given");
+}
+
+#[test]
 fn a_move_adds_waits_and_then_removes() {
     let mut world = World::new(&["a"], 8, 1);
     world.settle();
