@@ -83,6 +83,30 @@ fn a_stop_string_across_tokens_is_never_said() {
 }
 
 #[test]
+fn what_was_cached_is_told_also_when_a_stop_string_ends_the_answer() {
+    let server = Serving::start(&[]);
+    let prompt: Vec<u64> = (0..100).map(|n| 300 + n).collect();
+    let body = |more: Value| {
+        let mut body = json!({"prompt": prompt, "temperature": 0, "max_tokens": 40, "ignore_eos": true});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        body
+    };
+    let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].clone();
+    let first = server.ask(TEXT, &body(json!({})));
+    assert_eq!(cached(&first), 0);
+    let text = first["choices"][0]["text"].as_str().expect("a text");
+    let stop: String = text.chars().skip(4).take(6).collect();
+    let again = server.ask(TEXT, &body(json!({"n": 2})));
+    // Three blocks of 32.
+    assert_eq!(cached(&again), 96);
+    let stopped = server.ask(TEXT, &body(json!({"stop": stop})));
+    assert_eq!((&stopped["choices"][0]["finish_reason"], cached(&stopped)), (&json!("stop"), json!(96)), "{stopped}");
+    let options = json!({"stop": stop, "stream": true, "stream_options": {"include_usage": true}});
+    let events = server.events(TEXT, &body(options));
+    assert_eq!(cached(events.last().expect("events")), 96);
+}
+
+#[test]
 fn stop_tokens_lengths_and_ids() {
     let server = Serving::start(&[]);
     let body =
@@ -168,6 +192,7 @@ fn probes_models_and_the_description() {
     assert_eq!((&models["object"], &models["data"][0]["id"]), (&json!("list"), &json!("breeze")));
     assert_eq!(server.get("/v1/models/breeze").json(), models["data"][0]);
     assert!(models["data"][0]["hash"].as_str().is_some_and(|hash| hash.len() == 71 && hash.starts_with("blake3:")));
+    assert_eq!(models["data"][0]["license"], "apache-2.0", "its card says so");
     let description = server.get("/openapi.json").json();
     assert!(description["paths"]["/v1/chat/completions"]["post"].is_object());
 }

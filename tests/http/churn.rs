@@ -123,6 +123,9 @@ fn in_a_crowd_that_comes_and_goes_each_gets_what_it_would_get_alone() {
         sizes.push(resident(server.pid()));
     }
     assert!(sizes[1] < sizes[0] + GROWTH, "{sizes:?}");
+    let preemptions = server.engine()["preemptions"].as_u64().expect("a count");
+    assert!(preemptions > 0, "there was room for all: {:?}", server.engine());
+    println!("{preemptions} preemptions, resident {sizes:?} KiB");
     for (body, said) in &quiet {
         assert_eq!(streamed(&server.events(TEXT, body)), *said);
     }
