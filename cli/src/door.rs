@@ -91,7 +91,8 @@ impl Door {
         let listener: TcpListener = bind(*http).with_context(|| format!("cannot listen on {http}"))?;
         let addr = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let served = tokio::spawn(serve(listener, routes(&gateway), Speaks::Http, Timeouts::default(), stopped.clone()));
+        let served =
+            tokio::spawn(serve(listener, routes(&gateway), Speaks::Http, Timeouts::default(), stopped.clone()));
         let grpc = match grpc {
             Some(addr) => Some(GrpcDoor::open(*addr, gateway.clone(), stopped).await?),
             None => None,

@@ -60,6 +60,7 @@ mod tests {
             .args(["--exact", "panics::tests::a_panic_says_where_and_quotes_nobody", "--nocapture"])
             .env(CHILD, "1")
             .env(SHOW, show)
+            .env("RUST_BACKTRACE", "0")
             .output()
             .expect("it starts");
         assert!(ended.status.success(), "{ended:?}");
@@ -71,7 +72,8 @@ mod tests {
         if std::env::var_os(CHILD).is_some() {
             install();
             for quoting in [true, false] {
-                let panicking = move || if quoting { panic!("no prompt like {CANARY}") } else { panic!("words of ours") };
+                let panicking =
+                    move || if quoting { panic!("no prompt like {CANARY}") } else { panic!("words of ours") };
                 assert!(std::thread::spawn(panicking).join().is_err());
             }
             return;

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::Write;
 
+use tonic::transport::Channel;
 use tramontane_proto::v1::answer_piece::Piece;
 use tramontane_proto::v1::inference_client::InferenceClient;
 use tramontane_proto::v1::{GenerateRequest, GenerationParameters, Input, input};
@@ -10,7 +11,7 @@ use tramontane_proto::v1::{GenerateRequest, GenerationParameters, Input, input};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let server = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:50051".to_owned());
-    let mut client = InferenceClient::connect(server).await?;
+    let mut client = InferenceClient::new(Channel::from_shared(server)?.connect().await?);
     let request = GenerateRequest {
         model: None,
         prompt: Some(Input { input: Some(input::Input::Text("The capital of France is".to_owned())) }),

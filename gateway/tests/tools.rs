@@ -22,7 +22,8 @@ async fn prompt(template: &str, messages: &Value, choice: &str) -> String {
     let source = ChatSource { template: template.to_owned(), special_tokens: Default::default() };
     let (routes, inbox) = served(Some(ChatTemplate::compile(&source).expect("a template")));
     let parameters = json!({"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "string"}}});
-    let tools = json!([{"type": "function", "function": {"name": "get", "description": "Gets.", "parameters": parameters}}]);
+    let tools =
+        json!([{"type": "function", "function": {"name": "get", "description": "Gets.", "parameters": parameters}}]);
     let body = json!({"messages": messages, "tools": tools, "tool_choice": choice, "max_tokens": 1});
     let (asked, submission) = submitted(routes, &inbox, "/v1/chat/completions", &body).await;
     asked.abort();
@@ -30,7 +31,8 @@ async fn prompt(template: &str, messages: &Value, choice: &str) -> String {
 }
 
 fn conversation() -> Value {
-    let call = json!({"id": "abcdefghi", "type": "function", "function": {"name": "get", "arguments": "{\"z\": \"1\"}"}});
+    let call =
+        json!({"id": "abcdefghi", "type": "function", "function": {"name": "get", "arguments": "{\"z\": \"1\"}"}});
     json!([
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "", "tool_calls": [call]},

@@ -23,8 +23,6 @@
 mod json;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tools_tests;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

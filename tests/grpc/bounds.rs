@@ -83,14 +83,8 @@ fn whoever_takes_nothing_is_cut_off_and_leaves_nothing() {
     let settings = [&[0, 4][..], &WINDOW.to_be_bytes()].concat();
     let update = (WINDOW - DEFAULT_WINDOW).to_be_bytes();
     // Some 2 MB of messages.
-    let parameters =
-        GenerationParameters { n: Some(8), top_logprobs: Some(20), ignore_eos: Some(true), ..greedy(900) };
-    let sent = [
-        PREFACE,
-        &frame(SETTINGS, 0, 0, &settings),
-        &frame(WINDOW_UPDATE, 0, 0, &update),
-        &call(1, parameters),
-    ];
+    let parameters = GenerationParameters { n: Some(8), top_logprobs: Some(20), ignore_eos: Some(true), ..greedy(900) };
+    let sent = [PREFACE, &frame(SETTINGS, 0, 0, &settings), &frame(WINDOW_UPDATE, 0, 0, &update), &call(1, parameters)];
     let mut stream = grpc(&serving);
     stream.write_all(&sent.concat()).expect("the server reads");
     still_answers(&serving);

@@ -107,6 +107,24 @@ fn what_was_cached_is_told_also_when_a_stop_string_ends_the_answer() {
 }
 
 #[test]
+fn an_error_in_mid_stream_is_an_event_and_the_end() {
+    let server = Serving::start(&[]);
+    // So ambiguous that the work for a token grows with those before it, until it is too much.
+    let grammar = "start: e\ne: \"a\" | e e | e e e";
+    let body = json!({"prompt": "a a a", "max_tokens": 900, "min_tokens": 890, "stream": true,
+        "structured_outputs": {"grammar": grammar}});
+    let reply = server.post(TEXT, body.to_string().as_bytes());
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{reply:?}");
+    let events: Vec<&str> = reply.body.split("\n\n").filter(|event| event.starts_with("data: ")).collect();
+    let [before @ .., last] = events.as_slice() else { panic!("{reply:?}") };
+    assert!(!before.is_empty() && before.iter().all(|event| !event.contains("\"error\"")), "{before:?}");
+    let last: Value = serde_json::from_str(last.trim_start_matches("data: ")).expect("JSON");
+    assert_eq!(last["error"]["param"], "structured_outputs", "{last}");
+    assert_eq!(last["error"]["type"], "invalid_request_error", "{last}");
+    assert!(server.is_idle());
+}
+
+#[test]
 fn stop_tokens_lengths_and_ids() {
     let server = Serving::start(&[]);
     let body =

@@ -15,7 +15,7 @@ const TEXT: &str = "/v1/completions";
 /// Streams at once.
 const STREAMS: u64 = 64;
 /// So few keys and values fit that sequences lose theirs and are computed again.
-const KV_MEMORY: &str = "16777216";
+const KV_MEMORY: &str = "4194304";
 /// What a process may grow by once everything has been touched, in KiB: allocators keep some.
 const GROWTH: u64 = 48 << 10;
 

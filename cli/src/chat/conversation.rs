@@ -134,7 +134,8 @@ mod tests {
         ];
         let pieces: Vec<String> = events.iter().map(|event| answer.take(event)).collect();
         assert_eq!(pieces.concat(), "Hello");
-        let report = json!({"model": "m", "content": "Hello", "finish_reason": "stop", "usage": {"completion_tokens": 2}});
+        let report =
+            json!({"model": "m", "content": "Hello", "finish_reason": "stop", "usage": {"completion_tokens": 2}});
         assert_eq!(answer.report("m"), report);
     }
 }

@@ -196,7 +196,10 @@ mod tests {
     fn a_refusal_has_the_servers_words_or_the_beginning_of_what_it_sent() {
         let body = br#"{"error": {"message": "the queue is full", "code": "overloaded"}}"#;
         let refused = refusal(StatusCode::SERVICE_UNAVAILABLE, body);
-        assert_eq!((refused.to_string().as_str(), refused.name().as_str()), ("503: the queue is full", "503 overloaded"));
+        assert_eq!(
+            (refused.to_string().as_str(), refused.name().as_str()),
+            ("503: the queue is full", "503 overloaded")
+        );
         let page = refusal(StatusCode::BAD_GATEWAY, "<html>é".repeat(100).as_bytes());
         assert_eq!(page.name(), "502");
         assert!(page.to_string().starts_with("502: <html>é<") && page.to_string().chars().count() < 220, "{page}");

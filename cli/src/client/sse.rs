@@ -28,7 +28,9 @@ impl Events {
             self.line.extend_from_slice(piece);
             if piece.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.line);
-                self.line_ended(std::str::from_utf8(&line).map_err(|_| "it is not UTF-8")?.trim_end_matches(['\r', '\n']));
+                self.line_ended(
+                    std::str::from_utf8(&line).map_err(|_| "it is not UTF-8")?.trim_end_matches(['\r', '\n']),
+                );
             }
         }
         Ok(())
@@ -59,7 +61,8 @@ impl Events {
 mod tests {
     use super::*;
 
-    const STREAM: &str = ": ping\n\ndata: {\"a\": \"é\"}\n\nevent: x\r\ndata:b\r\ndata:  c\r\n\r\n: ping\n\ndata: [DONE]\n\n";
+    const STREAM: &str =
+        ": ping\n\ndata: {\"a\": \"é\"}\n\nevent: x\r\ndata:b\r\ndata:  c\r\n\r\n: ping\n\ndata: [DONE]\n\n";
 
     #[test]
     fn events_are_the_same_however_they_are_cut() {

@@ -123,7 +123,8 @@ fn own_form(
     if !template.knows_tools() || !request.tools.is_open() {
         return Ok(None);
     }
-    let (messages, tools) = (native::messages(turns, request.safe_prompt.then_some(SAFE_PROMPT))?, request.tools.native()?);
+    let (messages, tools) =
+        (native::messages(turns, request.safe_prompt.then_some(SAFE_PROMPT))?, request.tools.native()?);
     match template.encode_with_tools(&front.tokenizer, &messages, &tools, GenerationPrompt::Add) {
         Err(ChatError::Refused { .. }) => Ok(None),
         encoded => Ok(Some(encoded?)),

@@ -294,7 +294,8 @@ mod tests {
         let usage = Usage { prompt_tokens: 1, completion_tokens: ids.len(), cached_tokens: 1 };
         let started = Event::Started { cached_tokens: 1 };
         let tokens_sent = ids.iter().map(|&id| token(id));
-        let events = [started].into_iter().chain(tokens_sent).chain([Event::Finished { reason: FinishReason::Length, usage }]);
+        let events =
+            [started].into_iter().chain(tokens_sent).chain([Event::Finished { reason: FinishReason::Length, usage }]);
         let (mut said, mut tokens, mut end) = (String::new(), Vec::new(), None);
         for event in events {
             for piece in choice.take(event).unwrap() {

@@ -96,7 +96,10 @@ mod tests {
         for body in &bodies {
             let prompt = body["prompt"].as_str().expect("a prompt");
             assert_eq!(prompt.split(' ').count(), 30);
-            assert_eq!((&body["max_tokens"], &body["ignore_eos"], &body["stream"]), (&json!(7), &json!(true), &json!(true)));
+            assert_eq!(
+                (&body["max_tokens"], &body["ignore_eos"], &body["stream"]),
+                (&json!(7), &json!(true), &json!(true))
+            );
         }
         assert_eq!(request(&args, "m", 3), bodies[3], "again");
         assert!(bodies.iter().enumerate().all(|(at, body)| bodies[..at].iter().all(|b| b["prompt"] != body["prompt"])));

@@ -140,12 +140,10 @@ pub(super) fn table(report: &Report) -> String {
         _ = writeln!(text, "goodput    {requests} ({requests_per_second:.2} a second)");
     }
     _ = writeln!(text, "\n{:<22} {:>9} {:>9} {:>9} {:>9} {:>9}", "ms", "mean", "p50", "p90", "p99", "max");
-    let rows = [
-        ("to the first token", report.ttft_ms),
-        ("between tokens", report.itl_ms),
-        ("to the end", report.e2e_ms),
-    ];
-    for (name, Percentiles { mean, p50, p90, p99, max }) in rows.into_iter().filter_map(|(name, of)| Some((name, of?))) {
+    let rows =
+        [("to the first token", report.ttft_ms), ("between tokens", report.itl_ms), ("to the end", report.e2e_ms)];
+    for (name, Percentiles { mean, p50, p90, p99, max }) in rows.into_iter().filter_map(|(name, of)| Some((name, of?)))
+    {
         _ = writeln!(text, "{name:<22} {mean:>9.1} {p50:>9.1} {p90:>9.1} {p99:>9.1} {max:>9.1}");
     }
     text
@@ -207,10 +205,18 @@ mod tests {
         assert_eq!((&json["requests"], &json["completed"]), (&json!(5), &json!(3)));
         assert_eq!(json["errors"], json!({"503 overloaded": 2}));
         assert_eq!((&json["output_tokens"], &json["output_tokens_per_second"]), (&json!(9), &json!(4.5)));
-        assert_eq!((&json["ttft_ms"]["p50"], &json["itl_ms"]["max"], &json["e2e_ms"]["max"]), (&json!(50.0), &json!(20.0), &json!(111.0)));
+        assert_eq!(
+            (&json["ttft_ms"]["p50"], &json["itl_ms"]["max"], &json["e2e_ms"]["max"]),
+            (&json!(50.0), &json!(20.0), &json!(111.0))
+        );
         assert_eq!((&json["goodput"]["requests"], &json["goodput"]["requests_per_second"]), (&json!(1), &json!(0.5)));
         let table = table(&report);
-        for words in ["3 in 2.00 s (1.50 a second)", "2: 503 overloaded", "15 of prompts, 9 generated (4.5 a second)", "8 at once"] {
+        for words in [
+            "3 in 2.00 s (1.50 a second)",
+            "2: 503 overloaded",
+            "15 of prompts, 9 generated (4.5 a second)",
+            "8 at once",
+        ] {
             assert!(table.contains(words), "{words}: {table}");
         }
     }
