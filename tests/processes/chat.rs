@@ -135,7 +135,8 @@ impl Terminal {
         while !is_there(&self.seen) {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.pieces.recv_timeout(left) {
-                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
+                // A terminal ends lines with both.
+                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece).replace('\r', "")),
                 Err(_) => panic!("never {what}: {}", self.seen),
             }
         }
