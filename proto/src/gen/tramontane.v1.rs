@@ -3352,7 +3352,7 @@ pub struct TokenUsage {
     /// Generated, by all choices.
     #[prost(uint64, tag = "2")]
     pub completion_tokens: u64,
-    /// Of the prompts, found in the prefix cache; absent when a stop string ended the answer before the engine told.
+    /// Of the prompts, found in the prefix cache; absent when nothing had to be computed.
     #[prost(uint64, optional, tag = "3")]
     pub cached_tokens: ::core::option::Option<u64>,
 }
