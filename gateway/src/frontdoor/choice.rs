@@ -213,7 +213,8 @@ impl Choice {
             FinishReason::Stop { .. } | FinishReason::Embedded => Reason::Stop,
             FinishReason::Length => Reason::Length,
         };
-        let usage = ChoiceUsage { completion: usage.completion_tokens, cached: self.cached.or(Some(usage.cached_tokens)) };
+        let usage =
+            ChoiceUsage { completion: usage.completion_tokens, cached: self.cached.or(Some(usage.cached_tokens)) };
         self.end(reason, usage, &mut pieces);
         Ok(pieces)
     }

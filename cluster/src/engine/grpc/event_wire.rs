@@ -12,9 +12,7 @@ use crate::engine::{EngineError, EngineInfo, EngineStatus, Event, FinishReason, 
 pub(super) fn event_to_pb(place: usize, event: Event) -> pb::EngineEvent {
     use pb::engine_event::Event as Pb;
     let event = match event {
-        Event::Started { cached_tokens } => {
-            Pb::Started(pb::EngineStarted { cached_tokens: cached_tokens as u64 })
-        }
+        Event::Started { cached_tokens } => Pb::Started(pb::EngineStarted { cached_tokens: cached_tokens as u64 }),
         Event::Prompt(tokens) => {
             let position = |token: Option<Token>| pb::EnginePromptToken { token: token.map(token_to_pb) };
             Pb::Prompt(pb::EnginePromptTokens { positions: tokens.into_iter().map(position).collect() })
