@@ -63,6 +63,7 @@ fn measure(model: &Model, chunk: usize) -> (Duration, Duration, Duration) {
     (0..STREAMS).for_each(|_| came.recv().expect("a stream begins"));
     let begun = Instant::now();
     let mut prompt = engine.submit(generate(&model.random_ids(PROMPT, 99), generation(1)));
+    assert!(matches!(prompt[0].blocking_next(), Some(Event::Started { .. })), "the prompt is computed");
     assert!(matches!(prompt[0].blocking_next(), Some(Event::Token(_))), "the prompt's first token");
     let first = Instant::now();
     let arrivals: Vec<Vec<Instant>> = readers.into_iter().map(|reader| reader.join().expect("a reader")).collect();
@@ -80,6 +81,7 @@ fn measure(model: &Model, chunk: usize) -> (Duration, Duration, Duration) {
 /// When each token of `stream` came; says so when there are [`BEFORE`].
 fn arrivals(mut stream: EventStream, started: &std::sync::mpsc::Sender<()>) -> Vec<Instant> {
     let mut times = Vec::new();
+    assert!(matches!(stream.blocking_next(), Some(Event::Started { .. })), "its prompt is computed");
     while let Some(Event::Token(_)) = stream.blocking_next() {
         times.push(Instant::now());
         if times.len() == BEFORE {

@@ -1,7 +1,10 @@
-//! The official `openai` and `mistralai` Python clients, unmodified, on the real binary. `./test` installs them
+//! Clients in Python on the real binary: the official `openai` and `mistralai`, unmodified, and gRPC's, one made by
+//! grpcio-tools from `proto/` and one that knows what reflection says alone. `./test` installs them
 //! (`tests/clients/requirements.txt`) into `clients/venv` of the target folder; by hand:
 //! `python3 -m venv target/clients/venv && target/clients/venv/bin/pip install -r tests/clients/requirements.txt`.
 
+#[path = "clients/pages.rs"]
+mod pages;
 #[path = "processes/run.rs"]
 mod run;
 #[path = "support/serving.rs"]
@@ -21,10 +24,21 @@ fn python() -> PathBuf {
 
 /// Has `client` make the check `check` of `server`; `more` are the script's further arguments.
 fn holds(server: &Serving, client: &str, check: &str, more: &[&str]) {
+    passes(client, &format!("http://{}/v1", server.addr()), check, more);
+}
+
+/// The same over gRPC.
+fn holds_over_grpc(client: &str, check: &str, more: &[&str]) {
+    let server = Serving::start(&["--grpc", "127.0.0.1:0"]);
+    let http = format!("http://{}", server.addr());
+    passes(client, server.grpc().expect("it serves gRPC"), check, &[&[http.as_str()], more].concat());
+}
+
+fn passes(client: &str, address: &str, check: &str, more: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients").join(client);
     let ended = Command::new(python())
         .arg(&script)
-        .args([&format!("http://{}/v1", server.addr()), check])
+        .args([address, check])
         .args(more)
         .stdin(Stdio::null())
         .output()
@@ -78,4 +92,37 @@ fn openai_needs_a_key_where_there_are_keys() {
     std::fs::write(&file, format!("tester:{key}\n")).expect("the file of keys");
     let server = Serving::start(&["--api-keys-file", file.to_str().expect("a path in UTF-8")]);
     holds(&server, "openai_client.py", "keys", &[key]);
+}
+
+/// What grpcio-tools makes its modules from.
+const PROTO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+
+#[test]
+fn a_client_from_proto_streams() {
+    holds_over_grpc("grpc_client.py", "streaming", &[PROTO]);
+}
+
+#[test]
+fn a_client_from_proto_cancels() {
+    holds_over_grpc("grpc_client.py", "cancelling", &[PROTO]);
+}
+
+#[test]
+fn a_client_from_proto_chats_embeds_and_tokenises() {
+    holds_over_grpc("grpc_client.py", "chat", &[PROTO]);
+}
+
+#[test]
+fn a_client_from_proto_learns_which_field_is_wrong() {
+    holds_over_grpc("grpc_client.py", "errors", &[PROTO]);
+}
+
+#[test]
+fn a_client_by_reflection_alone_streams() {
+    holds_over_grpc("reflection_client.py", "streaming", &[]);
+}
+
+#[test]
+fn a_client_by_reflection_alone_cancels() {
+    holds_over_grpc("reflection_client.py", "cancelling", &[]);
 }

@@ -1,5 +1,14 @@
-//! The binary as gRPC clients meet it: the same answers as over HTTP, errors with codes and details, cancelling, health.
+//! The binary as gRPC clients meet it: the same answers as over HTTP, errors with codes and details, cancelling, health; what happens
+//! when there is too much of anything.
 
+#[path = "grpc/bounds.rs"]
+mod bounds;
+#[path = "grpc/canary.rs"]
+mod canary;
+#[path = "http/http2.rs"]
+mod http2;
+#[path = "grpc/overload.rs"]
+mod overload;
 #[path = "processes/run.rs"]
 mod run;
 #[path = "support/serving.rs"]

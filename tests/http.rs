@@ -13,6 +13,8 @@ mod churn;
 mod connections;
 #[path = "support/dice.rs"]
 mod dice;
+#[path = "http/http2.rs"]
+mod http2;
 #[path = "http/keys.rs"]
 mod keys;
 #[path = "http/leaving.rs"]

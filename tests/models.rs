@@ -63,7 +63,9 @@ fn the_demo_model_in_gguf_computes_what_the_demo_model_does() {
         let path = folder.path().join(format!("breeze-{ty}.gguf"));
         let said = models(&["quantize", "--type", ty, "demo", text(&path)]);
         assert!(said.starts_with(text(&path)) && said.ends_with("MiB\n"), "{said}");
-        let found = compute(&Model::open("breeze", &path));
+        let written = Model::open("breeze", &path);
+        assert_eq!(written.checkpoint.license().as_deref(), Some("apache-2.0"), "what the demo model's card says");
+        let found = compute(&written);
         let rows = expected.iter().flatten().zip(found.iter().flatten());
         let (mut count, mut same, mut worst) = (0, 0, 0.0f32);
         for (expected, found) in rows {

@@ -5,6 +5,8 @@
 mod answers;
 #[path = "processes/bench.rs"]
 mod bench;
+#[path = "processes/chat.rs"]
+mod chat;
 #[path = "processes/checkpoint.rs"]
 mod checkpoint;
 #[path = "processes/faults.rs"]
@@ -17,3 +19,5 @@ mod refusals;
 mod run;
 #[path = "processes/sameness.rs"]
 mod sameness;
+#[path = "support/serving.rs"]
+mod serving;

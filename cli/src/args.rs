@@ -10,6 +10,7 @@ use tramontane_model::weights::Quantize;
 
 use crate::admin::{AskArgs, DEFAULT_ADMIN, DrainArgs, PlacementArgs, RebalanceArgs};
 use crate::bench::BenchArgs;
+use crate::chat::ChatArgs;
 use crate::coordinator::CoordinatorArgs;
 use crate::gateway::GatewayArgs;
 use crate::models::ModelsArgs;
@@ -90,6 +91,8 @@ pub(crate) enum Command {
     },
     /// Convert, make up, cut, look into and check checkpoints
     Models(ModelsArgs),
+    /// Talk with a model that is served
+    Chat(ChatArgs),
     /// Measure how fast a model runs on this machine
     Bench(BenchArgs),
 }

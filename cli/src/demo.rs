@@ -7,7 +7,8 @@ pub(crate) const NAME: &str = "breeze";
 pub(crate) const WORD: &str = "demo";
 
 /// Its checkpoint's files.
-pub(crate) const FILES: [(&str, &[u8]); 5] = [
+pub(crate) const FILES: [(&str, &[u8]); 6] = [
+    ("README.md", include_bytes!("../../models/breeze/README.md")),
     ("config.json", include_bytes!("../../models/breeze/config.json")),
     ("generation_config.json", include_bytes!("../../models/breeze/generation_config.json")),
     ("model.safetensors", include_bytes!("../../models/breeze/model.safetensors")),

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tramontane_cluster::engine::Engine;
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::grpc::{GrpcServer, Health};
-use tramontane_gateway::http::{CLOSING, Gateway, Timeouts, bind, routes, serve};
+use tramontane_gateway::http::{CLOSING, Gateway, Speaks, Timeouts, bind, routes, serve};
 use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::checkpoint::Checkpoint;
@@ -60,15 +60,16 @@ impl Announce {
 struct GrpcDoor {
     addr: SocketAddr,
     health: Health,
-    served: JoinHandle<std::io::Result<()>>,
+    served: JoinHandle<()>,
 }
 
 impl GrpcDoor {
     async fn open(addr: SocketAddr, gateway: Arc<Gateway>, stopped: watch::Receiver<bool>) -> anyhow::Result<Self> {
         let listener = bind(addr).with_context(|| format!("cannot listen on {addr}"))?;
         let addr = listener.local_addr()?;
-        let server = GrpcServer::new(listener, gateway, stopped).await?;
-        Ok(Self { addr, health: server.health(), served: tokio::spawn(server.run()) })
+        let server = GrpcServer::new(gateway).await?;
+        let health = server.health();
+        Ok(Self { addr, health, served: tokio::spawn(server.run(listener, Timeouts::default(), stopped)) })
     }
 }
 
@@ -90,7 +91,8 @@ impl Door {
         let listener: TcpListener = bind(*http).with_context(|| format!("cannot listen on {http}"))?;
         let addr = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let served = tokio::spawn(serve(listener, routes(&gateway), Timeouts::default(), stopped.clone()));
+        let served =
+            tokio::spawn(serve(listener, routes(&gateway), Speaks::Http, Timeouts::default(), stopped.clone()));
         let grpc = match grpc {
             Some(addr) => Some(GrpcDoor::open(*addr, gateway.clone(), stopped).await?),
             None => None,
@@ -141,7 +143,7 @@ impl Door {
         let Some(grpc) = self.grpc else { return Ok(()) };
         tokio::select! {
             // Whoever holds a connection open without a call does not hold the process.
-            ended = timeout(CLOSING, grpc.served) => ended.map_or(Ok(()), |ended| Ok(ended.context("the gRPC server")??)),
+            ended = timeout(CLOSING, grpc.served) => ended.map_or(Ok(()), |ended| ended.context("the gRPC server")),
             () = signals.next() => Ok(()),
         }
     }
@@ -169,8 +171,7 @@ impl Door {
 async fn grpc_ended(grpc: &mut Option<GrpcDoor>) -> anyhow::Error {
     let Some(grpc) = grpc else { return pending().await };
     match (&mut grpc.served).await {
-        Ok(Ok(())) => anyhow!("the gRPC server has ended"),
-        Ok(Err(error)) => anyhow::Error::from(error).context("the gRPC server"),
+        Ok(()) => anyhow!("the gRPC server has ended"),
         Err(error) => anyhow::Error::from(error).context("the gRPC server"),
     }
 }
@@ -189,7 +190,7 @@ pub(crate) fn front_door(
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         hash: profile.weights.clone(),
         quantization: profile.quantization.clone(),
-        license: None,
+        license: checkpoint.license(),
     };
     let served = ServedModel::new(engine.info(), config.eos.clone(), card);
     Ok(FrontDoor::new(engine, tokenizer, chat, served, Limits::default()))

@@ -1,4 +1,5 @@
-//! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, and (with later issues) the admin commands.
+//! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, talking with a server, and (with
+//! later issues) the admin commands.
 //!
 //! *Absent from here*: logic that a library crate should hold; `--config` files, `top`, cordons, keys and
 //! usage, which come with later issues.
@@ -8,6 +9,8 @@
 mod admin;
 mod args;
 mod bench;
+mod chat;
+mod client;
 mod coordinator;
 mod demo;
 mod door;
@@ -19,6 +22,7 @@ mod models;
 mod offer;
 mod office;
 mod output;
+mod panics;
 mod placing;
 mod progress;
 mod registry;
@@ -45,6 +49,7 @@ const EXIT_UNREACHABLE: u8 = 3;
 const EXIT_DEGRADED: u8 = 4;
 
 fn main() -> ExitCode {
+    panics::install();
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -84,6 +89,7 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::ExpertNode(args) => expert_node::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,
         Command::Models(args) => models::run(args.command),
+        Command::Chat(args) => chat::run(args).await,
         Command::Bench(args) => bench::run(args.command).await,
         Command::Status(args) => return admin::tell(&args, Topic::Status).await,
         Command::Nodes(args) => return admin::tell(&args, Topic::Nodes).await,

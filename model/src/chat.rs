@@ -1,8 +1,8 @@
 //! Chat templates: messages to the model's prompt, as text and as token ids.
 //!
 //! Templates are Jinja, set up as in Hugging Face `transformers` (`apply_chat_template`): blocks are trimmed, Python's string
-//! methods work, `raise_exception` refuses, undefined values are lenient, `tools` and `documents` are none. They come with a
-//! checkpoint, so their work and memory are bounded (minijinja's fuel pays for both). There is no clock here, hence no
+//! methods work, `raise_exception` refuses, undefined values are lenient, `tojson` writes as Python does, `documents` are none, and
+//! `tools` too but for [`ChatTemplate::encode_with_tools`]. They come with a checkpoint, so their work and memory are bounded (minijinja's fuel pays for both). There is no clock here, hence no
 //! `strftime_now`; templates ask whether it is defined.
 //!
 //! # What a user writes never becomes a control token
@@ -20,6 +20,7 @@
 //! So Mistral's v1 prompt, `<s> [INST] user [/INST] assistant</s> [INST] …`, gets the ids of mistral-common, which encodes each
 //! message by itself; and so does the older template's first turn, `<s>[INST] user [/INST]`.
 
+mod json;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
+
+pub use json::Json;
 
 use crate::checkpoint::ChatSource;
 use crate::tokenizer::{Special, Tokenizer, TokenizerError};
@@ -136,14 +139,15 @@ pub struct ChatTemplate {
     special_tokens: BTreeMap<String, String>,
     /// Private-use characters of the template itself: not for guards.
     private: BTreeSet<char>,
+    knows_tools: bool,
 }
 
 /// What a template sees.
 #[derive(Serialize)]
-struct Context<'a> {
-    messages: &'a [Message],
+struct Context<'a, M> {
+    messages: &'a [M],
     add_generation_prompt: bool,
-    tools: Option<()>,
+    tools: Option<&'a [Json]>,
     documents: Option<()>,
     #[serde(flatten)]
     special_tokens: &'a BTreeMap<String, String>,
@@ -169,10 +173,18 @@ impl ChatTemplate {
         environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(invalid)?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_filter("tojson", json::to_json);
         environment.set_fuel(Some(RENDER_FUEL));
         environment.add_template_owned(NAME, template.clone()).map_err(invalid)?;
         let private = template.chars().filter(is_private_use).collect();
-        Ok(Self { environment, special_tokens: special_tokens.clone(), private })
+        let compiled = environment.get_template(NAME).map_err(invalid)?;
+        let knows_tools = compiled.undeclared_variables(false).contains("tools");
+        Ok(Self { environment, special_tokens: special_tokens.clone(), private, knows_tools })
+    }
+
+    /// Whether the template has words of its own for tools: it asks for `tools`.
+    pub const fn knows_tools(&self) -> bool {
+        self.knows_tools
     }
 
     /// The prompt as text. Where it came from cannot be seen in it: to get token ids, use [`ChatTemplate::encode`].
@@ -180,10 +192,19 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatError`].
     pub fn render(&self, messages: &[Message], prompt: GenerationPrompt) -> Result<String, ChatError> {
+        self.fill(messages, None, prompt)
+    }
+
+    fn fill<M: Serialize>(
+        &self,
+        messages: &[M],
+        tools: Option<&[Json]>,
+        prompt: GenerationPrompt,
+    ) -> Result<String, ChatError> {
         let context = Context {
             messages,
             add_generation_prompt: prompt == GenerationPrompt::Add,
-            tools: None,
+            tools,
             documents: None,
             special_tokens: &self.special_tokens,
         };
@@ -205,36 +226,64 @@ impl ChatTemplate {
         messages: &[Message],
         prompt: GenerationPrompt,
     ) -> Result<Vec<u32>, ChatError> {
-        let guard = self.choose_guard(messages)?;
+        let mut used = BTreeSet::new();
+        messages.iter().for_each(|message| used.extend(message.content.chars().filter(is_private_use)));
+        let guard = self.choose_guard(&used)?;
         let guarded = messages.iter().map(|message| Message {
             role: message.role,
             content: put_guards(&message.content, tokenizer, guard).into_owned(),
         });
         let text = self.render(&guarded.collect::<Vec<_>>(), prompt)?;
-        let control = tokenizer.find_control(&text);
-
-        let whole = tokenizer.encode_trusted(&text.replace(guard, ""))?;
-        let found = whole.iter().copied().filter(|&id| tokenizer.is_control(id));
-        if found.eq(control.iter().map(|(_, id)| *id)) {
-            return Ok(whole);
-        }
-        let first = control.first().map_or(text.len(), |(range, _)| range.start);
-        let mut ids = tokenizer.encode(&text[..first].replace(guard, ""), Special::None)?;
-        let ends = control.iter().skip(1).map(|(range, _)| range.start).chain([text.len()]);
-        for ((range, id), end) in control.iter().zip(ends) {
-            ids.push(*id);
-            ids.extend(tokenizer.encode_after_control(&text[range.end..end].replace(guard, ""))?);
-        }
-        Ok(ids)
+        ids(tokenizer, &text, guard)
     }
 
-    /// A private-use character that neither the messages nor the template use.
-    fn choose_guard(&self, messages: &[Message]) -> Result<char, ChatError> {
-        let mut used = self.private.clone();
-        used.extend(messages.iter().flat_map(|message| message.content.chars()).filter(is_private_use));
-        let candidates = PRIVATE_USE.into_iter().flatten();
-        candidates.into_iter().find(|c| !used.contains(c)).ok_or(ChatError::NoGuard)
+    /// The same of messages with more to them than a text (calls of tools, and their answers' names), and with tools, all in the words
+    /// of OpenAI's API, but that a call's arguments are an object: what `transformers` gives to templates.
+    ///
+    /// # Errors
+    /// [`ChatError`].
+    pub fn encode_with_tools(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Json],
+        tools: &[Json],
+        prompt: GenerationPrompt,
+    ) -> Result<Vec<u32>, ChatError> {
+        let mut used = BTreeSet::new();
+        let mut look = |text: &str| used.extend(text.chars().filter(is_private_use));
+        messages.iter().chain(tools).for_each(|json| json.each_text(&mut look));
+        let guard = self.choose_guard(&used)?;
+        let guarded = |all: &[Json]| {
+            let put = |text: &str| put_guards(text, tokenizer, guard).into_owned();
+            all.iter().map(|json| json.with_texts(&put)).collect::<Vec<_>>()
+        };
+        let text = self.fill(&guarded(messages), Some(&guarded(tools)), prompt)?;
+        ids(tokenizer, &text, guard)
     }
+
+    /// A private-use character that is not `used`, nor by the template.
+    fn choose_guard(&self, used: &BTreeSet<char>) -> Result<char, ChatError> {
+        let mut candidates = PRIVATE_USE.into_iter().flatten();
+        candidates.find(|c| !used.contains(c) && !self.private.contains(c)).ok_or(ChatError::NoGuard)
+    }
+}
+
+/// The ids of a prompt in which every control token that still stands is the template's own.
+fn ids(tokenizer: &Tokenizer, text: &str, guard: char) -> Result<Vec<u32>, ChatError> {
+    let control = tokenizer.find_control(text);
+    let whole = tokenizer.encode_trusted(&text.replace(guard, ""))?;
+    let found = whole.iter().copied().filter(|&id| tokenizer.is_control(id));
+    if found.eq(control.iter().map(|(_, id)| *id)) {
+        return Ok(whole);
+    }
+    let first = control.first().map_or(text.len(), |(range, _)| range.start);
+    let mut ids = tokenizer.encode(&text[..first].replace(guard, ""), Special::None)?;
+    let ends = control.iter().skip(1).map(|(range, _)| range.start).chain([text.len()]);
+    for ((range, id), end) in control.iter().zip(ends) {
+        ids.push(*id);
+        ids.extend(tokenizer.encode_after_control(&text[range.end..end].replace(guard, ""))?);
+    }
+    Ok(ids)
 }
 
 /// Unicode's private-use characters.

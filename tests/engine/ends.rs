@@ -25,6 +25,7 @@ fn a_stream_that_is_dropped_frees_its_sequence_from_any_state() {
     // While it decodes, and another waits.
     let mut decoding = engine.submit(generate(&text(&model, 20), endless()));
     let waiting = engine.submit(generate(&text(&model, 60), endless()));
+    assert!(matches!(decoding[0].blocking_next(), Some(Event::Started { .. })));
     assert!(matches!(decoding[0].blocking_next(), Some(Event::Token(_))));
     engine.status_when("one waits", |s| (s.running, s.waiting) == (1, 1));
     drop(waiting);

@@ -63,9 +63,12 @@ enum Read {
 /// Reads `stream`, and drops it after `events`.
 fn read_some(mut stream: EventStream, events: Option<usize>) -> Read {
     let Some(events) = events else { return Read::Whole(Box::new(read(stream))) };
-    let next = |stream: &mut EventStream| match stream.blocking_next() {
-        Some(Event::Token(token)) => Some(token.into()),
-        _ => None,
+    let next = |stream: &mut EventStream| loop {
+        match stream.blocking_next() {
+            Some(Event::Token(token)) => return Some(token.into()),
+            Some(Event::Started { .. }) => {}
+            _ => return None,
+        }
     };
     Read::Dropped((0..events).map_while(|_| next(&mut stream)).collect())
 }

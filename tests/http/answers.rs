@@ -83,6 +83,48 @@ fn a_stop_string_across_tokens_is_never_said() {
 }
 
 #[test]
+fn what_was_cached_is_told_also_when_a_stop_string_ends_the_answer() {
+    let server = Serving::start(&[]);
+    let prompt: Vec<u64> = (0..100).map(|n| 300 + n).collect();
+    let body = |more: Value| {
+        let mut body = json!({"prompt": prompt, "temperature": 0, "max_tokens": 40, "ignore_eos": true});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        body
+    };
+    let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].clone();
+    let first = server.ask(TEXT, &body(json!({})));
+    assert_eq!(cached(&first), 0);
+    let text = first["choices"][0]["text"].as_str().expect("a text");
+    let stop: String = text.chars().skip(4).take(6).collect();
+    let again = server.ask(TEXT, &body(json!({"n": 2})));
+    // Three blocks of 32.
+    assert_eq!(cached(&again), 96);
+    let stopped = server.ask(TEXT, &body(json!({"stop": stop})));
+    assert_eq!((&stopped["choices"][0]["finish_reason"], cached(&stopped)), (&json!("stop"), json!(96)), "{stopped}");
+    let options = json!({"stop": stop, "stream": true, "stream_options": {"include_usage": true}});
+    let events = server.events(TEXT, &body(options));
+    assert_eq!(cached(events.last().expect("events")), 96);
+}
+
+#[test]
+fn an_error_in_mid_stream_is_an_event_and_the_end() {
+    let server = Serving::start(&[]);
+    // So ambiguous that the work for a token grows with those before it, until it is too much.
+    let grammar = "start: e\ne: \"a\" | e e | e e e";
+    let body = json!({"prompt": "a a a", "max_tokens": 900, "min_tokens": 890, "stream": true,
+        "structured_outputs": {"grammar": grammar}});
+    let reply = server.post(TEXT, body.to_string().as_bytes());
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{reply:?}");
+    let events: Vec<&str> = reply.body.split("\n\n").filter(|event| event.starts_with("data: ")).collect();
+    let [before @ .., last] = events.as_slice() else { panic!("{reply:?}") };
+    assert!(!before.is_empty() && before.iter().all(|event| !event.contains("\"error\"")), "{before:?}");
+    let last: Value = serde_json::from_str(last.trim_start_matches("data: ")).expect("JSON");
+    assert_eq!(last["error"]["param"], "structured_outputs", "{last}");
+    assert_eq!(last["error"]["type"], "invalid_request_error", "{last}");
+    assert!(server.is_idle());
+}
+
+#[test]
 fn stop_tokens_lengths_and_ids() {
     let server = Serving::start(&[]);
     let body =
@@ -168,6 +210,7 @@ fn probes_models_and_the_description() {
     assert_eq!((&models["object"], &models["data"][0]["id"]), (&json!("list"), &json!("breeze")));
     assert_eq!(server.get("/v1/models/breeze").json(), models["data"][0]);
     assert!(models["data"][0]["hash"].as_str().is_some_and(|hash| hash.len() == 71 && hash.starts_with("blake3:")));
+    assert_eq!(models["data"][0]["license"], "apache-2.0", "its card says so");
     let description = server.get("/openapi.json").json();
     assert!(description["paths"]["/v1/chat/completions"]["post"].is_object());
 }

@@ -1,5 +1,7 @@
 //! Requests that cannot be answered: each has its exact status, code and parameter, and harms nobody.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::serving::{Reply, Serving};
@@ -9,6 +11,8 @@ const TEXT: &str = "/v1/completions";
 /// Tokens of Breeze's context, and of its vocabulary.
 const CONTEXT: u64 = 1024;
 const VOCAB: i64 = 2048;
+/// How long a constraint may take, whatever it is; many times what any does.
+const COMPILED: Duration = Duration::from_secs(20);
 
 /// A reply's status, code and parameter.
 fn outcome(reply: &Reply) -> (u16, Option<String>, Option<String>) {
@@ -246,10 +250,21 @@ fn the_context_is_filled_to_the_last_token_and_not_over() {
     assert_eq!(server.post(CHAT, &cut).status, 200);
 }
 
+/// A schema that has 2 to the power of `depth` parts if its references are written out.
+fn doubling(depth: usize) -> Value {
+    let twice = |n: usize| {
+        let next = json!({"$ref": format!("#/$defs/d{}", n + 1)});
+        let properties = json!({"a": next, "b": next});
+        json!({"type": "object", "properties": properties, "required": ["a", "b"], "additionalProperties": false})
+    };
+    let mut definitions: serde_json::Map<String, Value> = (0..depth).map(|n| (format!("d{n}"), twice(n))).collect();
+    definitions.insert(format!("d{depth}"), json!({"type": "string"}));
+    json!({"$ref": "#/$defs/d0", "$defs": definitions})
+}
+
 #[test]
 fn constraints_that_cannot_be_met_or_take_too_long() {
     let server = Serving::start(&[]);
-    let exponential = "(a{0,1000}){0,1000}(b{0,1000}){0,1000}";
     let mut nested = json!({"type": "string"});
     for _ in 0..40 {
         nested =
@@ -270,10 +285,29 @@ fn constraints_that_cannot_be_met_or_take_too_long() {
     ] {
         refused(&server, CHAT, &chat(changes), None, Some(param));
     }
-    // What would be huge if it were written out is followed as far as it is needed, or refused; never waited for.
-    for large in [json!({"json": nested}), json!({"regex": exponential})] {
+    // What would be huge if it were written out: written out it is too long, and what is exponential to find out is refused.
+    refused(
+        &server,
+        CHAT,
+        &chat(json!({"structured_outputs": {"json": nested}})),
+        None,
+        Some("structured_outputs.json"),
+    );
+    let patterns: serde_json::Map<String, Value> =
+        (10..40).map(|n| (format!("^(a|b)*a(a|b){{{n}}}$"), json!({"type": "string"}))).collect();
+    let overlapping = json!({"type": "object", "patternProperties": patterns, "additionalProperties": false});
+    let overlapping = chat(json!({"structured_outputs": {"json": overlapping}}));
+    refused(&server, CHAT, &overlapping, None, Some("structured_outputs"));
+    // What is short as it stands is followed only as far as the answer goes, and so costs nothing.
+    for large in [
+        json!({"json": doubling(40)}),
+        json!({"regex": "(a{0,1000}){0,1000}(b{0,1000}){0,1000}"}),
+        json!({"regex": "(a|b)*a(a|b){300}"}),
+    ] {
+        let begun = Instant::now();
         let reply = server.post(CHAT, &chat(json!({"structured_outputs": large})));
-        assert!(matches!(reply.status, 200 | 400), "{reply:?}");
+        assert_eq!(reply.status, 200, "{large}: {reply:?}");
+        assert!(begun.elapsed() < COMPILED, "{large}: {:?}", begun.elapsed());
         still_answers(&server);
     }
     // A good one after bad ones.

@@ -1,7 +1,10 @@
 //! Prompts and keys stay between client and model: nothing of them is logged, however much is, or said in an error.
 
+use std::io::Write;
+
 use serde_json::json;
 
+use crate::http2::{DATA, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, field, frame, frames};
 use crate::serving::{Reply, Serving};
 
 const KEY: &str = "sk-canary-key-5b1f0c";
@@ -55,6 +58,7 @@ fn prompts_and_keys_are_in_no_log_no_error_and_no_description() {
     for path in ["/openapi.json", "/version", "/v1/models", "/readyz"] {
         says_nothing(path, &ask(KEY, "GET", path, ""));
     }
+    heads_with_secrets(&server);
     server.signal("TERM");
     let outcome = server.outcome();
     let said = outcome.stdout + &outcome.stderr;
@@ -62,5 +66,46 @@ fn prompts_and_keys_are_in_no_log_no_error_and_no_description() {
     for secret in [KEY, WRONG, PROMPT] {
         let line = said.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret}");
+    }
+}
+
+/// Sends heads with all secrets in them, good and bad ones, in both versions of HTTP.
+fn heads_with_secrets(server: &Serving) {
+    for head in [
+        format!(
+            "GET /v1/{PROMPT} HTTP/1.1\r\nhost: {PROMPT}\r\nauthorization: Bearer {KEY}\r\nconnection: close\r\n\r\n"
+        ),
+        format!("GET / HTTP/1.1\r\nhost: x\r\nauthorization Bearer {KEY} {PROMPT}\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nauthorization: Bearer {KEY}\r\ncontent-length: {PROMPT}\r\n\r\n"),
+        format!("GET / HTTP/1.1\nauthorization: Bearer {KEY}\n\n"),
+    ] {
+        let status = server.raw(head.as_bytes()).status;
+        assert!(matches!(status, 400 | 404), "{head}: {status}");
+    }
+    let body = json!({"prompt": PROMPT, "max_tokens": 2}).to_string();
+    let common = [field(":method", "POST"), field(":scheme", "http"), field(":authority", PROMPT)].concat();
+    let asked = |key: &str, more: &[u8]| {
+        let path = field(":path", "/v1/completions");
+        let known = [field("authorization", &format!("Bearer {key}")), field("content-type", "application/json")];
+        [&common, &path, &known.concat(), more].concat()
+    };
+    let (end_of_head, end_of_body) = (4, 1);
+    for (head, answered) in [
+        (asked(KEY, &[]), true),
+        (asked(WRONG, &[]), true),
+        // A name in capitals, and a field of the connection's, are none in HTTP/2.
+        (asked(KEY, &field("X-Name", PROMPT)), false),
+        (asked(KEY, &field("connection", PROMPT)), false),
+    ] {
+        let mut stream = server.connect();
+        let sent = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, end_of_head, 1, &head)].concat();
+        let sent = [sent, frame(DATA, end_of_body, 1, body.as_bytes())].concat();
+        stream.write_all(&sent).expect("the server reads");
+        let last = if answered { DATA } else { RST_STREAM };
+        let frames = frames(&mut stream, last);
+        // What is malformed ends its stream, or its connection.
+        let wanted = if answered { [DATA, DATA] } else { [RST_STREAM, GOAWAY] };
+        assert!(frames.iter().any(|(kind, ..)| wanted.contains(kind)), "{head:?}: {frames:?}");
+        assert_eq!(frames.iter().any(|(kind, ..)| *kind == DATA), answered, "{frames:?}");
     }
 }

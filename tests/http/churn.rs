@@ -15,7 +15,7 @@ const TEXT: &str = "/v1/completions";
 /// Streams at once.
 const STREAMS: u64 = 64;
 /// So few keys and values fit that sequences lose theirs and are computed again.
-const KV_MEMORY: &str = "16777216";
+const KV_MEMORY: &str = "4194304";
 /// What a process may grow by once everything has been touched, in KiB: allocators keep some.
 const GROWTH: u64 = 48 << 10;
 
@@ -123,6 +123,9 @@ fn in_a_crowd_that_comes_and_goes_each_gets_what_it_would_get_alone() {
         sizes.push(resident(server.pid()));
     }
     assert!(sizes[1] < sizes[0] + GROWTH, "{sizes:?}");
+    let preemptions = server.engine()["preemptions"].as_u64().expect("a count");
+    assert!(preemptions > 0, "there was room for all: {:?}", server.engine());
+    println!("{preemptions} preemptions, resident {sizes:?} KiB");
     for (body, said) in &quiet {
         assert_eq!(streamed(&server.events(TEXT, body)), *said);
     }

@@ -1,8 +1,9 @@
-//! `bench engine` on the demo model, with numbers so small that only the shape of what it says counts.
+//! `bench engine` on the demo model, and `bench serve` on a server of it, with numbers so small that only the shape of what it says counts.
 
 use serde_json::{Value, json};
 
 use crate::run::{Outcome, run};
+use crate::serving::Serving;
 
 /// A prompt in two steps, two tokens, two rounds; a buffer of one piece.
 const TINY: [&str; 12] = [
@@ -100,4 +101,59 @@ fn bench_engine_refuses_what_cannot_be_measured() {
     refused(&["--kv-memory", "1000"], 1, "--kv-memory allows 1000");
     refused(&["--isa", "mmx"], 2, "portable");
     refused(&["--model", "demo", "--llama-bench", "nowhere"], 1, "GGUF");
+}
+
+/// `bench serve` with `args` on `server`: its report.
+fn load(server: &Serving, args: &[&str]) -> Value {
+    let endpoint = format!("http://{}", server.addr());
+    let Outcome { code, stdout, stderr } =
+        run(&[&["bench", "serve", "--endpoint", &endpoint, "--json"], args].concat());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    serde_json::from_str(&stdout).expect("one object")
+}
+
+#[test]
+fn bench_serve_counts_every_request_and_token() {
+    let server = Serving::start(&[]);
+    let report =
+        load(&server, &["--requests", "12", "--concurrency", "4", "--prompt-words", "9", "--output-tokens", "5"]);
+    assert_eq!((&report["requests"], &report["completed"], &report["errors"]), (&json!(12), &json!(12), &json!({})));
+    assert_eq!((&report["output_tokens"], &report["model"]), (&json!(60), &json!("breeze")));
+    assert!(report["prompt_tokens"].as_u64().is_some_and(|tokens| tokens >= 12 * 9), "{report}");
+    assert_eq!(
+        report["load"],
+        json!({"concurrency": 4, "rate": null, "prompt_words": 9, "output_tokens": 5, "seed": 0})
+    );
+    for times in ["ttft_ms", "itl_ms", "e2e_ms"] {
+        let [p50, p90, p99, max] =
+            ["p50", "p90", "p99", "max"].map(|key| report[times][key].as_f64().expect("a number"));
+        assert!(0.0 <= p50 && p50 <= p90 && p90 <= p99 && p99 <= max, "{report}");
+    }
+    assert!(report["ttft_ms"]["p50"].as_f64() <= report["e2e_ms"]["p50"].as_f64(), "{report}");
+    assert_eq!(report["goodput"], Value::Null);
+    assert!(server.is_idle());
+
+    // At a rate, with bounds that everything keeps and that nothing does.
+    let rate = ["--requests", "10", "--rate", "40", "--output-tokens", "3", "--allow-eos"];
+    let all = load(&server, &[&rate[..], &["--ttft", "60000"]].concat());
+    assert_eq!((&all["goodput"]["requests"], &all["load"]["rate"]), (&json!(10), &json!(40.0)));
+    let none = load(&server, &[&rate[..], &["--ttft", "0.001"]].concat());
+    assert_eq!((&none["goodput"]["requests"], &none["completed"]), (&json!(0), &json!(10)));
+}
+
+#[test]
+fn bench_serve_says_what_failed() {
+    let server = Serving::start(&[]);
+    let endpoint = format!("http://{}", server.addr());
+    let ask = |args: &[&str]| run(&[&["bench", "serve", "--endpoint", &endpoint, "--requests", "3"], args].concat());
+    let Outcome { code, stdout, stderr } = ask(&["--output-tokens", "5000"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(
+        stdout.contains("3: 400 context_length_exceeded") && stderr.contains("no request was answered"),
+        "{stdout}{stderr}"
+    );
+    server.signal("KILL");
+    server.outcome();
+    let Outcome { code, stdout, stderr } = ask(&[]);
+    assert_eq!((code, stdout.as_str()), (Some(3), ""), "{stderr}");
 }

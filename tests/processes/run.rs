@@ -1,7 +1,7 @@
 //! Runs the binary under a watchdog: to its end, or step by step.
 #![allow(dead_code, reason = "each test target uses its own part of it")]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The binary.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_tramontane");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tramontane");
 /// How long a process may take before the test fails; many times what any should.
 const WATCHDOG: Duration = Duration::from_secs(120);
 /// How often a condition outside our processes' pipes is looked at.
@@ -39,6 +39,16 @@ pub(crate) struct Running {
 /// Runs `tramontane` with `args` to its end.
 pub(crate) fn run(args: &[&str]) -> Outcome {
     Running::start(args).outcome()
+}
+
+/// Runs `tramontane` with `args` and `input` on stdin to its end.
+pub(crate) fn run_with_input(args: &[&str], input: &str) -> Outcome {
+    let mut running = Running::spawn_reading(Command::new(PROGRAM), args, WATCHDOG, Stdio::piped());
+    let mut stdin = running.child.stdin.take().expect("stdin is piped");
+    // One that has ended before it read everything says so by its exit code.
+    _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    running.outcome()
 }
 
 /// Runs `tramontane` with `args` where no file may become larger than `blocks` times 512 bytes (in some shells, 1024).
@@ -104,12 +114,16 @@ impl Running {
     }
 
     /// Starts `command`, which becomes `tramontane`, with `args`.
-    fn spawn(mut command: Command, args: &[&str], limit: Duration) -> Self {
+    fn spawn(command: Command, args: &[&str], limit: Duration) -> Self {
+        Self::spawn_reading(command, args, limit, Stdio::null())
+    }
+
+    fn spawn_reading(mut command: Command, args: &[&str], limit: Duration, stdin: Stdio) -> Self {
         let settings = std::env::vars_os().map(|(name, _)| name);
         settings
             .filter(|name| name.to_string_lossy().starts_with("TRAMONTANE_") || name == "RUST_LOG")
             .for_each(|name| _ = command.env_remove(name));
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let stdout = Pipe::read(child.stdout.take().expect("stdout is piped"));
         let stderr = Pipe::read(child.stderr.take().expect("stderr is piped"));

@@ -1,7 +1,6 @@
 //! A cluster in this process: expert nodes, reached directly or over gRPC on loopback, and a model's forward pass on them.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -143,7 +142,7 @@ async fn start_nodes(model: &Model, setup: &Setup, compute: &Compute) -> (Stores
 }
 
 /// Gives every node its share of the experts, and waits until they are held.
-async fn place(model: &Model, registry: &EmbeddedRegistry, following: &mut JoinSet<Result<Infallible, NodeError>>) {
+async fn place(model: &Model, registry: &EmbeddedRegistry, following: &mut JoinSet<Result<(), NodeError>>) {
     let nodes: Vec<NodeId> = registry.watch().current().nodes.keys().cloned().collect();
     let problem = Problem {
         model: model.id.clone(),

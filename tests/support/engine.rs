@@ -140,16 +140,23 @@ impl Drop for Running {
 
 /// Reads a stream to its end.
 pub(crate) fn read(mut stream: EventStream) -> Output {
-    let (mut tokens, mut prompt, mut embedding) = (Vec::new(), None, None);
+    let (mut tokens, mut prompt, mut embedding, mut started) = (Vec::new(), None, None, None);
     let end = loop {
         match stream.blocking_next().expect("a stream has an end") {
+            Event::Started { cached_tokens } => {
+                assert!(tokens.is_empty() && prompt.is_none() && embedding.is_none(), "before anything else");
+                assert_eq!(started.replace(cached_tokens), None, "once");
+            }
             Event::Token(token) => tokens.push(token.into()),
             Event::Prompt(entries) => {
                 assert!(tokens.is_empty() && prompt.is_none(), "once, before the tokens");
                 prompt = Some(entries.into_iter().map(|entry| entry.map(TokenBits::from)).collect());
             }
             Event::Embedding(values) => embedding = Some(values.into_iter().map(f32::to_bits).collect()),
-            Event::Finished { reason, usage } => break Ok((reason, usage)),
+            Event::Finished { reason, usage } => {
+                assert!(tokens.is_empty() || started == Some(usage.cached_tokens), "{started:?}: {usage:?}");
+                break Ok((reason, usage));
+            }
             Event::Failed(error) => break Err(error),
         }
     };

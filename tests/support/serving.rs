@@ -39,8 +39,8 @@ impl Serving {
     }
 
     /// The same for a process that may have no more than `files` files open.
-    pub(crate) fn start_with_files(files: u32) -> Self {
-        Self::ready(Running::start_with_files(files, &SERVE))
+    pub(crate) fn start_with_files(files: u32, args: &[&str]) -> Self {
+        Self::ready(Running::start_with_files(files, &[&SERVE, args].concat()))
     }
 
     /// The same for a process with these settings, which logs everything.

@@ -147,6 +147,19 @@ pub(crate) async fn drain(args: &DrainArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// Waits until `node` is out of the cluster, `patience` at most.
+async fn left(client: &mut AdminClient, node: &NodeId, patience: Duration) -> anyhow::Result<()> {
+    let end = Instant::now() + patience;
+    loop {
+        let view = client.status().await.map_err(failed)?.view;
+        let Some(record) = view.nodes.get(node) else { return Ok(()) };
+        if Instant::now() >= end {
+            bail!("after {patience:?} node {node} still holds {} experts; it goes on leaving", record.held.len());
+        }
+        sleep(LOOK).await;
+    }
+}
+
 async fn connect(args: &AskArgs) -> anyhow::Result<AdminClient> {
     AdminClient::connect(&args.endpoint).await.map_err(failed)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use tramontane_kernels::Isa;
 
+use super::load::LoadArgs;
 use crate::args::{KvArg, ModelArgs, nodes, threads, within};
 
 /// Tokens of a prompt, of a decode, positions before it, at most; the model's context bounds them further.
@@ -18,7 +19,8 @@ const EXAMPLES: &str = "\
 Examples:
   tramontane bench engine
   tramontane bench engine --model mixtral-q4_0.gguf --prompt-tokens 512 --tokens 64 --batch 1,8 --json
-  tramontane bench engine --model mixtral-q4_0.gguf --llama-bench ./llama.cpp/build/bin/llama-bench";
+  tramontane bench engine --model mixtral-q4_0.gguf --llama-bench ./llama.cpp/build/bin/llama-bench
+  tramontane bench serve --endpoint http://127.0.0.1:8080 --requests 200 --rate 4";
 
 /// Measures.
 #[derive(Debug, Args)]
@@ -31,7 +33,9 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Prefill and decode of random tokens in this process, with the code that `up` runs
-    Engine(EngineArgs),
+    Engine(Box<EngineArgs>),
+    /// Streams over a server's HTTP API, at a rate or so many at once: what their readers see
+    Serve(Box<LoadArgs>),
 }
 
 /// Measures the engine on a model, alone or in turn with others.
@@ -153,7 +157,7 @@ mod tests {
     fn parse(args: &[&str]) -> Result<EngineArgs, clap::Error> {
         let cli = Cli::try_parse_from([&["tramontane", "bench", "engine"], args].concat())?;
         match cli.command {
-            Command::Bench(BenchArgs { command: BenchCommand::Engine(args) }) => Ok(args),
+            Command::Bench(BenchArgs { command: BenchCommand::Engine(args) }) => Ok(*args),
             other => panic!("{other:?}"),
         }
     }

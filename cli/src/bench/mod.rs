@@ -1,8 +1,10 @@
-//! `tramontane bench`: how fast a model runs. `engine` measures the forward pass that `up` serves with, in this process.
+//! `tramontane bench`: how fast a model runs. `engine` measures the forward pass that `up` serves with, in this process; `serve` a server,
+//! from outside.
 
 mod args;
 mod cost;
 mod llama_bench;
+mod load;
 mod machine;
 mod measure;
 mod plan;
@@ -32,7 +34,8 @@ use crate::up::nodes;
 /// Measures what was asked for.
 pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
-        BenchCommand::Engine(args) => engine(args).await,
+        BenchCommand::Engine(args) => engine(*args).await,
+        BenchCommand::Serve(args) => load::run(*args).await,
     }
 }
 

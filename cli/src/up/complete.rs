@@ -96,7 +96,7 @@ pub(crate) async fn run(args: &PromptArgs, prompt: Prompt, engine: &dyn Engine) 
                 return Ok(Completion { prompt, tokens, text, reason, usage });
             }
             Event::Failed(error) => return Err(error.into()),
-            Event::Prompt(_) | Event::Embedding(_) => {}
+            Event::Started { .. } | Event::Prompt(_) | Event::Embedding(_) => {}
         }
     }
     Err(anyhow!("the engine has stopped"))

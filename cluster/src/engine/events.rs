@@ -13,6 +13,7 @@ use super::{EngineError, Event, FinishReason, MAX_EVENTS_BEHIND, Token, Usage};
 #[derive(Debug)]
 pub struct EventSender {
     events: mpsc::Sender<Event>,
+    started: bool,
     /// The place of the last event, so that there always is one; `None` once it is sent.
     end: Option<mpsc::OwnedPermit<Event>>,
 }
@@ -27,10 +28,22 @@ pub fn event_channel() -> (EventSender, EventStream) {
     let (events, stream) = mpsc::channel(MAX_EVENTS_BEHIND + 1);
     // A fresh channel has room, so there is a place.
     let end = events.clone().try_reserve_owned().ok();
-    (EventSender { events, end }, EventStream(stream))
+    (EventSender { events, started: false, end }, EventStream(stream))
 }
 
 impl EventSender {
+    /// Says that the prompt is computed, with so many of its tokens from the prefix cache. Only the first call does: a sequence
+    /// that lost its blocks computes its prompt again.
+    ///
+    /// # Errors
+    /// As [`EventSender::send`].
+    pub fn start(&mut self, cached_tokens: usize) -> Result<(), ReaderGone> {
+        if std::mem::replace(&mut self.started, true) {
+            return Ok(());
+        }
+        self.send_event(Event::Started { cached_tokens })
+    }
+
     /// Sends a token; never waits.
     ///
     /// # Errors

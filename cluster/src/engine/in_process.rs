@@ -192,6 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn a_request_starts_once() {
+        let (engine, inbox) = engine(1);
+        let mut stream = only(engine.submit(request(0)).expect("room"));
+        let mut events = sender(inbox.recv().expect("a submission"));
+        assert_eq!((events.start(3), events.send(token(1)), events.start(0)), (Ok(()), Ok(()), Ok(())));
+        events.finish(FinishReason::Length, USAGE);
+        assert_eq!(stream.blocking_next(), Some(Event::Started { cached_tokens: 3 }));
+        assert_eq!(stream.blocking_next(), Some(Event::Token(token(1))));
+        assert!(matches!(stream.blocking_next(), Some(Event::Finished { .. })));
+    }
+
+    #[test]
     fn a_full_queue_refuses_and_order_is_kept() {
         let (engine, inbox) = engine(2);
         let streams: Vec<_> = (0..2).map(|id| engine.submit(request(id)).expect("room")).collect();

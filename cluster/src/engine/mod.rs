@@ -94,6 +94,11 @@ pub enum Phase {
 /// One thing that happened to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// The prompt is computed. Comes once, before all that follows from it; not where nothing had to be computed.
+    Started {
+        /// Of the prompt, found in the prefix cache when the request was first run.
+        cached_tokens: usize,
+    },
     /// The prompt is computed, and its log-probabilities were asked for: one entry a position. The first position has
     /// nothing before it, and so no entry.
     Prompt(Vec<Option<Token>>),

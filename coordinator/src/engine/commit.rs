@@ -58,6 +58,10 @@ impl Work {
             }
         }
         if end >= prompt_len {
+            for choice in &mut live.choices {
+                // A reader who has gone is noticed at the next step.
+                let _ = choice.events.start(sequence.found());
+            }
             send_prompt(live);
         }
         if sampled > 0 {

@@ -6,6 +6,7 @@ use tramontane_cluster::engine::{Event, Task, ValidRequest};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Told {
     tokens: Vec<u32>,
+    started: bool,
     prompt: bool,
     embedding: bool,
 }
@@ -18,6 +19,7 @@ impl Told {
                 self.tokens.push(token.id);
                 true
             }
+            Event::Started { .. } => !std::mem::replace(&mut self.started, true),
             Event::Prompt(_) => !std::mem::replace(&mut self.prompt, true),
             Event::Embedding(_) => !std::mem::replace(&mut self.embedding, true),
             Event::Finished { .. } | Event::Failed(_) => true,

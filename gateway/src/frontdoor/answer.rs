@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::stream::SelectAll;
 use futures::{Stream, StreamExt};
@@ -13,9 +13,6 @@ use super::choice::{Choice, ChoiceUsage, End, Piece, Reason, SpokenToken, TextPi
 use super::job::Length;
 use super::tools::{ToolCall, ToolPiece};
 use crate::error::ApiError;
-
-/// The end of a choice of which only the prompt was wanted.
-const NOTHING: End = End { reason: Reason::Length, usage: ChoiceUsage { completion: 0, cached: None } };
 
 /// What the choices of a request have in common.
 pub(super) struct Group {
@@ -45,7 +42,7 @@ pub struct UsageSoFar {
     pub prompt: usize,
     /// Generated, by all choices.
     pub completion: usize,
-    /// Of the prompts, found in the prefix cache; `None` when not known.
+    /// Of the prompts, found in the prefix cache; `None` when no engine was asked.
     pub cached: Option<usize>,
 }
 
@@ -66,7 +63,7 @@ impl ChoiceEvents {
         let prompt_came = matches!(event, Event::Prompt(_));
         let mut pieces = self.choice.take(event)?;
         if prompt_came && self.length == Length::PromptOnly {
-            pieces.push(Piece::End(NOTHING));
+            pieces.push(Piece::End(nothing(self.choice.cached())));
             self.events = None;
         }
         if self.choice.has_ended() {
@@ -80,19 +77,26 @@ impl Stream for ChoiceEvents {
     type Item = Result<Step, ApiError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(events) = &mut self.events else { return Poll::Ready(None) };
-        let event = match events.poll_next_unpin(context) {
-            Poll::Pending => return Poll::Pending,
+        loop {
+            let Some(events) = &mut self.events else { return Poll::Ready(None) };
             // An engine ends each stream with an event that says how.
-            Poll::Ready(None) => Event::Failed(EngineError::Stopped),
-            Poll::Ready(Some(event)) => event,
-        };
-        let step = self.on(event);
-        if step.is_err() {
-            self.events = None;
+            let event = ready!(events.poll_next_unpin(context)).unwrap_or(Event::Failed(EngineError::Stopped));
+            let starts = matches!(event, Event::Started { .. });
+            let step = self.on(event);
+            if step.is_err() {
+                self.events = None;
+            }
+            // That it starts is nobody's news: a stream begins, and has its status, with what comes of it.
+            if !starts {
+                return Poll::Ready(Some(step));
+            }
         }
-        Poll::Ready(Some(step))
     }
+}
+
+/// The end of a choice of which only the prompt was wanted.
+fn nothing(cached: Option<usize>) -> End {
+    End { reason: Reason::Length, usage: ChoiceUsage { completion: 0, cached } }
 }
 
 /// An answer. Dropping it cancels what it still waits for.
@@ -134,7 +138,7 @@ impl Answer {
     /// Of prompts after which nothing is wanted, not even their log-probabilities.
     pub(super) fn of_prompts_alone(group: Group) -> Self {
         let mut answer = Self::new(group, SelectAll::new());
-        let step = |choice| Step { choice, pieces: vec![Piece::End(NOTHING)], generated: 0 };
+        let step = |choice| Step { choice, pieces: vec![Piece::End(nothing(None))], generated: 0 };
         answer.ready = (0..answer.generated.len()).map(step).collect();
         answer
     }

@@ -6,6 +6,7 @@ use tramontane_model::chat::{ChatError, ChatTemplate, GenerationPrompt, Message,
 use tramontane_model::tokenizer::Special;
 
 use super::job::{Job, Length};
+use super::native;
 use super::params::Parameters;
 use super::prompt::Truncate;
 use super::tools::{ToolCall, ToolChoice, ToolOffer};
@@ -93,20 +94,40 @@ impl FrontDoor {
         let Some(template) = &self.chat else {
             return Err(ApiError::param("messages", "the model has no chat template; use /v1/completions"));
         };
-        let mut messages = spoken(request);
-        let mut last = None;
-        if request.continue_final {
-            last = messages.pop_if(|message| message.role == Role::Assistant);
-            if last.is_none() {
+        let (turns, last) = match request.turns.split_last() {
+            Some((last, before)) if request.continue_final && last.speaker == Role::Assistant => (before, Some(last)),
+            _ if request.continue_final => {
                 let why = "`continue_final_message` wants the assistant's message last";
                 return Err(ApiError::param("continue_final_message", why));
             }
-        }
-        let mut ids = encode(template, self, messages)?;
+            _ => (&request.turns[..], None),
+        };
+        let mut ids = match own_form(template, self, turns, request)? {
+            Some(ids) => ids,
+            None => encode(template, self, spoken(turns, request))?,
+        };
         if let Some(last) = last {
-            ids.extend(self.tokenizer.encode(&last.content, Special::None)?);
+            ids.extend(self.tokenizer.encode(&said(last).content, Special::None)?);
         }
         Ok(ids)
+    }
+}
+
+/// In the template's own words for tools; `None` where there are no tools, or it has none, or refuses these messages in them.
+fn own_form(
+    template: &ChatTemplate,
+    front: &FrontDoor,
+    turns: &[ChatTurn],
+    request: &ChatRequest,
+) -> Result<Option<Vec<u32>>, ApiError> {
+    if !template.knows_tools() || !request.tools.is_open() {
+        return Ok(None);
+    }
+    let (messages, tools) =
+        (native::messages(turns, request.safe_prompt.then_some(SAFE_PROMPT))?, request.tools.native()?);
+    match template.encode_with_tools(&front.tokenizer, &messages, &tools, GenerationPrompt::Add) {
+        Err(ChatError::Refused { .. }) => Ok(None),
+        encoded => Ok(Some(encoded?)),
     }
 }
 
@@ -125,8 +146,8 @@ fn encode(template: &ChatTemplate, front: &FrontDoor, messages: Vec<Message>) ->
 }
 
 /// Messages as text alone: tools, their calls and answers as Mistral's templates write them.
-fn spoken(request: &ChatRequest) -> Vec<Message> {
-    let mut messages: Vec<Message> = request.turns.iter().map(said).collect();
+fn spoken(turns: &[ChatTurn], request: &ChatRequest) -> Vec<Message> {
+    let mut messages: Vec<Message> = turns.iter().map(said).collect();
     if request.tools.is_open() {
         let described = request.tools.described();
         // As in Mistral's templates, the tools stand before the last message of the user.
@@ -215,7 +236,7 @@ mod tests {
             ChatTurn { calls, ..turn(Role::Assistant, "") },
             ChatTurn { call_id: Some("abc".to_owned()), ..turn(Role::Tool, "4 \"x\"") },
         ];
-        let spoken = spoken(&ChatRequest { turns, ..ChatRequest::default() });
+        let spoken = spoken(&turns, &ChatRequest::default());
         assert_eq!(
             spoken[1],
             message(Role::Assistant, r#"[TOOL_CALLS] [{"name": "f", "arguments": {"a":1}, "id": "abc"}]"#)
@@ -229,7 +250,7 @@ mod tests {
     #[test]
     fn the_safe_prompt_comes_first() {
         let turns = vec![turn(Role::User, "?")];
-        let spoken = spoken(&ChatRequest { turns, safe_prompt: true, ..ChatRequest::default() });
+        let spoken = spoken(&turns, &ChatRequest { safe_prompt: true, ..ChatRequest::default() });
         assert_eq!((spoken.len(), spoken[0].role), (2, Role::System));
     }
 }

@@ -81,7 +81,7 @@ pub struct End {
 pub struct ChoiceUsage {
     /// Generated.
     pub completion: usize,
-    /// Of the prompt, found in the prefix cache; `None` where the engine was not heard out, since a stop string came first.
+    /// Of the prompt, found in the prefix cache; `None` where no engine was asked.
     pub cached: Option<usize>,
 }
 
@@ -107,6 +107,8 @@ pub(super) struct Choice {
     /// Tokens whose text is not out, each with where its text ends: characters of the whole text.
     waiting: VecDeque<(SpokenToken, usize)>,
     generated: usize,
+    /// Of the prompt, found in the prefix cache; `None` before the engine has started.
+    cached: Option<usize>,
     /// Characters decoded, and of them let out.
     decoded: usize,
     let_out: usize,
@@ -126,6 +128,7 @@ impl Choice {
             tools,
             waiting: VecDeque::new(),
             generated: 0,
+            cached: None,
             decoded: 0,
             let_out: 0,
             ended: false,
@@ -142,9 +145,18 @@ impl Choice {
         self.generated
     }
 
+    /// Of the prompt's tokens, those found in the prefix cache, as far as the engine has told.
+    pub(super) fn cached(&self) -> Option<usize> {
+        self.cached
+    }
+
     /// Takes the engine's next event.
     pub(super) fn take(&mut self, event: Event) -> Result<Vec<Piece>, ApiError> {
         match event {
+            Event::Started { cached_tokens } => {
+                self.cached = Some(cached_tokens);
+                Ok(Vec::new())
+            }
             Event::Prompt(tokens) => Ok(vec![Piece::Prompt(tokens)]),
             Event::Embedding(values) => Ok(vec![Piece::Embedding(values)]),
             Event::Token(token) => self.token(token),
@@ -166,7 +178,7 @@ impl Choice {
             Passed::Stopped(text) => {
                 self.say(text, &mut pieces);
                 self.speak_begun(&mut pieces);
-                let usage = ChoiceUsage { completion: self.generated, cached: None };
+                let usage = ChoiceUsage { completion: self.generated, cached: self.cached };
                 self.end(Reason::Stop, usage, &mut pieces);
             }
         }
@@ -201,7 +213,8 @@ impl Choice {
             FinishReason::Stop { .. } | FinishReason::Embedded => Reason::Stop,
             FinishReason::Length => Reason::Length,
         };
-        let usage = ChoiceUsage { completion: usage.completion_tokens, cached: Some(usage.cached_tokens) };
+        let usage =
+            ChoiceUsage { completion: usage.completion_tokens, cached: self.cached.or(Some(usage.cached_tokens)) };
         self.end(reason, usage, &mut pieces);
         Ok(pieces)
     }
@@ -279,8 +292,11 @@ mod tests {
         let tokenizer = Tokenizer::from_json(BREEZE).unwrap();
         let ids = tokenizer.encode(text, Special::None).unwrap();
         let mut choice = Choice::new(&tokenizer, &vec![1].into(), rules).unwrap();
-        let usage = Usage { prompt_tokens: 1, completion_tokens: ids.len(), cached_tokens: 0 };
-        let events = ids.iter().map(|&id| token(id)).chain([Event::Finished { reason: FinishReason::Length, usage }]);
+        let usage = Usage { prompt_tokens: 1, completion_tokens: ids.len(), cached_tokens: 1 };
+        let started = Event::Started { cached_tokens: 1 };
+        let tokens_sent = ids.iter().map(|&id| token(id));
+        let events =
+            [started].into_iter().chain(tokens_sent).chain([Event::Finished { reason: FinishReason::Length, usage }]);
         let (mut said, mut tokens, mut end) = (String::new(), Vec::new(), None);
         for event in events {
             for piece in choice.take(event).unwrap() {
@@ -306,7 +322,7 @@ mod tests {
         let (said, tokens, end) = say(text, &rules(&[]));
         let ids = Tokenizer::from_json(BREEZE).unwrap().encode(text, Special::None).unwrap();
         assert_eq!((said.trim_start(), tokens), (text, ids.clone()));
-        let usage = ChoiceUsage { completion: ids.len(), cached: Some(0) };
+        let usage = ChoiceUsage { completion: ids.len(), cached: Some(1) };
         assert_eq!(end, Some(End { reason: Reason::Length, usage }));
     }
 
@@ -315,7 +331,7 @@ mod tests {
         let (said, tokens, end) = say("one two three four", &rules(&["o thr"]));
         assert_eq!(said.trim_start(), "one tw");
         let end = end.unwrap();
-        assert_eq!((end.reason, end.usage.cached), (Reason::Stop, None));
+        assert_eq!((end.reason, end.usage.cached), (Reason::Stop, Some(1)));
         assert!(tokens.len() <= end.usage.completion, "{tokens:?}: {end:?}");
     }
 

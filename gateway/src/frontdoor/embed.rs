@@ -78,7 +78,7 @@ async fn vector(stream: &mut EventStream) -> Result<Vec<f32>, ApiError> {
             Event::Embedding(values) => vector = Some(values),
             Event::Failed(error) => return Err(error.into()),
             Event::Finished { .. } => break,
-            Event::Prompt(_) | Event::Token(_) => {}
+            Event::Started { .. } | Event::Prompt(_) | Event::Token(_) => {}
         }
     }
     vector.ok_or(ApiError::Internal { why: "the engine gave no embedding" })

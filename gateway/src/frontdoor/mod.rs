@@ -12,6 +12,7 @@ mod constraint;
 mod embed;
 mod job;
 mod model;
+mod native;
 mod numbers;
 mod params;
 mod prompt;

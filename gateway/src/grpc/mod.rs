@@ -1,4 +1,5 @@
-//! The front door over gRPC: the service `Inference` on the same core as HTTP, with health and reflection.
+//! The front door over gRPC: the service `Inference` on the same core as HTTP, and on connections with the same bounds and clocks;
+//! with health and reflection.
 
 mod read;
 mod service;
@@ -7,25 +8,23 @@ mod write;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tramontane_proto::INFERENCE_DESCRIPTORS;
 use tramontane_proto::v1::inference_server::{InferenceServer, SERVICE_NAME};
 
-use crate::http::{Gateway, MAX_RESETS, MAX_STREAMS};
+use crate::http::{Gateway, Speaks, Timeouts, serve};
 use service::Service;
 
 /// Largest request, in bytes; the same as HTTP's.
 pub const MAX_REQUEST_BYTES: usize = crate::http::MAX_BODY_BYTES;
 /// Largest message of an answer, in bytes: a prompt's log-probabilities, or the embeddings of one request.
 pub const MAX_REPLY_BYTES: usize = 64 << 20;
-/// How long a connection may be silent before it is asked whether it lives, and how long it has to answer.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+
 /// Says that a model is served, or not.
 #[derive(Clone)]
 pub struct Health(tonic_health::server::HealthReporter);
@@ -51,20 +50,15 @@ impl Health {
 /// A server that is about to serve.
 pub struct GrpcServer {
     health: Health,
-    serve: std::pin::Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>,
+    routes: Router,
 }
 
 impl GrpcServer {
-    /// Serves `gateway` on `listener` until `stop` says true. Health is "not serving" until it is told otherwise. Messages are
-    /// not compressed.
+    /// A server of `gateway`. Health is "not serving" until it is told otherwise. Messages are not compressed.
     ///
     /// # Errors
     /// The descriptors cannot be read.
-    pub async fn new(
-        listener: TcpListener,
-        gateway: Arc<Gateway>,
-        mut stop: watch::Receiver<bool>,
-    ) -> io::Result<Self> {
+    pub async fn new(gateway: Arc<Gateway>) -> io::Result<Self> {
         let (reporter, health_server) = tonic_health::server::health_reporter();
         let health = Health(reporter);
         health.leaving().await;
@@ -76,20 +70,11 @@ impl GrpcServer {
         let inference = InferenceServer::new(Service::new(gateway))
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_REPLY_BYTES);
-        let serve = Server::builder()
-            .max_concurrent_streams(MAX_STREAMS)
-            .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .tcp_nodelay(true)
-            .add_service(inference)
+        let routes = Routes::new(inference)
             .add_service(health_server)
             .add_service(reflection.map_err(io::Error::other)?)
-            .add_service(old_reflection.map_err(io::Error::other)?)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
-                _ = stop.wait_for(|&stop| stop).await;
-            });
-        Ok(Self { health, serve: Box::pin(serve) })
+            .add_service(old_reflection.map_err(io::Error::other)?);
+        Ok(Self { health, routes: routes.prepare().into_axum_router() })
     }
 
     /// What its health service says.
@@ -97,11 +82,8 @@ impl GrpcServer {
         self.health.clone()
     }
 
-    /// Serves to the end.
-    ///
-    /// # Errors
-    /// The transport's.
-    pub async fn run(self) -> io::Result<()> {
-        self.serve.await.map_err(io::Error::other)
+    /// Serves on `listener` until `stop` says true; then closes connections as soon as their calls have ended.
+    pub async fn run(self, listener: TcpListener, timeouts: Timeouts, stop: watch::Receiver<bool>) {
+        serve(listener, self.routes, Speaks::Http2, timeouts, stop).await;
     }
 }

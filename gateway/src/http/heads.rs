@@ -7,8 +7,9 @@
 
 /// Longest beginning of a line that is looked at, in bytes: longer names and values are none of ours.
 const MAX_LINE: usize = 256;
-/// What HTTP/2 begins with (RFC 9113, 3.4).
+/// What HTTP/2 begins with, and how many bytes belong to it behind that line (RFC 9113, 3.4).
 const HTTP2: &[u8] = b"PRI * HTTP/2.0";
+const HTTP2_REST: usize = 8;
 
 /// Follows the bytes of a connection.
 #[derive(Debug, Default)]
@@ -30,6 +31,10 @@ enum At {
     Fields,
     /// A body of which so much is to come.
     Body(u64),
+    /// What HTTP/2 begins with, of which so much is to come.
+    Preface(usize),
+    /// Frames of HTTP/2.
+    Frames,
     /// Nothing that could be misunderstood.
     Rest,
 }
@@ -46,7 +51,15 @@ impl Heads {
     pub(super) fn take(&mut self, mut bytes: &[u8]) -> Option<&'static str> {
         while let Some((&byte, rest)) = bytes.split_first() {
             match &mut self.at {
-                At::Rest => return None,
+                At::Rest | At::Frames => return None,
+                At::Preface(left) => {
+                    *left -= 1;
+                    if *left == 0 {
+                        self.at = At::Frames;
+                    }
+                    bytes = rest;
+                    continue;
+                }
                 At::Body(left) => {
                     let skipped = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= skipped as u64;
@@ -71,6 +84,11 @@ impl Heads {
         None
     }
 
+    /// Whether HTTP/2 is spoken: all that it begins with has come.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.at, At::Frames)
+    }
+
     fn line_ended(&mut self) -> Option<&'static str> {
         let line = std::mem::take(&mut self.line);
         if line.last != b'\r' {
@@ -80,7 +98,7 @@ impl Heads {
         match self.at {
             // Empty lines before a request are left out, as hyper does.
             At::Start if line.length == 1 => {}
-            At::Start if text == HTTP2 => self.at = At::Rest,
+            At::Start if text == HTTP2 => self.at = At::Preface(HTTP2_REST),
             At::Start => self.at = At::Fields,
             _ if line.length == 1 => return self.head_ended(),
             _ => return self.field(text),
@@ -155,6 +173,16 @@ mod tests {
         }
         let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(10_000));
         assert_eq!(read(long.as_bytes()), None);
+    }
+
+    #[test]
+    fn http2_is_known_by_its_whole_preface() {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        for (bytes, known) in [(&preface[..], true), (&preface[..23], false), (b"GET / HTTP/1.1\r\n\r\n", false)] {
+            let mut heads = Heads::default();
+            heads.take(bytes);
+            assert_eq!(heads.is_http2(), known, "{}", String::from_utf8_lossy(bytes));
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(super) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
     let begun = Instant::now();
     let counted = Counted::new(&gateway);
     let id = request_id(request.headers());
+    let connection = request.extensions().get::<Head>().cloned();
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut response = match admit(&gateway, &request) {
         Ok(caller) => {
@@ -41,6 +42,9 @@ pub(super) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
         Err(error) => error.into_response(),
     };
     let headers = response.headers_mut();
+    if let (Some(connection), true) = (connection, headers.contains_key(header::CONNECTION)) {
+        connection.leave_unread();
+    }
     headers.insert(REQUEST_ID, id);
     headers.insert("openai-processing-ms", HeaderValue::from(begun.elapsed().as_millis() as u64));
     if chunked {

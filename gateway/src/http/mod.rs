@@ -20,8 +20,7 @@ use tokio::sync::Notify;
 
 pub use body::{BODY_TIMEOUT, MAX_BODY_BYTES};
 pub(crate) use layers::Counted;
-pub use server::{CLOSING, Timeouts, bind, serve};
-pub(crate) use server::{MAX_RESETS, MAX_STREAMS};
+pub use server::{CLOSING, Speaks, Timeouts, bind, serve};
 
 use crate::error::ApiError;
 use crate::frontdoor::FrontDoor;

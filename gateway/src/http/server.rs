@@ -28,9 +28,9 @@ const BACKLOG: u32 = 1024;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_FIELDS: usize = 100;
 /// Most requests at once on an HTTP/2 connection.
-pub(crate) const MAX_STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 128;
 /// Most streams that a client may have reset before we looked at them; one more, and its connection ends (CVE-2023-44487).
-pub(crate) const MAX_RESETS: usize = 20;
+const MAX_RESETS: usize = 20;
 /// Bytes of an answer that wait for their reader in the process, a stream or connection, and in the system.
 const MAX_UNREAD: usize = 64 << 10;
 /// How often an HTTP/2 peer is asked whether it lives, and how long it may take to say so.
@@ -68,10 +68,29 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.1 or HTTP/2, as the client begins.
+    Http,
+    /// HTTP/2, as gRPC does.
+    Http2,
+}
+
 /// Serves `routes` until `stop` says true; then closes connections as soon as they have answered.
-pub async fn serve(listener: TcpListener, routes: Router, timeouts: Timeouts, mut stop: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    speaks: Speaks,
+    timeouts: Timeouts,
+    mut stop: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let builder = Arc::new(builder(timeouts));
+    let builder = match speaks {
+        Speaks::Http => builder(timeouts),
+        Speaks::Http2 => builder(timeouts).http2_only(),
+    };
+    let builder = Arc::new(builder);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -138,13 +157,15 @@ async fn connection(
     let (stream, head) = Guarded::new(stream, timeouts.read);
     let begun = Arc::new(AtomicBool::new(false));
     let asked = begun.clone();
+    let seen = head.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(head.clone());
         routes.clone().oneshot(request)
     });
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    // Before the first byte it is not known which HTTP it is, and none of hyper's clocks runs.
+    // Before the first byte it is not known which HTTP it is, and none of hyper's clocks runs. In HTTP/2 they do after its preface: a
+    // peer that lives may stay without a request.
     let mut silent = pin!(tokio::time::sleep(timeouts.head));
     let (mut watched, mut stopping) = (true, false);
     loop {
@@ -157,7 +178,7 @@ async fn connection(
             }
             () = silent.as_mut(), if watched => {
                 watched = false;
-                if !begun.load(Ordering::Relaxed) {
+                if !begun.load(Ordering::Relaxed) && !seen.is_http2() {
                     return;
                 }
             }

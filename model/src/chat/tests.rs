@@ -1,5 +1,7 @@
 //! Breeze's template and others; above all, users who spell control tokens.
 
+mod tools;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -10,6 +10,7 @@ mod error;
 mod files;
 pub mod gguf;
 mod layout;
+mod license;
 mod map;
 pub mod naming;
 mod open;

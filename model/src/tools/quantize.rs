@@ -38,6 +38,7 @@ pub fn quantize(
         None => {
             let mut keys = metadata::keys(&config, name)?;
             vocabulary::put(checkpoint, &config, &mut keys)?;
+            keys.extend(checkpoint.license().map(|license| ("general.license".to_owned(), license.as_str().into())));
             keys
         }
     };

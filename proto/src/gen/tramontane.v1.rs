@@ -2426,7 +2426,7 @@ pub struct EngineEvent {
     #[prost(uint32, tag = "1")]
     pub choice: u32,
     /// What happened.
-    #[prost(oneof = "engine_event::Event", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "engine_event::Event", tags = "2, 3, 4, 5, 6, 7")]
     pub event: ::core::option::Option<engine_event::Event>,
 }
 /// Nested message and enum types in `EngineEvent`.
@@ -2449,7 +2449,17 @@ pub mod engine_event {
         /// It has failed; the choice's last event.
         #[prost(message, tag = "6")]
         Failed(super::EngineFailure),
+        /// The prompt is computed; comes once, before what follows from it.
+        #[prost(message, tag = "7")]
+        Started(super::EngineStarted),
     }
+}
+/// The prompt is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineStarted {
+    /// Of the prompt, found in the prefix cache when the request was first run.
+    #[prost(uint64, tag = "1")]
+    pub cached_tokens: u64,
 }
 /// One entry a position.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3352,7 +3362,7 @@ pub struct TokenUsage {
     /// Generated, by all choices.
     #[prost(uint64, tag = "2")]
     pub completion_tokens: u64,
-    /// Of the prompts, found in the prefix cache; absent when a stop string ended the answer before the engine told.
+    /// Of the prompts, found in the prefix cache; absent when nothing had to be computed.
     #[prost(uint64, optional, tag = "3")]
     pub cached_tokens: ::core::option::Option<u64>,
 }

@@ -12,6 +12,7 @@ use crate::engine::{EngineError, EngineInfo, EngineStatus, Event, FinishReason, 
 pub(super) fn event_to_pb(place: usize, event: Event) -> pb::EngineEvent {
     use pb::engine_event::Event as Pb;
     let event = match event {
+        Event::Started { cached_tokens } => Pb::Started(pb::EngineStarted { cached_tokens: cached_tokens as u64 }),
         Event::Prompt(tokens) => {
             let position = |token: Option<Token>| pb::EnginePromptToken { token: token.map(token_to_pb) };
             Pb::Prompt(pb::EnginePromptTokens { positions: tokens.into_iter().map(position).collect() })
@@ -29,6 +30,10 @@ pub(super) fn event_to_pb(place: usize, event: Event) -> pb::EngineEvent {
 pub(super) fn event_from_pb(event: pb::EngineEvent) -> Result<(usize, Event), Malformed> {
     use pb::engine_event::Event as Pb;
     let what = match event.event.ok_or_else(|| Malformed::missing("event"))? {
+        // More than there are is as many as there can be.
+        Pb::Started(started) => {
+            Event::Started { cached_tokens: usize::try_from(started.cached_tokens).unwrap_or(usize::MAX) }
+        }
         Pb::Prompt(prompt) => {
             let positions = prompt.positions.into_iter().map(|position| position.token.map(token_from_pb).transpose());
             Event::Prompt(positions.collect::<Result<_, _>>()?)
@@ -221,6 +226,7 @@ mod tests {
             FinishReason::Embedded,
         ];
         let events = [
+            Event::Started { cached_tokens: 96 },
             Event::Prompt(vec![None, Some(token(7, vec![(1, -1e-30), (2, -9.5)]))]),
             Event::Embedding(vec![0.25, -1e30, f32::MIN_POSITIVE / 2.0]),
             Event::Token(token(u32::MAX, Vec::new())),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 use tramontane_cluster::engine::Constraint;
+use tramontane_model::chat::Json;
 use tramontane_model::tokenizer::Tokenizer;
 
 use super::{Expect, ToolCall, ToolParser};
@@ -166,6 +167,18 @@ impl ToolOffer {
         }
         schema.push('}');
         constraint::schema(PARAM, &schema).map(Some)
+    }
+
+    /// The tools as templates that know tools are given them.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`]: a schema is nested too deeply.
+    pub(crate) fn native(&self) -> Result<Vec<Json>, ApiError> {
+        let native = |tool: &Tool| {
+            let why = || format!("the parameters of {} are no JSON schema", tool.name);
+            Json::parse(&tool.json()).map_err(|_| ApiError::param("tools", why()))
+        };
+        self.callable().map(native).collect()
     }
 
     /// The tools as a model without a template for them is told.

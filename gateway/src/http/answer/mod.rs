@@ -32,7 +32,7 @@ pub(crate) struct UsageBody {
     pub completion_tokens: usize,
     /// Together.
     pub total_tokens: usize,
-    /// Of the prompts, where they came from; absent when a stop string ended the answer before the engine told.
+    /// Of the prompts, where they came from; absent when nothing had to be computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_tokens_details: Option<PromptDetails>,
 }
