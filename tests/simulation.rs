@@ -93,7 +93,7 @@ fn search<T: Send>(seeds: std::ops::Range<u64>, wanted: impl Fn(u64) -> Option<T
             }
         }
     };
-    std::thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(&work))));
+    std::thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(work))));
     let mut found = found.into_inner().expect("no panic");
     found.sort_by_key(|(seed, _)| *seed);
     found

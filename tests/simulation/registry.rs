@@ -233,7 +233,7 @@ impl World {
         }
         let joined = self.nodes[index].joined;
         let unwritten = std::mem::take(&mut self.registry.nodes.entry(index).or_default().1) == life;
-        if joined && (unwritten || !self.registry.records.contains_key(&id)) || unwritten {
+        if unwritten || joined && !self.registry.records.contains_key(&id) {
             self.after(MS, Event::Record(index, life));
         }
     }

@@ -126,18 +126,8 @@ pub(crate) async fn drain(args: &DrainArgs) -> anyhow::Result<u8> {
     let force = if args.force { Force::Yes } else { Force::No };
     let mut client = connect(&args.ask).await?;
     client.drain(&node, force).await.map_err(failed)?;
-    let end = Instant::now() + Duration::from_secs(args.deadline);
-    while !args.detach {
-        let view = client.status().await.map_err(failed)?.view;
-        let Some(record) = view.nodes.get(&node) else { break };
-        if Instant::now() >= end {
-            bail!(
-                "after {} s node {node} still holds {} experts; it goes on leaving",
-                args.deadline,
-                record.held.len()
-            );
-        }
-        sleep(LOOK).await;
+    if !args.detach {
+        left(&mut client, &node, Duration::from_secs(args.deadline)).await?;
     }
     let said = if args.detach { "is leaving" } else { "has left" };
     out(&match args.ask.output() {

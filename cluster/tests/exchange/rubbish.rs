@@ -37,6 +37,10 @@ impl Experts for Rubbish {
         Err(Status::unimplemented("not asked"))
     }
 
+    async fn leave(&self, _: Request<pb::LeaveRequest>) -> Result<Response<pb::LeaveReply>, Status> {
+        Err(Status::unimplemented("not asked"))
+    }
+
     async fn stats(&self, _: Request<pb::StatsRequest>) -> Result<Response<pb::StatsReply>, Status> {
         Err(Status::unimplemented("not asked"))
     }

@@ -101,7 +101,7 @@ mod tests {
     fn what_keeps_requests_from_being_served_comes_first() {
         let (all, ready) = ([record("a", 0..8), record("b", 0..8)], EngineStatus::default());
         let avoided = (Severity::Warn, "node b is avoided: late".to_owned());
-        assert_eq!(found(&all, &Health::Connected, Some(&ready)), [avoided.clone()]);
+        assert_eq!(found(&all, &Health::Connected, Some(&ready)), std::slice::from_ref(&avoided));
         let loading = (Severity::Err, "this coordinator has not loaded the model yet".to_owned());
         assert_eq!(found(&all, &Health::Connected, None), [loading]);
         // One of two is gone: the other is enough by now, but it lacks two.
