@@ -76,7 +76,7 @@ async fn several_processes_share_one_view_and_a_foreign_one_is_refused() {
     let _lease = one.join(record("a", [1])).await.expect("joined");
     shows(&two, |view| view.nodes.len() == 1).await;
     let twice = two.join(record("a", [2])).await.err();
-    assert!(matches!(&twice, Some(RegistryError::Refused { what, .. }) if what == "node a"), "{twice:?}");
+    assert_eq!(twice, Some(RegistryError::Taken { node: "a".into() }));
     let (options, mut other) = (etcd.options(), profile());
     other.quantization = "q8_0".into();
     let refused = EtcdRegistry::connect(&options, ModelId::from("m"), other)
