@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcd_client::{Client, Error};
+use etcd_client::{Client, Error, LeaseKeepAliveStream, LeaseKeeper};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{CALL_TIMEOUT, RETRY, within};
@@ -10,6 +10,16 @@ use crate::registry::RegistryError;
 
 /// A heartbeat's share of the lease's time.
 const BEATS: u32 = 3;
+
+/// What etcd says to a heartbeat.
+enum Answer {
+    /// The lease lives on.
+    Kept,
+    /// There is no such lease any more.
+    Gone,
+    /// Nothing.
+    Nothing,
+}
 
 /// A lease that etcd has granted.
 pub(super) struct Heart {
@@ -19,6 +29,8 @@ pub(super) struct Heart {
     /// When etcd was last asked and confirmed it.
     confirmed: Instant,
     next: Instant,
+    /// What heartbeats go over. One for all of them: HTTP/2 bears only so many streams that are given up.
+    line: Option<(LeaseKeeper, LeaseKeepAliveStream)>,
 }
 
 impl Heart {
@@ -28,7 +40,7 @@ impl Heart {
         let granted = within(client.lease_grant(ttl_seconds, None)).await?;
         // What etcd grants may be longer than what was asked for.
         let ttl = Duration::from_secs(granted.ttl().try_into().unwrap_or(1));
-        Ok(Self { client, lease: granted.id(), ttl, confirmed, next: confirmed + ttl / BEATS })
+        Ok(Self { client, lease: granted.id(), ttl, confirmed, next: confirmed + ttl / BEATS, line: None })
     }
 
     /// When the lease is over, unless etcd confirms it before.
@@ -43,18 +55,45 @@ impl Heart {
             sleep_until(self.next).await;
             let asked = Instant::now();
             let left = self.expires().saturating_duration_since(asked).clamp(2 * RETRY, 2 * CALL_TIMEOUT);
-            match timeout(left / 2, self.client.lease_keep_alive(self.lease)).await {
-                Ok(Ok(_)) => {
+            let had_line = self.line.is_some();
+            match timeout(left / 2, self.ask()).await.unwrap_or(Answer::Nothing) {
+                Answer::Kept => {
                     self.confirmed = asked;
                     self.next = asked + self.ttl / BEATS;
                 }
-                Ok(Err(Error::LeaseKeepAliveError(_))) => return,
-                Ok(Err(_)) | Err(_) => {
+                Answer::Gone => return,
+                // A line that broke in between two heartbeats says nothing of etcd: a new one is tried at once.
+                Answer::Nothing if had_line => self.next = Instant::now(),
+                Answer::Nothing => {
                     let now = Instant::now();
                     self.next = now + again_after(self.expires().saturating_duration_since(now));
                 }
             }
         }
+    }
+
+    /// One heartbeat. What fails or is given up takes its line along, so that no late answer is taken for a newer one's.
+    async fn ask(&mut self) -> Answer {
+        let line = match self.line.take() {
+            // The first heartbeat comes with a new line.
+            None => match self.client.lease_keep_alive(self.lease).await {
+                Ok(line) => line,
+                Err(Error::LeaseKeepAliveError(_)) => return Answer::Gone,
+                Err(_) => return Answer::Nothing,
+            },
+            Some((mut keeper, mut answers)) => {
+                if keeper.keep_alive().await.is_err() {
+                    return Answer::Nothing;
+                }
+                match answers.message().await {
+                    Ok(Some(answer)) if answer.ttl() > 0 => (keeper, answers),
+                    Ok(Some(_)) => return Answer::Gone,
+                    Ok(None) | Err(_) => return Answer::Nothing,
+                }
+            }
+        };
+        self.line = Some(line);
+        Answer::Kept
     }
 
     /// Gives the lease back, and everything under it.
