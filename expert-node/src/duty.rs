@@ -15,6 +15,17 @@ pub struct Duty {
     pub forget: BTreeSet<ExpertId>,
 }
 
+impl Duty {
+    /// The same, but the experts in `asked` are kept: others rely on them now, whatever the view says.
+    #[must_use]
+    pub fn sparing(mut self, asked: &BTreeSet<ExpertId>) -> Self {
+        let (kept, forget) = self.forget.into_iter().partition(|expert| asked.contains(expert));
+        let kept: BTreeSet<ExpertId> = kept;
+        self.publish.extend(kept);
+        Self { forget, ..self }
+    }
+}
+
 /// What a node keeps of what it holds and is not given: moved away, or loaded to rescue a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -78,6 +89,15 @@ mod tests {
         assert_eq!(duty, Some(Duty { load: vec![E[0]], publish: [].into(), forget: [E[1]].into() }));
         assert_eq!(of_a(&view(&[]), &[E[0]], &[E[0]], Keep::LastCopies), None);
         assert_eq!(of_a(&ClusterView::default(), &[E[0]], &[], Keep::LastCopies), None);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_not_forgotten_though_its_new_holder_has_it() {
+        let duty = of_a(&view(&[E[1], E[2]]), &[E[0], E[1]], &[E[0]], Keep::LastCopies).expect("something to do");
+        assert_eq!(duty.forget, [E[1]].into());
+        let spared = duty.clone().sparing(&[E[0], E[1]].into());
+        assert_eq!(spared, Duty { load: vec![], publish: [E[0], E[1]].into(), forget: [].into() });
+        assert_eq!(duty.clone().sparing(&BTreeSet::new()), duty);
     }
 
     #[test]

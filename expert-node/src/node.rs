@@ -1,6 +1,6 @@
 //! A node's life: it joins, loads what the placement gives it and publishes what it holds, while it serves; drained, it leaves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ use crate::{Duty, ExpertStore, Keep, duty};
 
 /// While experts are loaded, what is held is published this often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
+/// How long an expert that a rescue loaded is kept after it was last asked for, though the view says that another holds it. Who
+/// asked could not reach that one; and without the registry the view is old.
+const HELP_LASTS: Duration = Duration::from_secs(10);
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +108,14 @@ impl Node {
             if self.published.draining && is_drained(&view, &self.options.id) {
                 return Ok(());
             }
-            let Duty { load, publish, forget } = self.duty(&view, &held, keep);
+            let (mut duty, asked) = (self.duty(&view, &held, keep), self.rescued());
+            let mut look_again = None;
+            if keep == Keep::LastCopies {
+                let helped = asked.iter().filter(|(expert, _)| duty.forget.contains(expert));
+                look_again = helped.map(|(_, &at)| at.saturating_duration_since(self.started) + HELP_LASTS).min();
+                duty = duty.sparing(&asked.into_keys().collect());
+            }
+            let Duty { load, publish, forget } = duty;
             let next = self.failures.next(&load, self.started.elapsed());
             let record = record(&self.options, publish, draining);
             // In mid-load the record may lag a little; what is given up, and that the node leaves, must not.
@@ -121,12 +131,18 @@ impl Node {
             }
             match next {
                 Ok(expert) => keep = self.load(expert, &view, &held, keep).await?,
-                Err(again) => match self.wait(&mut leaving, again).await {
+                Err(again) => match self.wait(&mut leaving, again.into_iter().chain(look_again).min()).await {
                     Woken::Changed => {}
                     Woken::Over(source) => return Err(self.over(source)),
                 },
             }
         }
+    }
+
+    /// Experts that a rescue loaded, and which were asked for lately; when each was last.
+    fn rescued(&self) -> BTreeMap<ExpertId, Instant> {
+        let now = Instant::now();
+        self.store.rescued(now.checked_sub(HELP_LASTS).unwrap_or(now))
     }
 
     fn duty(&self, view: &ClusterView, held: &BTreeSet<ExpertId>, keep: Keep) -> Duty {
@@ -156,7 +172,7 @@ impl Node {
         Ok(Keep::LastCopies)
     }
 
-    /// Until something is another, or a failed load may be tried `again`.
+    /// Until something is another, or it is time to look `again`.
     async fn wait(&mut self, leaving: &mut watch::Receiver<bool>, again: Option<Duration>) -> Woken {
         let again = again.map(|at| (self.started + at).into());
         let due = async {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
@@ -29,6 +30,8 @@ pub struct ExpertStore {
     held: RwLock<BTreeMap<ExpertId, Arc<Expert>>>,
     /// Woken when an expert was loaded.
     loaded: Notify,
+    /// Experts loaded for a rescue, and when they were last asked for. Bounded by the experts there are.
+    rescued: Mutex<BTreeMap<ExpertId, Instant>>,
     /// Whether the node is to leave.
     leaving: watch::Sender<bool>,
     received: Mutex<BTreeMap<ExpertId, u64>>,
@@ -66,6 +69,7 @@ impl ExpertStore {
             packing,
             held: RwLock::default(),
             loaded: Notify::new(),
+            rescued: Mutex::default(),
             leaving: watch::Sender::new(false),
             received: Mutex::default(),
             workspaces: Mutex::default(),
@@ -109,6 +113,14 @@ impl ExpertStore {
     /// Waits until an expert has been loaded since this was last awaited to its end. For one caller at a time.
     pub(crate) async fn loaded(&self) {
         self.loaded.notified().await;
+    }
+
+    /// The experts that were loaded for a rescue and asked for since `since`, and when each was last. Others are no longer
+    /// taken for rescued.
+    pub(crate) fn rescued(&self, since: Instant) -> BTreeMap<ExpertId, Instant> {
+        let mut rescued = lock(&self.rescued);
+        rescued.retain(|_, asked| *asked >= since);
+        rescued.clone()
     }
 
     /// Whether the node is to leave, and when that changes.
@@ -170,6 +182,7 @@ impl ExpertStore {
                 let Some(bad) = bad else {
                     self.put(&work, &workspace.out, &mut answers);
                     *lock(&self.received).entry(work.id).or_default() += work.rows.len() as u64;
+                    lock(&self.rescued).entry(work.id).and_modify(|asked| *asked = Instant::now());
                     continue;
                 };
                 let batch = work.rows[bad].batch;
@@ -257,7 +270,10 @@ impl ExpertServer for ExpertStore {
                 why: format!("model {model} is asked for, {} is served", self.model),
             });
         }
-        experts.iter().try_for_each(|&expert| self.load(expert))
+        experts.iter().try_for_each(|&expert| {
+            lock(&self.rescued).insert(expert, Instant::now());
+            self.load(expert)
+        })
     }
 
     fn received(&self) -> BTreeMap<ExpertId, u64> {
