@@ -21,7 +21,8 @@ fn refused(args: &[&str], code: i32, words: &[&str]) {
 #[test]
 fn a_node_whose_registry_is_out_of_reach_or_of_no_kind() {
     refused(&["expert-node", "--registry", NOBODY], 3, &[NOBODY, "refused"]);
-    refused(&["expert-node", "--registry", "etcd://x"], 1, &["etcd://x", "does not begin with tramontane://"]);
+    refused(&["expert-node", "--registry", "etcd://x"], 1, &["etcd://x", "is no host:port"]);
+    refused(&["expert-node", "--registry", "http://x:1"], 1, &["http://x:1", "neither etcd:// nor tramontane://"]);
 }
 
 #[test]
