@@ -20,7 +20,7 @@ use table::terminal_width;
 use crate::output::out;
 use crate::{EXIT_DEGRADED, Unreachable};
 
-/// How often `--watch` prints, and a drain is looked after.
+/// How often `--watch` prints.
 const AGAIN: Duration = Duration::from_secs(2);
 /// How often a drain is looked after.
 const LOOK: Duration = Duration::from_millis(250);
