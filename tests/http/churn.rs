@@ -103,7 +103,7 @@ fn in_a_crowd_that_comes_and_goes_each_gets_what_it_would_get_alone() {
     });
     let quiet: Vec<(Value, Said)> = quiet.collect();
     let long = std::env::var_os("TRAMONTANE_LONG").is_some();
-    let rounds = if long { [120, 480] } else { [6, 10] }.map(Duration::from_secs);
+    let rounds = if long { [120, 480] } else { [8, 12] }.map(Duration::from_secs);
     let mut sizes = Vec::new();
     for (round, length) in (1_u64..).zip(rounds) {
         let end = Instant::now() + length;
