@@ -31,3 +31,8 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_secs(60);
 /// How often etcd is asked whether it has.
 const POLL: Duration = Duration::from_millis(10);
+
+/// Whether the long forms are asked for.
+fn long() -> bool {
+    std::env::var_os("TRAMONTANE_LONG").is_some()
+}

@@ -1,7 +1,6 @@
 //! Serving: the front door on an engine, from the first connection to the last answer.
 
 use std::future::pending;
-use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +24,7 @@ use tramontane_model::tokenizer::Tokenizer;
 use tramontane_router::NumericProfile;
 
 use crate::args::ServeArgs;
+use crate::files::read_text;
 use crate::output;
 use crate::signals::Signals;
 
@@ -198,11 +198,5 @@ pub(crate) fn front_door(
 
 fn read_keys(path: &Path) -> anyhow::Result<Keys> {
     let failed = || format!("cannot use the keys in {}", path.display());
-    let file = std::fs::File::open(path).with_context(failed)?;
-    let mut text = String::new();
-    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).with_context(failed)?;
-    if read as u64 > MAX_FILE_BYTES {
-        bail!("{}: more than {MAX_FILE_BYTES} bytes", path.display());
-    }
-    Keys::parse(&text).with_context(failed)
+    Keys::parse(&read_text(path, MAX_FILE_BYTES).with_context(failed)?).with_context(failed)
 }

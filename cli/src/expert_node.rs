@@ -1,33 +1,28 @@
 //! The role `expert-node`: a process that joins a registry and serves its experts over gRPC.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tramontane_cluster::ServerError;
 use tramontane_cluster::exchange::ExpertServer;
 use tramontane_cluster::exchange::grpc::serve_experts;
-use tramontane_cluster::registry::{Registry, RegistryError};
+use tramontane_cluster::registry::RegistryError;
 use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::NodeId;
 
 use crate::args::NodeArgs;
 use crate::model::Model;
-use crate::registry::open;
+use crate::registry::{open, take_name};
 use crate::signals::Signals;
 
 /// How long a node that has left still answers coordinators that have not heard of it.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long it waits between two tries to take the name of a node whose lease has not ended yet: its own, before it was started again.
-const TAKEN_AGAIN: Duration = Duration::from_millis(500);
-/// How much longer than a lease lasts it tries.
-const TAKEN_SLACK: Duration = Duration::from_secs(5);
 
 /// Runs until it is told to stop and others have its experts, or until its registry is gone for good.
 pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
@@ -45,9 +40,10 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { _ = stopped.await };
     let mut served = tokio::spawn(serve_experts(store.clone(), profile, listener, shutdown));
-    let lease = Duration::from_secs(args.registry.lease);
+    let is_taken = |error: &_| matches!(error, NodeError::Registry { source: RegistryError::Taken { .. }, .. });
+    let join = async || Node::join(options.clone(), store.clone(), registry.as_ref()).await;
     let node = tokio::select! {
-        joined = join(options, store.clone(), registry.as_ref(), lease) => joined?,
+        joined = take_name(&args.registry, is_taken, join) => joined?,
         () = signals.next() => return Ok(()),
     };
     tracing::info!(node = %id, %addr, cluster = args.registry.cluster, "joined");
@@ -82,26 +78,8 @@ async fn end_of(served: &mut JoinHandle<Result<(), ServerError>>) -> anyhow::Res
     served.await.context("the experts' server")?.context("the experts' server")
 }
 
-/// Joins. A name that is taken may be its own, from before it was started again: that ends with the lease.
-async fn join(
-    options: NodeOptions,
-    store: Arc<ExpertStore>,
-    registry: &dyn Registry,
-    lease: Duration,
-) -> Result<Node, NodeError> {
-    let end = Instant::now() + lease + TAKEN_SLACK;
-    loop {
-        match Node::join(options.clone(), store.clone(), registry).await {
-            Err(NodeError::Registry { source: RegistryError::Taken { .. }, .. }) if Instant::now() < end => {
-                sleep(TAKEN_AGAIN).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// Follows the placement until an operator has it leave; after a signal leaves when others have what the node holds, at the latest after `patience` or with a
-/// second signal.
+/// Follows the placement until an operator has it leave; after a signal leaves when others have what the node holds, at the
+/// latest after `patience` or with a second signal.
 async fn stay(node: Node, store: &ExpertStore, signals: &mut Signals, patience: Duration) -> Result<(), NodeError> {
     let following = node.follow();
     tokio::pin!(following);

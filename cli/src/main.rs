@@ -16,6 +16,7 @@ mod demo;
 mod door;
 mod engine;
 mod expert_node;
+mod files;
 mod gateway;
 mod model;
 mod models;

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tramontane_cluster::ServerError;
 use tramontane_cluster::engine::grpc::serve_engine;
 use tramontane_cluster::engine::{Engine, InProcessEngine, Phase};
@@ -16,17 +16,13 @@ use tramontane_cluster::registry::RegistryError;
 use tramontane_cluster::registry::directory::{Announcement, Directory, EngineId, EngineRecord};
 use tramontane_router::NumericProfile;
 
-use crate::registry::RegistryArgs;
+use crate::registry::{RegistryArgs, take_name};
 use crate::signals::Signals;
 
 /// How often it is looked whether the engine drains, or has nothing any more.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long gateways' requests have to end once the engine drains; then they are taken up elsewhere.
 const PATIENCE: Duration = Duration::from_secs(45);
-/// How long it waits between two tries to take a name whose lease has not ended yet: its own, before it was started again.
-const TAKEN_AGAIN: Duration = Duration::from_millis(500);
-/// How much longer than a lease lasts it tries.
-const TAKEN_SLACK: Duration = Duration::from_secs(5);
 
 /// Where gateways will reach the engine.
 pub(crate) struct Listener {
@@ -69,24 +65,10 @@ impl Offer<'_> {
         let served = tokio::spawn(serve_engine(Arc::new(engine.clone()), listener, shutdown));
         let info = engine.info().clone();
         let record = EngineRecord { id, addr: addr.to_string(), info, profile, draining: false };
-        let announcement = announce(directory.as_ref(), &record, Duration::from_secs(registry.lease)).await?;
+        let is_taken = |error: &_| matches!(error, RegistryError::EngineTaken { .. });
+        let announcement = take_name(registry, is_taken, async || directory.announce(record.clone()).await).await?;
         tracing::info!(engine = %record.id, %addr, "announced");
         Ok(Offered { engine: engine.clone(), record, announcement, directory, served, stop })
-    }
-}
-
-/// Announces. A name that is taken may be its own, from before it was started again: that ends with the lease.
-async fn announce(
-    directory: &dyn Directory,
-    record: &EngineRecord,
-    lease: Duration,
-) -> Result<Box<dyn Announcement>, RegistryError> {
-    let end = Instant::now() + lease + TAKEN_SLACK;
-    loop {
-        match directory.announce(record.clone()).await {
-            Err(RegistryError::EngineTaken { .. }) if Instant::now() < end => sleep(TAKEN_AGAIN).await,
-            outcome => return outcome,
-        }
     }
 }
 

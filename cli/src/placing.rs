@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tramontane_cluster::registry::Registry;
 use tramontane_coordinator::placement::{control, follow_loads};
 use tramontane_router::placement::{ControllerPolicy, Desire, ExpertSize, NodeRoom, Problem, solve};
-use tramontane_router::{ClusterView, ExpertId, NodeRecord};
+use tramontane_router::{ClusterView, ExpertId};
 
 use crate::model::Model;
 use crate::progress::Progress;
@@ -23,11 +23,10 @@ const NAMED: usize = 5;
 /// Places the model's experts on the nodes that are there, each on one.
 pub(crate) async fn place_once(model: &Model, registry: &dyn Registry) -> anyhow::Result<()> {
     let view = registry.watch().current();
-    let room = |n: &NodeRecord| NodeRoom { id: n.id.clone(), capacity: n.capacity, draining: n.draining };
     let problem = Problem {
         model: model.id.clone(),
         experts: sizes(model),
-        nodes: view.nodes.values().map(room).collect(),
+        nodes: view.nodes.values().map(NodeRoom::from).collect(),
         replicas: 1,
     };
     let failed = || format!("the experts do not fit on {} nodes", view.nodes.len());

@@ -13,12 +13,17 @@ use tramontane_cluster::registry::served::ServedRegistry;
 use tramontane_cluster::registry::{Registry, RegistryError};
 
 use crate::Unreachable;
+use crate::files::read_text;
 use crate::model::Model;
 
 /// How long a process that starts waits for its registry.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long it waits between two tries.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long it waits between two tries to take a name that is taken.
+const TAKEN_AGAIN: Duration = Duration::from_millis(500);
+/// How much longer than a lease lasts it tries.
+const TAKEN_SLACK: Duration = Duration::from_secs(5);
 /// Bytes of a password's or a certificate's file, at most.
 const MAX_SECRET: u64 = 1 << 20;
 /// Scheme of a registry that `up --processes` serves.
@@ -126,6 +131,22 @@ async fn patiently<T>(url: &str, connect: impl AsyncFn() -> Result<T, RegistryEr
     }
 }
 
+/// Takes a name by `take`, which tells a name that is taken by an error that `is_taken`. It may be this process's own, from
+/// before it was started again, and ends with that one's lease: so long, and a little longer, it is tried again.
+pub(crate) async fn take_name<T, E>(
+    args: &RegistryArgs,
+    is_taken: impl Fn(&E) -> bool,
+    take: impl AsyncFn() -> Result<T, E>,
+) -> Result<T, E> {
+    let end = Instant::now() + Duration::from_secs(args.lease) + TAKEN_SLACK;
+    loop {
+        match take().await {
+            Err(error) if is_taken(&error) && Instant::now() < end => sleep(TAKEN_AGAIN).await,
+            outcome => return outcome,
+        }
+    }
+}
+
 fn failed(url: &str, error: RegistryError) -> anyhow::Error {
     let lost = matches!(error, RegistryError::Lost { .. });
     let error = anyhow::Error::new(error).context(format!("registry {url}"));
@@ -136,24 +157,18 @@ fn options(args: &RegistryArgs) -> anyhow::Result<EtcdOptions> {
     let mut options = EtcdOptions::parse(&args.registry, &args.cluster)?;
     options.ttl = Duration::from_secs(args.lease);
     if let (Some(user), Some(file)) = (&args.etcd_user, &args.etcd_password_file) {
-        let password = String::from_utf8(secret(file)?).with_context(|| format!("{}: no UTF-8", file.display()))?;
-        options.user = Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned()));
+        options.user = Some((user.clone(), secret(file)?.trim_end_matches(['\r', '\n']).to_owned()));
     }
     if let Some(authority) = &args.etcd_ca_file {
         let identity = match (&args.etcd_cert_file, &args.etcd_key_file) {
-            (Some(certificate), Some(key)) => Some((secret(certificate)?, secret(key)?)),
+            (Some(certificate), Some(key)) => Some((secret(certificate)?.into(), secret(key)?.into())),
             _ => None,
         };
-        options.tls = Some(EtcdTls { authority: secret(authority)?, identity, domain: None });
+        options.tls = Some(EtcdTls { authority: secret(authority)?.into(), identity, domain: None });
     }
     Ok(options)
 }
 
-fn secret(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let failed = || format!("cannot read {}", path.display());
-    let bytes = std::fs::metadata(path).with_context(failed)?.len();
-    if bytes > MAX_SECRET {
-        bail!("{}: {bytes} bytes, over {MAX_SECRET}", path.display());
-    }
-    std::fs::read(path).with_context(failed)
+fn secret(path: &Path) -> anyhow::Result<String> {
+    read_text(path, MAX_SECRET).with_context(|| format!("cannot read {}", path.display()))
 }

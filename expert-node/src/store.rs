@@ -182,7 +182,9 @@ impl ExpertStore {
                 let Some(bad) = bad else {
                     self.put(&work, &workspace.out, &mut answers);
                     *lock(&self.received).entry(work.id).or_default() += work.rows.len() as u64;
-                    lock(&self.rescued).entry(work.id).and_modify(|asked| *asked = Instant::now());
+                    if let Some(asked) = lock(&self.rescued).get_mut(&work.id) {
+                        *asked = Instant::now();
+                    }
                     continue;
                 };
                 let batch = work.rows[bad].batch;

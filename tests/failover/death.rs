@@ -6,15 +6,12 @@ use std::time::Duration;
 
 use crate::dice::Dice;
 use crate::fleet::{Fleet, Size};
+use crate::long;
 use crate::run::until;
 use crate::traffic::{Quiet, Traffic};
 
 /// Streams that run at a time.
 const STREAMS: u64 = 4;
-
-fn long() -> bool {
-    std::env::var_os("TRAMONTANE_LONG").is_some()
-}
 
 #[test]
 fn streams_survive_the_death_of_any_node_at_any_moment() {

@@ -1,14 +1,12 @@
 //! A cluster: etcd, expert nodes and coordinators, each a process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::etcd_server::Etcd;
+use crate::etcd_server::{Etcd, free_port};
 use crate::proxy::Proxy;
 use crate::run::{Running, holds_in_time, run};
 use crate::serving::Serving;
@@ -119,7 +117,7 @@ impl Fleet {
 
     /// Starts a node that coordinators reach over a wire.
     pub(crate) fn start_node_behind_a_wire(&mut self, id: &str) -> Proxy {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").to_string();
+        let free = format!("127.0.0.1:{}", free_port());
         let proxy = Proxy::to(free.clone(), &self.runtime);
         self.start_node(id, &["--listen", &free, "--advertise", &proxy.addr]);
         proxy
@@ -148,9 +146,7 @@ impl Fleet {
 
     /// Sends a node a signal.
     pub(crate) fn signal(&self, id: &str, name: &str) {
-        let pid = self.nodes[id].pid().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+        self.nodes[id].signal(name);
     }
 
     /// Takes a node's process out, for whoever waits for its end.

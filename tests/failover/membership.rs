@@ -5,12 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::fleet::{Fleet, Size};
+use crate::long;
 use crate::run::{run, until};
 use crate::traffic::{Quiet, Traffic};
-
-fn long() -> bool {
-    std::env::var_os("TRAMONTANE_LONG").is_some()
-}
 
 #[test]
 fn nodes_join_and_leave_while_streams_run() {

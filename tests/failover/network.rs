@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::fleet::{Fleet, Size};
+use crate::long;
 use crate::proxy::Weather;
 use crate::run::until;
 use crate::traffic::{Quiet, Traffic};
@@ -16,8 +17,7 @@ fn streams_survive_every_weather_between_coordinator_and_node() {
     let proxy = fleet.start_node_behind_a_wire("w");
     fleet.until_settled();
     let traffic = Traffic::start(fleet.coordinator(), &quiet, 4);
-    let long = std::env::var_os("TRAMONTANE_LONG").is_some();
-    let length = Duration::from_secs(if long { 20 } else { 3 });
+    let length = Duration::from_secs(if long() { 20 } else { 3 });
     for weather in [Weather::FlippedBits, Weather::NoAnswers, Weather::Silence, Weather::Slow, Weather::Cut] {
         let before = proxy.harmed();
         proxy.make(weather);

@@ -158,6 +158,12 @@ impl Running {
         self.stdout.close();
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+    }
+
     /// Sends SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("our child can be killed");

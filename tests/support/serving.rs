@@ -141,8 +141,7 @@ impl Serving {
 
     /// Sends the process a signal.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = std::process::Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+        self.running.signal(name);
     }
 
     /// Waits for the process to end.

@@ -1,12 +1,13 @@
 //! Where a server is, and the key for it.
 
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use http::Uri;
+
+use crate::files::read_text;
 
 /// Largest file of a key, in bytes.
 const MAX_KEY_BYTES: u64 = 4096;
@@ -101,12 +102,10 @@ fn address(text: &str) -> Result<Address, String> {
 
 fn read_key(path: &Path) -> anyhow::Result<String> {
     let failed = || format!("cannot use the key in {}", path.display());
-    let mut text = String::new();
-    let file = std::fs::File::open(path).with_context(failed)?;
-    let read = file.take(MAX_KEY_BYTES + 1).read_to_string(&mut text).with_context(failed)?;
+    let text = read_text(path, MAX_KEY_BYTES).with_context(failed)?;
     let key = text.trim();
-    if read as u64 > MAX_KEY_BYTES || key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        bail!("{}: one printable word is wanted, of at most {MAX_KEY_BYTES} bytes", path.display());
+    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!("{}: one printable word is wanted", path.display());
     }
     Ok(key.to_owned())
 }

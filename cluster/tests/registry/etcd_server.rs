@@ -123,7 +123,8 @@ impl Drop for Etcd {
     }
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on now.
+pub(crate) fn free_port() -> u16 {
     Listener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
 }
 

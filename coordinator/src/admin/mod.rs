@@ -72,16 +72,11 @@ impl ClusterAdmin {
 
     /// Whether the nodes but `node` have room for one replica of everything.
     fn fits_without(&self, view: &ClusterView, node: &NodeId) -> Result<(), AdminError> {
-        let others = view.nodes.iter().filter(|(id, other)| *id != node && !other.draining);
-        let room = |(id, n): (&NodeId, &tramontane_router::NodeRecord)| NodeRoom {
-            id: id.clone(),
-            capacity: n.capacity,
-            draining: false,
-        };
+        let others = view.nodes.values().filter(|other| other.id != *node);
         let problem = Problem {
             model: self.desire.model.clone(),
             experts: self.desire.experts.clone(),
-            nodes: others.map(room).collect(),
+            nodes: others.map(NodeRoom::from).collect(),
             replicas: 1,
         };
         let placed = solve(&problem, view.placement.as_ref());

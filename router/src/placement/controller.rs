@@ -206,12 +206,7 @@ impl Controller {
 
     /// Where every expert should be, with as many replicas as there is room for.
     fn goal(&mut self, view: &ClusterView) -> Result<Placement, SolveError> {
-        let room = |(id, n): (&NodeId, &crate::NodeRecord)| NodeRoom {
-            id: id.clone(),
-            capacity: n.capacity,
-            draining: n.draining,
-        };
-        let nodes: Vec<NodeRoom> = view.nodes.iter().map(room).collect();
+        let nodes: Vec<NodeRoom> = view.nodes.values().map(NodeRoom::from).collect();
         let zones = view.nodes.iter().map(|(id, n)| (id.clone(), n.zone.clone())).collect();
         let wishes = Wishes { zones, extra: self.hot.extra() };
         let situation = (nodes, wishes, self.desire.replicas);

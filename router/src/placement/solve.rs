@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Placement;
 use super::board::Board;
-use crate::{Epoch, ExpertId, ModelId, NodeId};
+use crate::{Epoch, ExpertId, ModelId, NodeId, NodeRecord};
 
 /// An expert to place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,12 @@ pub struct NodeRoom {
     pub capacity: u64,
     /// Whether it is leaving: it keeps no experts.
     pub draining: bool,
+}
+
+impl From<&NodeRecord> for NodeRoom {
+    fn from(node: &NodeRecord) -> Self {
+        Self { id: node.id.clone(), capacity: node.capacity, draining: node.draining }
+    }
 }
 
 /// What is to be placed, and where it may go.

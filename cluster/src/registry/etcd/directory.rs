@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use etcd_client::{Client, GetOptions};
+use etcd_client::Client;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::follow::{Follower, Seen};
 use super::kept::{Kept, Record};
 use super::keys::{EngineKeys, decode, encode};
 use super::options::EtcdOptions;
-use super::{CALL_TIMEOUT, within};
+use super::{count, farewell};
 use crate::registry::directory::{
     Announcement, Directory, EngineId, EngineRecord, EngineWatch, Engines, MAX_ENGINES, admit, renew,
 };
@@ -43,24 +42,18 @@ impl EtcdDirectory {
         let follower = Follower { client: client.clone(), views, health: healths };
         let mut seen = SeenEngines { keys: keys.clone(), engines: Engines::new() };
         // Before anybody acts on what is there, it is known.
-        let revision = follower.begin(&mut seen).await?;
+        let revision = follower.list(&mut seen).await?;
         tokio::spawn(follower.follow(seen, revision));
         let (ttl_seconds, tasks) = (options.ttl_seconds(), TaskTracker::new());
         Ok(Self { client, keys, ttl_seconds, engines, health, tasks })
     }
 }
 
-async fn count(client: &Client, keys: &EngineKeys) -> Result<usize, RegistryError> {
-    let options = GetOptions::new().with_prefix().with_count_only();
-    let there = within(client.clone().get(keys.all(), Some(options))).await?;
-    Ok(usize::try_from(there.count()).unwrap_or(0))
-}
-
 impl Directory for EtcdDirectory {
     fn announce(&self, record: EngineRecord) -> BoxFuture<'_, Result<Box<dyn Announcement>, RegistryError>> {
         async move {
             // Counted before it is written: engines that come at the same moment may be a few too many.
-            admit(count(&self.client, &self.keys).await?, &record)?;
+            admit(count(&self.client, self.keys.all()).await?, &record)?;
             let engine = record.id.clone();
             let taken = RegistryError::EngineTaken { engine: engine.clone() };
             let record = Record { key: self.keys.engine(&engine), value: value(&record)?, taken };
@@ -79,12 +72,7 @@ impl Directory for EtcdDirectory {
     }
 
     fn farewell(&self) -> BoxFuture<'_, ()> {
-        async move {
-            self.tasks.close();
-            // Those that are late are given up: their leases end by themselves.
-            _ = timeout(CALL_TIMEOUT, self.tasks.wait()).await;
-        }
-        .boxed()
+        farewell(&self.tasks).boxed()
     }
 }
 

@@ -40,11 +40,6 @@ pub(super) struct Follower<V> {
 }
 
 impl<V: Clone + PartialEq> Follower<V> {
-    /// Reads everything a first time; [`Follower::follow`] goes on from there.
-    pub(super) async fn begin(&self, seen: &mut impl Seen<View = V>) -> Result<i64, RegistryError> {
-        self.list(seen).await
-    }
-
     /// Follows what changes after `revision`, until nobody watches any more.
     pub(super) async fn follow(self, mut seen: impl Seen<View = V>, revision: i64) {
         let mut listed: Result<i64, RegistryError> = Ok(revision);
@@ -69,8 +64,8 @@ impl<V: Clone + PartialEq> Follower<V> {
         }
     }
 
-    /// Reads everything; returns the revision it was read at.
-    async fn list(&self, seen: &mut impl Seen<View = V>) -> Result<i64, RegistryError> {
+    /// Reads everything; returns the revision it was read at, from which [`Follower::follow`] goes on.
+    pub(super) async fn list(&self, seen: &mut impl Seen<View = V>) -> Result<i64, RegistryError> {
         let (from, to) = seen.range();
         let mut kv = kv(&self.client);
         let listed = within(kv.get(from, Some(GetOptions::new().with_range(to)))).await?;

@@ -30,8 +30,9 @@ mod seen;
 
 use std::time::Duration;
 
-use etcd_client::Error;
+use etcd_client::{Client, Error, GetOptions};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tonic::Code;
 
 use super::RegistryError;
@@ -56,6 +57,20 @@ async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Re
         Ok(answer) => answer.map_err(|error| lost(&error)),
         Err(_) => Err(RegistryError::Lost { why: format!("etcd did not answer within {CALL_TIMEOUT:?}") }),
     }
+}
+
+/// How many keys begin with `prefix`.
+async fn count(client: &Client, prefix: &str) -> Result<usize, RegistryError> {
+    let options = GetOptions::new().with_prefix().with_count_only();
+    let there = within(client.clone().get(prefix, Some(options))).await?;
+    Ok(usize::try_from(there.count()).unwrap_or(0))
+}
+
+/// Waits until the keepers among `tasks` have given back what was dropped. Those that are late are given up: their leases end
+/// by themselves.
+async fn farewell(tasks: &TaskTracker) {
+    tasks.close();
+    _ = timeout(CALL_TIMEOUT, tasks.wait()).await;
 }
 
 /// An answer that brought nothing. A refusal to let us in is told apart: no waiting mends it.

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tramontane_router::placement::{Placement, follows, may_take};
 use tramontane_router::{ClusterView, Epoch, ModelId, NodeRecord, NumericProfile};
@@ -16,7 +15,7 @@ use super::keys::{Keys, decode, encode};
 use super::leader::{Leading, lead, leader_in};
 use super::options::{EtcdOptions, kv};
 use super::seen::SeenCluster;
-use super::{CALL_TIMEOUT, node, within};
+use super::{count, farewell, node, within};
 use crate::registry::{Accepted, Health, Leadership, Lease, Registry, RegistryError, Watch, nothing_to_restore, rules};
 
 /// A cluster's registry in etcd.
@@ -58,7 +57,7 @@ impl EtcdRegistry {
         let follower = Follower { client: client.clone(), views, health: healths };
         let mut seen = SeenCluster::new(keys.clone());
         // Before anybody acts on a view, there is one.
-        let revision = follower.begin(&mut seen).await?;
+        let revision = follower.list(&mut seen).await?;
         tokio::spawn(follower.follow(seen, revision));
         let (ttl_seconds, leading, tasks) = (options.ttl_seconds(), Leading::default(), TaskTracker::new());
         Ok(Self { client, keys, model, profile, ttl_seconds, leading, views: watched, health, tasks })
@@ -127,9 +126,7 @@ impl Registry for EtcdRegistry {
     fn join(&self, record: NodeRecord) -> BoxFuture<'_, Result<Box<dyn Lease>, RegistryError>> {
         async move {
             // Counted before it is written: nodes that join at the same moment may be a few too many.
-            let options = GetOptions::new().with_prefix().with_count_only();
-            let there = within(self.client.clone().get(self.keys.nodes(), Some(options))).await?;
-            rules::admit(&self.profile, usize::try_from(there.count()).unwrap_or(0), &record)?;
+            rules::admit(&self.profile, count(&self.client, &self.keys.nodes()).await?, &record)?;
             let lease =
                 node::join(&self.client, &self.keys, self.ttl_seconds, self.profile.clone(), record, &self.tasks)
                     .await?;
@@ -185,11 +182,6 @@ impl Registry for EtcdRegistry {
     }
 
     fn farewell(&self) -> BoxFuture<'_, ()> {
-        async move {
-            self.tasks.close();
-            // Those that are late are given up: their leases end by themselves.
-            _ = timeout(CALL_TIMEOUT, self.tasks.wait()).await;
-        }
-        .boxed()
+        farewell(&self.tasks).boxed()
     }
 }
