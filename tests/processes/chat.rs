@@ -105,8 +105,11 @@ struct Terminal {
 impl Terminal {
     fn start(args: &[&str]) -> Self {
         let quoted: Vec<String> = [PROGRAM].iter().chain(args).map(|arg| format!("'{arg}'")).collect();
+        // Without `exec`, a shell that waits for it would take the interrupts as its own, and some would end by them.
+        let command = format!("exec {}", quoted.join(" "));
         let mut child = Command::new("script")
-            .args(["--quiet", "--flush", "--return", "--command", &quoted.join(" "), "/dev/null"])
+            .args(["--quiet", "--flush", "--return", "--command", &command, "/dev/null"])
+            .env("SHELL", "/bin/sh")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
