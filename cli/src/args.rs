@@ -10,11 +10,13 @@ use tramontane_model::weights::Quantize;
 
 use crate::admin::{AskArgs, DEFAULT_ADMIN, DrainArgs, PlacementArgs, RebalanceArgs};
 use crate::bench::BenchArgs;
+use crate::certs::CertsArgs;
 use crate::chat::ChatArgs;
 use crate::coordinator::CoordinatorArgs;
 use crate::gateway::GatewayArgs;
 use crate::models::ModelsArgs;
 use crate::registry::RegistryArgs;
+use crate::tls::{FrontTlsArgs, TlsArgs};
 
 /// Threads that carry bytes; the computing ones are the pool's.
 pub(crate) const RUNTIME_THREADS: usize = 2;
@@ -89,6 +91,8 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Make the certificates with which a cluster's processes know one another
+    Certs(CertsArgs),
     /// Convert, make up, cut, look into and check checkpoints
     Models(ModelsArgs),
     /// Talk with a model that is served
@@ -213,6 +217,8 @@ pub(crate) struct ServeArgs {
     /// Serve on an address that others can reach although there are no keys
     #[arg(long, env = "TRAMONTANE_INSECURE", help_heading = "Serving")]
     pub(crate) insecure: bool,
+    #[command(flatten)]
+    pub(crate) tls: FrontTlsArgs,
 }
 
 /// Where operators are answered.
@@ -221,9 +227,6 @@ pub(crate) struct AdminArgs {
     /// Address for the operator's commands (`tramontane status` and others); port 0 takes a free one
     #[arg(long, env = "TRAMONTANE_ADMIN", value_name = "ADDR", default_value = DEFAULT_ADMIN, help_heading = "Serving")]
     pub(crate) admin: SocketAddr,
-    /// Answer operators on an address that others can reach, although nothing tells who they are
-    #[arg(long, env = "TRAMONTANE_ADMIN_INSECURE", help_heading = "Serving")]
-    pub(crate) admin_insecure: bool,
 }
 
 /// Runs one expert node: it joins, loads the experts that the placement gives it, and computes them.
@@ -269,6 +272,8 @@ pub(crate) struct NodeArgs {
         help_heading = "Node"
     )]
     pub(crate) drain_timeout: u64,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 /// Types that expert weights can be converted to.
@@ -325,7 +330,7 @@ pub(crate) fn threads(text: &str) -> Result<usize, String> {
     within(text, 1..=512)
 }
 
-fn host_and_port(text: &str) -> Result<String, String> {
+pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
     let sound = text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains(['/', '@', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
     });

@@ -9,11 +9,12 @@ use clap::Args;
 use tokio::runtime::Handle;
 use tramontane_cluster::exchange::grpc::GrpcExchange;
 use tramontane_cluster::registry::Registry;
+use tramontane_cluster::tls::{Role, Security};
 use tramontane_coordinator::ClusterAdmin;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
-use crate::args::{AdminArgs, KvArgs, ModelArgs, ServeArgs, replicas, threads};
+use crate::args::{AdminArgs, KvArgs, ModelArgs, ServeArgs, host_and_port, replicas, threads};
 use crate::door::{Announce, Door, front_door};
 use crate::engine::{KvRoom, Started, start_engine};
 use crate::expert_node::cores;
@@ -22,6 +23,7 @@ use crate::offer::{Listener, Offer};
 use crate::office::Office;
 use crate::placing::{Rates, desire, lead, until_held};
 use crate::registry::{RegistryArgs, open, open_directory};
+use crate::tls::TlsArgs;
 
 const COORDINATOR_EXAMPLES: &str = "\
 Examples:
@@ -48,8 +50,13 @@ pub(crate) struct CoordinatorArgs {
         help_heading = "Cluster"
     )]
     pub(crate) listen: SocketAddr,
+    /// HOST:PORT at which gateways reach its engine [default: the address it listens on]
+    #[arg(long, env = "TRAMONTANE_ADVERTISE", value_name = "ADDR", help_heading = "Cluster", value_parser = host_and_port)]
+    pub(crate) advertise: Option<String>,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Nodes that should hold each expert, where there is room
     #[arg(long, env = "TRAMONTANE_REPLICAS", value_name = "R", default_value_t = 2, value_parser = replicas, help_heading = "Cluster")]
     pub(crate) replicas: usize,
@@ -69,19 +76,23 @@ pub(crate) struct CoordinatorArgs {
 /// Runs until it is told to stop.
 pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {
     let mut door = Door::open(&args.serve, Announce::json(args.json)).await?;
-    let listener = Listener::bind(args.listen).await?;
+    args.tls.permit("--listen", args.listen)?;
+    args.tls.permit("--admin", args.admin.admin)?;
+    let security = args.tls.open(Role::Coordinator, &args.registry.cluster)?;
+    let listener = Listener::bind(args.listen, args.advertise.clone(), security.clone()).await?;
     let model = Model::open(&args.model)?;
     let registry = open(&args.registry, &model).await?;
     let directory = open_directory(&args.registry).await?;
     let id = args.id.clone().unwrap_or_else(|| door.addr().to_string());
     let (desire, rates) = (desire(&model, args.replicas), Rates::default());
-    let admin = Arc::new(ClusterAdmin::new(id.clone(), registry.clone(), desire.clone(), rates.subscribe()));
-    let mut office = Office::open(&args.admin, admin.clone(), &mut door).await?;
-    let leading = lead(registry.clone(), id.clone(), desire, ControllerPolicy::default(), rates);
+    let admin =
+        Arc::new(ClusterAdmin::new(id.clone(), registry.clone(), security.clone(), desire.clone(), rates.subscribe()));
+    let mut office = Office::open(&args.admin, security.clone(), admin.clone(), &mut door).await?;
+    let leading = lead(registry.clone(), security.clone(), id.clone(), desire, ControllerPolicy::default(), rates);
     let mut leading = tokio::spawn(leading);
     let offer = directory.map(|directory| Offer { id: id.into(), listener, directory, registry: &args.registry });
     let served = tokio::select! {
-        served = serve(&args, &model, door, registry.as_ref(), offer, &admin) => served,
+        served = serve(&args, security, &model, door, registry.as_ref(), offer, &admin) => served,
         why = office.ended() => Err(why),
         ended = &mut leading => Err(anyhow!("the placement's loop has ended: {ended:?}")),
     };
@@ -94,6 +105,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {
 /// Serves once there are nodes for all experts.
 async fn serve(
     args: &CoordinatorArgs,
+    security: Security,
     model: &Model,
     door: Door,
     registry: &dyn Registry,
@@ -102,7 +114,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     until_held(model, registry).await?;
     let compute = Compute::new(Isa::detect(), args.threads.unwrap_or_else(cores));
-    let exchange = Box::new(GrpcExchange::new(Handle::current(), model.profile.clone()));
+    let exchange = Box::new(GrpcExchange::new(Handle::current(), model.profile.clone(), security));
     let kv = KvRoom::of(&args.kv);
     let Started { engine, peers } = start_engine(model, compute, kv, exchange, registry.watch())?;
     admin.serves(Arc::new(engine.clone()), peers);

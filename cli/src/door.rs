@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tramontane_cluster::engine::Engine;
+use tramontane_cluster::tls::Acceptor;
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::grpc::{GrpcServer, Health};
 use tramontane_gateway::http::{CLOSING, Gateway, Speaks, Timeouts, bind, routes, serve};
@@ -34,6 +35,7 @@ pub(crate) struct Door {
     addr: SocketAddr,
     admin: Option<SocketAddr>,
     keys: bool,
+    scheme: &'static str,
     announce: Announce,
     stop: watch::Sender<bool>,
     served: JoinHandle<()>,
@@ -64,19 +66,25 @@ struct GrpcDoor {
 }
 
 impl GrpcDoor {
-    async fn open(addr: SocketAddr, gateway: Arc<Gateway>, stopped: watch::Receiver<bool>) -> anyhow::Result<Self> {
+    async fn open(
+        addr: SocketAddr,
+        acceptor: Acceptor,
+        gateway: Arc<Gateway>,
+        stopped: watch::Receiver<bool>,
+    ) -> anyhow::Result<Self> {
         let listener = bind(addr).with_context(|| format!("cannot listen on {addr}"))?;
         let addr = listener.local_addr()?;
         let server = GrpcServer::new(gateway).await?;
         let health = server.health();
-        Ok(Self { addr, health, served: tokio::spawn(server.run(listener, Timeouts::default(), stopped)) })
+        Ok(Self { addr, health, served: tokio::spawn(server.run(listener, acceptor, Timeouts::default(), stopped)) })
     }
 }
 
 impl Door {
     /// Listens where `args` say.
     pub(crate) async fn open(args: &ServeArgs, announce: Announce) -> anyhow::Result<Self> {
-        let ServeArgs { http, grpc, api_keys_file, insecure } = args;
+        let ServeArgs { http, grpc, api_keys_file, insecure, tls } = args;
+        let acceptor = tls.open()?;
         let keys = api_keys_file.as_deref().map(read_keys).transpose()?;
         for (flag, addr) in [("--http", Some(http)), ("--grpc", grpc.as_ref())] {
             let Some(addr) = addr else { continue };
@@ -91,13 +99,19 @@ impl Door {
         let listener: TcpListener = bind(*http).with_context(|| format!("cannot listen on {http}"))?;
         let addr = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let served =
-            tokio::spawn(serve(listener, routes(&gateway), Speaks::Http, Timeouts::default(), stopped.clone()));
+        let served = tokio::spawn(serve(
+            listener,
+            acceptor.clone(),
+            routes(&gateway),
+            Speaks::Http,
+            Timeouts::default(),
+            stopped.clone(),
+        ));
         let grpc = match grpc {
-            Some(addr) => Some(GrpcDoor::open(*addr, gateway.clone(), stopped).await?),
+            Some(addr) => Some(GrpcDoor::open(*addr, acceptor, gateway.clone(), stopped).await?),
             None => None,
         };
-        Ok(Self { gateway, addr, admin: None, keys: with_keys, announce, stop, served, grpc })
+        Ok(Self { gateway, addr, admin: None, keys: with_keys, scheme: tls.scheme(), announce, stop, served, grpc })
     }
 
     /// Has it said where operators are answered, too.
@@ -150,12 +164,12 @@ impl Door {
 
     /// Says where it serves: on stderr for people, with `--json` on stdout for programs.
     fn announce(&self, model: &str) -> anyhow::Result<()> {
-        let addr = self.addr;
+        let (addr, scheme) = (self.addr, self.scheme);
         let grpc = self.grpc.as_ref().map(|grpc| grpc.addr.to_string());
         let beside = grpc.as_ref().map_or_else(String::new, |addr| format!(" and, for gRPC, on {addr}"));
         let key = if self.keys { " -H \"authorization: Bearer $KEY\"" } else { "" };
         eprintln!(
-            "{model} is ready on http://{addr}/v1{beside}; Ctrl-C stops it. Try:\n\n  curl http://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n"
+            "{model} is ready on {scheme}://{addr}/v1{beside}; Ctrl-C stops it. Try:\n\n  curl {scheme}://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n"
         );
         if self.announce == Announce::AsJson {
             output::out(&format!(

@@ -1,9 +1,8 @@
 //! The role `expert-node`: a process that joins a registry and serves its experts over gRPC.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -12,13 +11,14 @@ use tramontane_cluster::ServerError;
 use tramontane_cluster::exchange::ExpertServer;
 use tramontane_cluster::exchange::grpc::serve_experts;
 use tramontane_cluster::registry::RegistryError;
+use tramontane_cluster::tls::Role;
 use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::NodeId;
 
 use crate::args::NodeArgs;
 use crate::model::Model;
-use crate::registry::{open, take_name};
+use crate::registry::{open, reached_at, take_name};
 use crate::signals::Signals;
 
 /// How long a node that has left still answers coordinators that have not heard of it.
@@ -26,8 +26,10 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Runs until it is told to stop and others have its experts, or until its registry is gone for good.
 pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
+    args.tls.permit("--listen", args.listen)?;
+    let security = args.tls.open(Role::ExpertNode, &args.registry.cluster)?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-    let addr = reached_at(&args, listener.local_addr()?)?;
+    let addr = reached_at(args.advertise.clone(), listener.local_addr()?)?;
     let mut signals = Signals::new()?;
     let model = Model::open(&args.model)?;
     let registry = open(&args.registry, &model).await?;
@@ -39,7 +41,7 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let options = NodeOptions { id: id.clone(), addr: addr.clone(), capacity, zone, profile: profile.clone() };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { _ = stopped.await };
-    let mut served = tokio::spawn(serve_experts(store.clone(), profile, listener, shutdown));
+    let mut served = tokio::spawn(serve_experts(store.clone(), profile, listener, security, shutdown));
     let is_taken = |error: &_| matches!(error, NodeError::Registry { source: RegistryError::Taken { .. }, .. });
     let join = async || Node::join(options.clone(), store.clone(), registry.as_ref()).await;
     let node = tokio::select! {
@@ -57,19 +59,6 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     tokio::select! {
         ended = end_of(&mut served) => ended,
         () = signals.next() => Ok(()),
-    }
-}
-
-/// Where coordinators reach the node.
-fn reached_at(args: &NodeArgs, listening: SocketAddr) -> anyhow::Result<String> {
-    match &args.advertise {
-        Some(addr) => Ok(addr.clone()),
-        None if listening.ip().is_unspecified() => {
-            bail!(
-                "--listen {listening} is no address to be reached at: say with --advertise HOST:PORT where others reach this node"
-            )
-        }
-        None => Ok(listening.to_string()),
     }
 }
 

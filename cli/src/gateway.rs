@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Args;
 use tramontane_cluster::registry::directory::{EngineRecord, EngineWatch};
+use tramontane_cluster::tls::Role;
 use tramontane_gateway::fleet::{Fleet, follow};
 use tramontane_model::config::ModelConfig;
 
@@ -14,6 +15,7 @@ use crate::args::ServeArgs;
 use crate::door::{Announce, Door, front_door};
 use crate::model::open_checkpoint;
 use crate::registry::{RegistryArgs, open_directory};
+use crate::tls::CertificateArgs;
 
 const GATEWAY_EXAMPLES: &str = "\
 Examples:
@@ -33,6 +35,8 @@ pub(crate) struct GatewayArgs {
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) serve: ServeArgs,
+    #[command(flatten)]
+    pub(crate) tls: CertificateArgs,
     /// Print one JSON object with the addresses once it serves
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
@@ -42,6 +46,7 @@ pub(crate) struct GatewayArgs {
 pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     // What cannot be served is found out first.
     let door = Door::open(&args.serve, Announce::json(args.json)).await?;
+    let security = args.tls.open(Role::Gateway)?;
     let (name, checkpoint) = open_checkpoint(args.model.as_deref())?;
     let config = checkpoint.config()?;
     let directory = open_directory(&args.registry).await?;
@@ -52,7 +57,7 @@ pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     let front = front_door(&checkpoint, &config, &profile, fleet.clone())?;
     tokio::select! {
         served = door.serve(front, || fleet.drain()) => served,
-        Err(lost) = follow(directory.watch(), fleet.members()) => Err(lost.into()),
+        Err(lost) = follow(directory.watch(), &security, fleet.members()) => Err(lost.into()),
     }
 }
 

@@ -9,6 +9,7 @@
 mod admin;
 mod args;
 mod bench;
+mod certs;
 mod chat;
 mod client;
 mod coordinator;
@@ -28,6 +29,7 @@ mod placing;
 mod progress;
 mod registry;
 mod signals;
+mod tls;
 mod up;
 
 use std::io::IsTerminal;
@@ -89,6 +91,7 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::ExpertNode(args) => expert_node::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,
+        Command::Certs(args) => certs::run(&args),
         Command::Models(args) => models::run(args.command),
         Command::Chat(args) => chat::run(args).await,
         Command::Bench(args) => bench::run(args.command).await,

@@ -14,9 +14,10 @@ use tramontane_cluster::engine::grpc::serve_engine;
 use tramontane_cluster::engine::{Engine, InProcessEngine, Phase};
 use tramontane_cluster::registry::RegistryError;
 use tramontane_cluster::registry::directory::{Announcement, Directory, EngineId, EngineRecord};
+use tramontane_cluster::tls::Security;
 use tramontane_router::NumericProfile;
 
-use crate::registry::{RegistryArgs, take_name};
+use crate::registry::{RegistryArgs, reached_at, take_name};
 use crate::signals::Signals;
 
 /// How often it is looked whether the engine drains, or has nothing any more.
@@ -27,7 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// Where gateways will reach the engine.
 pub(crate) struct Listener {
     listener: TcpListener,
-    addr: SocketAddr,
+    /// `host:port`.
+    addr: String,
+    security: Security,
 }
 
 /// What an engine is offered with.
@@ -49,25 +52,26 @@ pub(crate) struct Offered {
 }
 
 impl Listener {
-    pub(crate) async fn bind(addr: SocketAddr) -> anyhow::Result<Self> {
+    /// Listens on `addr`, for gateways that reach it at `advertised`, where that is another address.
+    pub(crate) async fn bind(addr: SocketAddr, advertised: Option<String>, security: Security) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}"))?;
-        let addr = listener.local_addr()?;
-        Ok(Self { listener, addr })
+        let addr = reached_at(advertised, listener.local_addr()?)?;
+        Ok(Self { listener, addr, security })
     }
 }
 
 impl Offer<'_> {
     /// Serves `engine`, whose experts have `profile`, and announces it.
     pub(crate) async fn begin(self, engine: &InProcessEngine, profile: NumericProfile) -> anyhow::Result<Offered> {
-        let Self { id, listener: Listener { listener, addr }, directory, registry } = self;
+        let Self { id, listener: Listener { listener, addr, security }, directory, registry } = self;
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { _ = stopped.await };
-        let served = tokio::spawn(serve_engine(Arc::new(engine.clone()), listener, shutdown));
+        let served = tokio::spawn(serve_engine(Arc::new(engine.clone()), listener, security, shutdown));
         let info = engine.info().clone();
-        let record = EngineRecord { id, addr: addr.to_string(), info, profile, draining: false };
+        let record = EngineRecord { id, addr, info, profile, draining: false };
         let is_taken = |error: &_| matches!(error, RegistryError::EngineTaken { .. });
         let announcement = take_name(registry, is_taken, async || directory.announce(record.clone()).await).await?;
-        tracing::info!(engine = %record.id, %addr, "announced");
+        tracing::info!(engine = %record.id, addr = record.addr, "announced");
         Ok(Offered { engine: engine.clone(), record, announcement, directory, served, stop })
     }
 }

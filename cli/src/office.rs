@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tramontane_cluster::ServerError;
 use tramontane_cluster::admin::serve_admin;
+use tramontane_cluster::tls::Security;
 use tramontane_coordinator::ClusterAdmin;
 
 use crate::args::AdminArgs;
@@ -21,17 +22,17 @@ pub(crate) struct Office {
 
 impl Office {
     /// Answers for `admin` where `args` say, which `door` announces.
-    pub(crate) async fn open(args: &AdminArgs, admin: Arc<ClusterAdmin>, door: &mut Door) -> anyhow::Result<Self> {
+    pub(crate) async fn open(
+        args: &AdminArgs,
+        security: Security,
+        admin: Arc<ClusterAdmin>,
+        door: &mut Door,
+    ) -> anyhow::Result<Self> {
         let addr = args.admin;
-        if !addr.ip().is_loopback() && !args.admin_insecure {
-            bail!(
-                "--admin {addr}: others can reach this address, and whoever does can drain nodes; --admin-insecure if that is meant"
-            );
-        }
         let listener = TcpListener::bind(addr).await.with_context(|| format!("--admin: cannot listen on {addr}"))?;
         let addr: SocketAddr = listener.local_addr()?;
         door.announce_admin(addr);
-        let served = tokio::spawn(serve_admin(admin.clone(), listener, std::future::pending()));
+        let served = tokio::spawn(serve_admin(admin.clone(), listener, security, std::future::pending()));
         let remembering = tokio::spawn(async move { admin.remember().await });
         Ok(Self { served, remembering })
     }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tramontane_cluster::registry::Registry;
+use tramontane_cluster::tls::Security;
 use tramontane_coordinator::placement::{control, follow_loads};
 use tramontane_router::placement::{ControllerPolicy, Desire, ExpertSize, NodeRoom, Problem, solve};
 use tramontane_router::{ClusterView, ExpertId};
@@ -46,6 +47,7 @@ pub(crate) fn desire(model: &Model, replicas: usize) -> Desire {
 /// looks as is `desire`d. The nodes are asked for the experts' loads meanwhile, which go into `rates`.
 pub(crate) fn lead(
     registry: Arc<dyn Registry>,
+    security: Security,
     name: String,
     desire: Desire,
     policy: ControllerPolicy,
@@ -53,7 +55,7 @@ pub(crate) fn lead(
 ) -> impl Future<Output = ()> + Send + 'static {
     let rated = rates.subscribe();
     async move {
-        let loads = follow_loads(registry.watch(), rates);
+        let loads = follow_loads(registry.watch(), security, rates);
         tokio::join!(control(registry.clone(), &name, desire, policy, rated), loads);
     }
 }

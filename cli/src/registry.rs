@@ -1,5 +1,6 @@
 //! The registry that `--registry` names: another process's embedded one, or etcd.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,6 +145,19 @@ pub(crate) async fn take_name<T, E>(
             Err(error) if is_taken(&error) && Instant::now() < end => sleep(TAKEN_AGAIN).await,
             outcome => return outcome,
         }
+    }
+}
+
+/// What stands in a record for others to reach this process at, which listens on `listening`.
+pub(crate) fn reached_at(advertised: Option<String>, listening: SocketAddr) -> anyhow::Result<String> {
+    match advertised {
+        Some(addr) => Ok(addr),
+        None if listening.ip().is_unspecified() => {
+            bail!(
+                "--listen {listening} is no address to be reached at: say with --advertise HOST:PORT where others reach this process"
+            )
+        }
+        None => Ok(listening.to_string()),
     }
 }
 

@@ -6,16 +6,19 @@
 //! - [`engine`]: requests in, token events out.
 //! - [`admin`]: what operators see and ask for.
 //!
+//! [`tls`] secures all of them: both ends show certificates, which name their roles.
+//!
 //! One conformance suite a seam (`tests/`) is run by every implementation of it.
 //!
 //! *Absent from here*: model weights, scheduling, retry and hedging policy (`router` decides, the caller acts); and, for
-//! now, TLS between our own processes and the NCCL exchange.
+//! now, the NCCL exchange.
 
 pub mod admin;
 mod convert;
 pub mod engine;
 pub mod exchange;
 pub mod registry;
+pub mod tls;
 mod transport;
 
 pub use convert::Malformed;

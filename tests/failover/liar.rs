@@ -97,7 +97,7 @@ fn join(fleet: &mut Fleet, lie: Lie) {
         let registry = EtcdRegistry::connect(&options, model, profile.clone()).await.expect("etcd is there");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("its address").to_string();
-        tokio::spawn(serve_experts(served, profile.clone(), listener, std::future::pending()));
+        tokio::spawn(serve_experts(served, profile.clone(), listener, Security::Plaintext, std::future::pending()));
         let (id, zone) = ("liar".into(), String::new());
         let options = NodeOptions { id, addr, capacity: u64::MAX, zone, profile };
         let node = Node::join(options, store, &registry).await.expect("it joins");

@@ -113,7 +113,13 @@ async fn start_nodes(model: &Model, setup: &Setup, compute: &Compute) -> (Stores
             Reach::Grpc => {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
                 let addr = listener.local_addr().expect("its address").to_string();
-                tokio::spawn(serve_experts(store.clone(), profile.clone(), listener, std::future::pending()));
+                tokio::spawn(serve_experts(
+                    store.clone(),
+                    profile.clone(),
+                    listener,
+                    Security::Plaintext,
+                    std::future::pending(),
+                ));
                 addr
             }
         };
@@ -133,7 +139,7 @@ async fn start_nodes(model: &Model, setup: &Setup, compute: &Compute) -> (Stores
             Box::new(InProcessExchange::new(servers))
         }
         Reach::Grpc => {
-            let mut exchange = GrpcExchange::new(tokio::runtime::Handle::current(), profile);
+            let mut exchange = GrpcExchange::new(tokio::runtime::Handle::current(), profile, Security::Plaintext);
             exchange.set_nodes(addrs);
             Box::new(exchange)
         }

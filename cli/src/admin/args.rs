@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::tls::CertificateArgs;
+
 /// Where a coordinator answers operators unless it is told otherwise.
 pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:7077";
 
@@ -20,6 +22,8 @@ pub(crate) struct AskArgs {
     /// Print again every two seconds, until Ctrl-C
     #[arg(short, long, global = true)]
     pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) tls: CertificateArgs,
 }
 
 /// How to print.

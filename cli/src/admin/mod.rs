@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tramontane_cluster::admin::{AdminClient, AdminClientError, ClusterStatus, Force};
+use tramontane_cluster::tls::Role;
 use tramontane_router::NodeId;
 use tramontane_router::placement::changes;
 
@@ -151,7 +152,7 @@ async fn left(client: &mut AdminClient, node: &NodeId, patience: Duration) -> an
 }
 
 async fn connect(args: &AskArgs) -> anyhow::Result<AdminClient> {
-    AdminClient::connect(&args.endpoint).await.map_err(failed)
+    AdminClient::connect(&args.endpoint, &args.tls.open(Role::Admin)?).await.map_err(failed)
 }
 
 fn failed(error: AdminClientError) -> anyhow::Error {

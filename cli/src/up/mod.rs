@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use assemble::default_nodes;
 use nodes::Nodes;
+use tramontane_cluster::tls::Security;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
@@ -66,7 +67,7 @@ async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, co
         let policy = ControllerPolicy { settle: Duration::ZERO, ..ControllerPolicy::default() };
         let replicas = args.replicas.unwrap_or(DEFAULT_REPLICAS);
         let desire = desire(model, replicas);
-        let leading = lead(registry.clone(), "up".to_owned(), desire, policy, Rates::default());
+        let leading = lead(registry.clone(), Security::Plaintext, "up".to_owned(), desire, policy, Rates::default());
         nodes.beside("the placement's loop", leading);
     } else {
         place_once(model, registry.as_ref()).await?;

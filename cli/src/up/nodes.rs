@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tramontane_cluster::exchange::grpc::{GrpcExchange, NodeControl};
 use tramontane_cluster::exchange::{Exchange, ExpertServer, InProcessExchange};
 use tramontane_cluster::registry::{EmbeddedRegistry, Registry};
+use tramontane_cluster::tls::Security;
 use tramontane_expert_node::{ExpertStore, Node};
 use tramontane_kernels::Compute;
 use tramontane_router::{ExpertId, NodeId, NumericProfile};
@@ -73,7 +74,9 @@ impl Nodes {
                 let servers = stores.iter().map(|(id, s)| (id.clone(), s.clone() as Arc<dyn ExpertServer>)).collect();
                 Box::new(InProcessExchange::new(servers))
             }
-            Reach::Grpc { profile } => Box::new(GrpcExchange::new(Handle::current(), profile.clone())),
+            Reach::Grpc { profile } => {
+                Box::new(GrpcExchange::new(Handle::current(), profile.clone(), Security::Plaintext))
+            }
         }
     }
 
@@ -105,8 +108,8 @@ impl Nodes {
             Reach::Grpc { .. } => {
                 let mut all = BTreeMap::new();
                 for (id, node) in &self.registry.watch().current().nodes {
-                    let received = NodeControl::connect(id.clone(), &node.addr).await?.received().await?;
-                    all.insert(id.clone(), received);
+                    let mut control = NodeControl::connect(id.clone(), &node.addr, &Security::Plaintext).await?;
+                    all.insert(id.clone(), control.received().await?);
                 }
                 Ok(all)
             }

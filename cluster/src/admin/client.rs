@@ -12,6 +12,7 @@ use tramontane_router::{Epoch, NodeId};
 
 use super::{ClusterStatus, Force, Rehearsal, wire};
 use crate::Malformed;
+use crate::tls::{Role, Security};
 use crate::transport::{MAX_MESSAGE, causes, connect};
 
 /// How long a coordinator may take to answer.
@@ -52,9 +53,9 @@ impl AdminClient {
     ///
     /// # Errors
     /// [`AdminClientError::Unreachable`].
-    pub async fn connect(endpoint: &str) -> Result<Self, AdminClientError> {
+    pub async fn connect(endpoint: &str, security: &Security) -> Result<Self, AdminClientError> {
         let unreachable = |why| AdminClientError::Unreachable { endpoint: endpoint.to_owned(), why };
-        let channel = connect(endpoint).await.map_err(unreachable)?;
+        let channel = connect(endpoint, security, Role::Coordinator).await.map_err(unreachable)?;
         let client = Client::new(channel).max_decoding_message_size(MAX_MESSAGE);
         Ok(Self { endpoint: endpoint.to_owned(), client })
     }

@@ -10,6 +10,7 @@ use tramontane_router::NodeId;
 
 use super::{Admin, AdminError, Force, wire};
 use crate::registry::RegistryError;
+use crate::tls::{Role, Security};
 use crate::transport::{self, MAX_MESSAGE, ServerError};
 
 /// Serves `admin` to operators on `listener`, until `shutdown` completes and the calls under way are answered.
@@ -19,10 +20,12 @@ use crate::transport::{self, MAX_MESSAGE, ServerError};
 pub async fn serve_admin(
     admin: Arc<dyn Admin>,
     listener: TcpListener,
+    security: Security,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServerError> {
     let service = AdminServer::new(Served(admin)).max_encoding_message_size(MAX_MESSAGE);
-    transport::server().serve_with_incoming_shutdown(service, transport::incoming(listener), shutdown).await?;
+    let incoming = transport::incoming(listener, &security, Role::Admin)?;
+    transport::server().serve_with_incoming_shutdown(service, incoming, shutdown).await?;
     Ok(())
 }
 

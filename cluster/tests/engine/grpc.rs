@@ -31,7 +31,8 @@ fn an_engine_that_dies_has_stopped() {
 
 #[test]
 fn where_no_engine_is_there_is_an_address_and_a_reason() {
-    let unreachable = runtime().block_on(GrpcEngine::connect("127.0.0.1:1")).expect_err("nobody listens");
+    let unreachable =
+        runtime().block_on(GrpcEngine::connect("127.0.0.1:1", &Security::Plaintext)).expect_err("nobody listens");
     assert!(unreachable.to_string().contains("no engine at 127.0.0.1:1: "), "{unreachable}");
 }
 
@@ -41,7 +42,7 @@ fn an_engine_that_has_stopped_is_not_connected_to() {
     harness.inbox.take();
     harness.status_when(|status| status.phase == Phase::Stopped);
     let addr = &harness.server.as_ref().expect("a server").addr;
-    let unreachable = runtime().block_on(GrpcEngine::connect(addr)).expect_err("it has stopped");
+    let unreachable = runtime().block_on(GrpcEngine::connect(addr, &Security::Plaintext)).expect_err("it has stopped");
     assert!(unreachable.to_string().contains("it has stopped"), "{unreachable}");
 }
 

@@ -55,7 +55,7 @@ impl Server {
             // Dropping the sender, too, shuts down.
             let _ = told.await;
         };
-        runtime.spawn(serve_engine(engine, listener, until));
+        runtime.spawn(serve_engine(engine, listener, Security::Plaintext, until));
         Self { addr, runtime, _shutdown: shutdown }
     }
 
@@ -74,7 +74,7 @@ impl Harness {
     pub(crate) fn grpc() -> Self {
         let (near, inbox) = in_process(info(), CAPACITY);
         let (server, runtime) = (Server::start(Arc::new(near.clone())), runtime());
-        let engine = runtime.block_on(GrpcEngine::connect(&server.addr)).expect("an engine");
+        let engine = runtime.block_on(GrpcEngine::connect(&server.addr, &Security::Plaintext)).expect("an engine");
         Self { engine: Arc::new(engine), inbox: Some(inbox), near, server: Some(server), runtime: Some(runtime) }
     }
 

@@ -30,7 +30,7 @@ fn a_stalled_node_holds_nobody_up() {
     let (stalled, gate) = TestNode::gated([0]);
     let servers = [("a", start(stalled)), ("b", start(TestNode::holding([0])))];
     let runtime = runtime();
-    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
     exchange.set_nodes(servers.iter().map(|(name, server)| (NodeId::from(name), server.addr.clone())).collect());
     let late = exchange.submit(&NodeId::from("a"), small(1));
     gate.entered.recv_timeout(LONG).expect("the node computes");
@@ -46,7 +46,7 @@ fn a_stalled_node_holds_nobody_up() {
 fn what_is_in_flight_to_a_dead_node_is_told_and_the_node_can_come_back() {
     let node = NodeId::from("a");
     let runtime = runtime();
-    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
     let (stalled, gate) = TestNode::gated([0]);
     let server = start(stalled);
     let addr = server.addr.clone();
@@ -77,7 +77,7 @@ fn what_is_in_flight_to_a_dead_node_is_told_and_the_node_can_come_back() {
 fn a_node_out_of_the_view_is_reached_while_its_stream_lives() {
     let node = NodeId::from("a");
     let runtime = runtime();
-    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
     let server = start(TestNode::holding([0]));
     exchange.set_nodes([(node.clone(), server.addr.clone())].into());
     exchange.submit(&node, small(1));
@@ -96,7 +96,7 @@ fn what_is_over_the_bounds_is_refused_and_the_rest_is_answered() {
     let (stalled, gate) = TestNode::gated([0]);
     let server = start(stalled);
     let runtime = runtime();
-    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
     exchange.set_nodes([(node.clone(), server.addr.clone())].into());
     let total = 4 * MAX_IN_FLIGHT;
     let dispatches: Vec<_> = (0..total).map(|_| exchange.submit(&node, small(1))).collect();
@@ -131,7 +131,7 @@ fn a_node_of_another_profile_refuses_with_the_difference() {
     let server = GrpcNode::start(Arc::new(TestNode::holding([0])), other, "127.0.0.1:0");
     let node = NodeId::from("a");
     let runtime = runtime();
-    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
     exchange.set_nodes([(node.clone(), server.addr.clone())].into());
     exchange.submit(&node, small(1));
     let why = "another model is served here: quantisation q8_0 here, f32 there".to_owned();
@@ -144,7 +144,7 @@ fn a_node_told_to_end_answers_what_it_has_begun() {
     let (stalled, gate) = TestNode::gated([0]);
     let mut server = start(stalled);
     let runtime = runtime();
-    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
     exchange.set_nodes([(node.clone(), server.addr.clone())].into());
     exchange.submit(&node, small(1));
     gate.entered.recv_timeout(LONG).expect("the node computes");
@@ -180,7 +180,7 @@ fn a_panic_of_the_compute_thread_ends_the_node() {
     let server = start(Broken);
     let node = NodeId::from("a");
     let runtime = runtime();
-    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
     exchange.set_nodes([(node.clone(), server.addr.clone())].into());
     exchange.submit(&node, small(1));
     assert!(is_gone(&next(&mut exchange).result, &node));
@@ -192,12 +192,13 @@ fn nodes_load_experts_and_say_what_they_received() {
     let node = NodeId::from("a");
     let server = start(TestNode::holding([0]));
     let runtime = runtime();
-    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
     exchange.set_nodes([(node.clone(), server.addr.clone())].into());
     let wanted = batch(RowFormat::F32, 32, 3, &[0, 5], 1);
     exchange.submit(&node, wanted.clone());
     assert!(matches!(next(&mut exchange).result, Err(ExchangeError::NotHeld { .. })));
-    let mut control = runtime.block_on(NodeControl::connect(node.clone(), &server.addr)).expect("a node");
+    let mut control =
+        runtime.block_on(NodeControl::connect(node.clone(), &server.addr, &Security::Plaintext)).expect("a node");
     let (model, id) = (ModelId::from(MODEL), ExpertId::new(LAYER, 5));
     assert_eq!(runtime.block_on(control.ensure_held(&model, &[id])), Ok(()));
     exchange.submit(&node, wanted.clone());
@@ -210,6 +211,6 @@ fn nodes_load_experts_and_say_what_they_received() {
     server.kill();
     let gone = runtime.block_on(control.received());
     assert!(matches!(gone, Err(ExchangeError::NodeGone { .. })));
-    let nobody = runtime.block_on(NodeControl::connect(node, "127.0.0.1:1")).err();
+    let nobody = runtime.block_on(NodeControl::connect(node, "127.0.0.1:1", &Security::Plaintext)).err();
     assert!(matches!(nobody, Some(ExchangeError::NodeGone { .. })));
 }

@@ -38,7 +38,7 @@ impl Harness {
 
     pub(crate) fn grpc(nodes: Nodes) -> Self {
         let runtime = runtime();
-        let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+        let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
         let servers: BTreeMap<_, _> =
             nodes.into_iter().map(|(id, node)| (id, GrpcNode::start(node, profile(), "127.0.0.1:0"))).collect();
         exchange.set_nodes(servers.iter().map(|(id, server)| (id.clone(), server.addr.clone())).collect());
@@ -69,7 +69,7 @@ impl GrpcNode {
             // Dropping the sender, too, shuts down.
             let _ = told.await;
         };
-        let ended = runtime.spawn(serve_experts(server, profile, listener, until));
+        let ended = runtime.spawn(serve_experts(server, profile, listener, Security::Plaintext, until));
         Self { addr, runtime, shutdown: Some(shutdown), ended }
     }
 

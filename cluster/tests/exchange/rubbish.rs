@@ -52,7 +52,7 @@ fn result_of(answer: fn(u64) -> pb::DispatchReply) -> Result<ExpertRows, Exchang
     let (node, addr) = (NodeId::from("a"), listener.local_addr().expect("an address").to_string());
     let service = ExpertsServer::new(Rubbish { answer });
     runtime.spawn(Server::builder().serve_with_incoming(service, TcpListenerStream::new(listener)));
-    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile());
+    let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
     exchange.set_nodes([(node.clone(), addr)].into());
     exchange.submit(&node, batch(RowFormat::F32, 1, 1, &[0], 1));
     next(&mut exchange).result

@@ -14,6 +14,7 @@ use tramontane_cluster::engine::Engine;
 use tramontane_cluster::exchange::ExchangeError;
 use tramontane_cluster::exchange::grpc::NodeControl;
 use tramontane_cluster::registry::{Registry, RegistryError};
+use tramontane_cluster::tls::Security;
 use tramontane_router::peers::Quarantine;
 use tramontane_router::placement::{
     Controller, ControllerPolicy, Decision, Desire, NodeRoom, Placement, Problem, solve,
@@ -30,6 +31,7 @@ const MAX_HISTORY: usize = 64;
 pub struct ClusterAdmin {
     name: String,
     registry: Arc<dyn Registry>,
+    security: Security,
     desire: Desire,
     rates: watch::Receiver<BTreeMap<ExpertId, f32>>,
     engine: OnceLock<(Arc<dyn Engine>, watch::Receiver<PeerReport>)>,
@@ -38,14 +40,15 @@ pub struct ClusterAdmin {
 
 impl ClusterAdmin {
     /// The coordinator `name` of the cluster in `registry`, which should look as is `desire`d; `rates` are the experts' rows a
-    /// second.
+    /// second. Nodes are reached by `security`.
     pub fn new(
         name: String,
         registry: Arc<dyn Registry>,
+        security: Security,
         desire: Desire,
         rates: watch::Receiver<BTreeMap<ExpertId, f32>>,
     ) -> Self {
-        Self { name, registry, desire, rates, engine: OnceLock::new(), history: Mutex::default() }
+        Self { name, registry, security, desire, rates, engine: OnceLock::new(), history: Mutex::default() }
     }
 
     /// The model is loaded: this is its engine, and what its dispatcher holds against nodes.
@@ -129,7 +132,7 @@ impl Admin for ClusterAdmin {
                 ExchangeError::NodeGone { why, .. } => unreachable(why),
                 other => unreachable(other.to_string()),
             };
-            let mut control = NodeControl::connect(node.clone(), &record.addr).await.map_err(why)?;
+            let mut control = NodeControl::connect(node.clone(), &record.addr, &self.security).await.map_err(why)?;
             control.leave().await.map_err(why)
         }
         .boxed()

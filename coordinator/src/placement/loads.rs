@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tramontane_cluster::exchange::ExchangeError;
 use tramontane_cluster::exchange::grpc::NodeControl;
 use tramontane_cluster::registry::Watch;
+use tramontane_cluster::tls::Security;
 use tramontane_router::{ExpertId, ExpertLoad, NodeId};
 
 /// How often the nodes are asked.
@@ -22,7 +23,7 @@ struct Counter {
 }
 
 /// Asks the nodes of `views` for as long as it is awaited, and puts the experts' rates into `rates`.
-pub async fn follow_loads(views: Watch, rates: watch::Sender<BTreeMap<ExpertId, f32>>) {
+pub async fn follow_loads(views: Watch, security: Security, rates: watch::Sender<BTreeMap<ExpertId, f32>>) {
     let (started, mut load) = (Instant::now(), ExpertLoad::new(MEMORY));
     let mut counters: BTreeMap<NodeId, Counter> = BTreeMap::new();
     loop {
@@ -30,7 +31,7 @@ pub async fn follow_loads(views: Watch, rates: watch::Sender<BTreeMap<ExpertId, 
         let view = views.current();
         counters.retain(|id, counter| view.nodes.get(id).is_some_and(|node| node.addr == counter.addr));
         for (id, node) in view.nodes.iter().filter(|(_, node)| !node.is_in_process()) {
-            match ask(counters.remove(id), id, &node.addr).await {
+            match ask(counters.remove(id), id, &node.addr, &security).await {
                 Ok((counter, received)) => {
                     let now = started.elapsed();
                     received.into_iter().for_each(|(expert, rows)| load.record(expert, rows, now));
@@ -49,10 +50,11 @@ async fn ask(
     known: Option<Counter>,
     id: &NodeId,
     addr: &str,
+    security: &Security,
 ) -> Result<(Counter, BTreeMap<ExpertId, usize>), ExchangeError> {
     let (mut control, before) = match known {
         Some(counter) => (counter.control, Some(counter.counts)),
-        None => (NodeControl::connect(id.clone(), addr).await?, None),
+        None => (NodeControl::connect(id.clone(), addr, security).await?, None),
     };
     let counts = control.received().await?;
     let fresh = before.map(|before| {

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tramontane_cluster::engine::grpc::GrpcEngine;
 use tramontane_cluster::registry::RegistryError;
 use tramontane_cluster::registry::directory::{EngineId, EngineRecord, EngineWatch};
+use tramontane_cluster::tls::Security;
 
 use super::LOOK_AGAIN;
 use super::members::Members;
@@ -25,7 +26,11 @@ struct Followed {
 ///
 /// # Errors
 /// [`RegistryError::Lost`] when no more is heard of engines.
-pub async fn follow(mut watch: EngineWatch, members: &Members) -> Result<std::convert::Infallible, RegistryError> {
+pub async fn follow(
+    mut watch: EngineWatch,
+    security: &Security,
+    members: &Members,
+) -> Result<std::convert::Infallible, RegistryError> {
     let mut followed: BTreeMap<EngineId, Followed> = BTreeMap::new();
     // They end with this future.
     let mut tasks = JoinSet::new();
@@ -44,7 +49,7 @@ pub async fn follow(mut watch: EngineWatch, members: &Members) -> Result<std::co
                 continue;
             }
             let (announced, still) = watch::channel(true);
-            tasks.spawn(keep(record.clone(), members.clone(), still));
+            tasks.spawn(keep(record.clone(), security.clone(), members.clone(), still));
             followed.insert(record.id.clone(), Followed { as_of: record.clone(), announced });
         }
         while tasks.try_join_next().is_some() {}
@@ -52,10 +57,10 @@ pub async fn follow(mut watch: EngineWatch, members: &Members) -> Result<std::co
 }
 
 /// Keeps a connection to the engine of `record` until that is no longer announced and the connection is lost.
-async fn keep(record: EngineRecord, members: Members, mut announced: watch::Receiver<bool>) {
+async fn keep(record: EngineRecord, security: Security, members: Members, mut announced: watch::Receiver<bool>) {
     let EngineRecord { id, addr, .. } = record;
     loop {
-        match GrpcEngine::connect(&addr).await {
+        match GrpcEngine::connect(&addr, &security).await {
             Ok(engine) => {
                 let engine = Arc::new(engine);
                 match members.join(id.clone(), engine.clone()) {

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tramontane_cluster::tls::Acceptor;
 use tramontane_proto::INFERENCE_DESCRIPTORS;
 use tramontane_proto::v1::inference_server::{InferenceServer, SERVICE_NAME};
 
@@ -83,7 +84,7 @@ impl GrpcServer {
     }
 
     /// Serves on `listener` until `stop` says true; then closes connections as soon as their calls have ended.
-    pub async fn run(self, listener: TcpListener, timeouts: Timeouts, stop: watch::Receiver<bool>) {
-        serve(listener, self.routes, Speaks::Http2, timeouts, stop).await;
+    pub async fn run(self, listener: TcpListener, acceptor: Acceptor, timeouts: Timeouts, stop: watch::Receiver<bool>) {
+        serve(listener, acceptor, self.routes, Speaks::Http2, timeouts, stop).await;
     }
 }

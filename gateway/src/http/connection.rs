@@ -9,8 +9,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+
+use tramontane_cluster::tls::Connection;
 
 use super::heads::Heads;
 
@@ -50,7 +51,7 @@ impl Head {
 
 /// A connection whose heads are looked at and whose writes end.
 pub(super) struct Guarded {
-    stream: TcpStream,
+    stream: Connection,
     heads: Heads,
     head: Head,
     /// How long nothing may be taken of what is to be written.
@@ -72,7 +73,7 @@ impl Linger {
     }
 
     /// Ready when the peer has closed too, or the time is over.
-    fn poll(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, stream: &mut Connection, context: &mut Context<'_>) -> Poll<()> {
         if self.end.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
@@ -91,7 +92,7 @@ impl Linger {
 }
 
 impl Guarded {
-    pub(super) fn new(stream: TcpStream, patience: Duration) -> (Self, Head) {
+    pub(super) fn new(stream: Connection, patience: Duration) -> (Self, Head) {
         let head = Head::default();
         (Self { stream, heads: Heads::default(), head: head.clone(), patience, stall: None, linger: None }, head)
     }

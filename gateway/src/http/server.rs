@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
+use tramontane_cluster::tls::{Acceptor, Connection};
 
 use super::connection::Guarded;
 
@@ -77,9 +78,10 @@ pub enum Speaks {
     Http2,
 }
 
-/// Serves `routes` until `stop` says true; then closes connections as soon as they have answered.
+/// Serves `routes`, on connections that `acceptor` makes of what `listener` accepts, until `stop` says true; then closes connections as soon as they have answered.
 pub async fn serve(
     listener: TcpListener,
+    acceptor: Acceptor,
     routes: Router,
     speaks: Speaks,
     timeouts: Timeouts,
@@ -99,9 +101,15 @@ pub async fn serve(
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
-        let (builder, routes, stop) = (builder.clone(), routes.clone(), stop.clone());
+        let (acceptor, builder, routes, stop) = (acceptor.clone(), builder.clone(), routes.clone(), stop.clone());
         connections.spawn(async move {
-            connection(stream, &builder, routes, timeouts, stop).await;
+            // Tokens are small, and wanted at once.
+            _ = stream.set_nodelay(true);
+            match acceptor.accept(stream, timeouts.head).await {
+                Ok(stream) => connection(stream, &builder, routes, timeouts, stop).await,
+                // Who knocks and goes is the client's affair, and there may be many.
+                Err(error) => tracing::debug!(%error, "no handshake"),
+            }
             drop(place);
         });
     }
@@ -146,14 +154,12 @@ fn builder(timeouts: Timeouts) -> Builder<TokioExecutor> {
 
 /// Serves one connection to its end.
 async fn connection(
-    stream: TcpStream,
+    stream: Connection,
     builder: &Builder<TokioExecutor>,
     routes: Router,
     timeouts: Timeouts,
     mut stop: watch::Receiver<bool>,
 ) {
-    // Tokens are small, and wanted at once.
-    _ = stream.set_nodelay(true);
     let (stream, head) = Guarded::new(stream, timeouts.read);
     let begun = Arc::new(AtomicBool::new(false));
     let asked = begun.clone();

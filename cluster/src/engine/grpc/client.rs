@@ -21,6 +21,7 @@ use super::{DEADLINE_GRACE, LEAVE, MAX_EVENT, MAX_RUNS, SILENCE};
 use crate::engine::{
     Engine, EngineError, EngineInfo, EngineStatus, EventSender, EventStream, Phase, ValidRequest, event_channel,
 };
+use crate::tls::{Role, Security};
 use crate::transport::{self, CONNECT_TIMEOUT, MAX_MESSAGE, causes};
 
 /// How long whoever has [`MAX_RUNS`] requests at an engine should wait with another.
@@ -52,9 +53,9 @@ impl GrpcEngine {
     ///
     /// # Errors
     /// [`Unreachable`].
-    pub async fn connect(addr: &str) -> Result<Self, Unreachable> {
+    pub async fn connect(addr: &str, security: &Security) -> Result<Self, Unreachable> {
         let unreachable = |why: String| Unreachable { addr: addr.to_owned(), why };
-        let channel = transport::connect(addr).await.map_err(unreachable)?;
+        let channel = transport::connect(addr, security, Role::Coordinator).await.map_err(unreachable)?;
         let mut client =
             EngineClient::new(channel).max_decoding_message_size(MAX_EVENT).max_encoding_message_size(MAX_MESSAGE);
         let opened = timeout(CONNECT_TIMEOUT, async {

@@ -18,6 +18,7 @@ use super::event_wire::{event_to_pb, report_to_pb};
 use super::request_wire::request_from_pb;
 use super::{FIRST_MESSAGE, MAX_EVENT, MAX_RUNS, REPORT_EVERY, SIGN_OF_LIFE};
 use crate::engine::{Engine, EngineStatus, Event, EventStream};
+use crate::tls::{Role, Security};
 use crate::transport::{self, MAX_MESSAGE, ServerError, Stop};
 
 /// Serves `engine` on `listener` until `shutdown` completes: then what runs is broken off.
@@ -27,13 +28,14 @@ use crate::transport::{self, MAX_MESSAGE, ServerError, Stop};
 pub async fn serve_engine(
     engine: Arc<dyn Engine>,
     listener: TcpListener,
+    security: Security,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServerError> {
     let (signal, stop) = Stop::after(shutdown);
     let service = EngineServer::new(Served { engine, stop })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_EVENT);
-    let incoming = transport::incoming(listener);
+    let incoming = transport::incoming(listener, &security, Role::Gateway)?;
     // A call a request, and the reports.
     let server = transport::server().max_concurrent_streams(MAX_RUNS + 1);
     Ok(server.serve_with_incoming_shutdown(service, incoming, signal).await?)

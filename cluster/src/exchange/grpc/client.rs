@@ -10,6 +10,7 @@ use tramontane_router::{ClusterView, ExpertBatch, ExpertId, NodeId, NumericProfi
 use super::control::NodeControl;
 use super::link::{Job, Link, NotTaken, Peer};
 use crate::exchange::{Completion, DispatchId, Exchange, ExchangeError};
+use crate::tls::Security;
 
 /// Sends batches over one stream a node. Connects when first needed, and again after a break.
 ///
@@ -17,6 +18,7 @@ use crate::exchange::{Completion, DispatchId, Exchange, ExchangeError};
 pub struct GrpcExchange {
     runtime: Handle,
     profile: NumericProfile,
+    security: Security,
     addrs: BTreeMap<NodeId, String>,
     links: BTreeMap<NodeId, Link>,
     next_id: u64,
@@ -36,11 +38,12 @@ pub(super) enum Note {
 
 impl GrpcExchange {
     /// An exchange that knows no nodes yet. `runtime` carries its bytes; `profile` is what every answer must be of.
-    pub fn new(runtime: Handle, profile: NumericProfile) -> Self {
+    pub fn new(runtime: Handle, profile: NumericProfile, security: Security) -> Self {
         let (notes, noted) = channel();
         Self {
             runtime,
             profile,
+            security,
             addrs: BTreeMap::new(),
             links: BTreeMap::new(),
             next_id: 0,
@@ -89,8 +92,8 @@ impl GrpcExchange {
         }
         let gone = |why: &str| ExchangeError::NodeGone { node: node.clone(), why: why.into() };
         let addr = self.addrs.get(node).ok_or_else(|| gone("its address is not known"))?.clone();
-        let (profile, notes) = (self.profile.clone(), self.notes.clone());
-        let link = Link::open(&self.runtime, Peer { node: node.clone(), addr, profile, notes });
+        let (profile, security, notes) = (self.profile.clone(), self.security.clone(), self.notes.clone());
+        let link = Link::open(&self.runtime, Peer { node: node.clone(), addr, profile, security, notes });
         let sent = link.send(job).map_err(|_| gone("the runtime has stopped"));
         self.links.insert(node.clone(), link);
         sent
@@ -106,14 +109,16 @@ impl Exchange for GrpcExchange {
 
     fn rescue(&mut self, node: &NodeId, batch: ExpertBatch, experts: Vec<ExpertId>) -> DispatchId {
         let dispatch = self.begin();
-        let (node, notes) = (node.clone(), self.notes.clone());
+        let (node, security, notes) = (node.clone(), self.security.clone(), self.notes.clone());
         let Some(addr) = self.addrs.get(&node).cloned() else {
             self.send_or_complete(&node, (dispatch, batch));
             return dispatch;
         };
         self.runtime.spawn(async move {
-            let loaded =
-                async { NodeControl::connect(node.clone(), &addr).await?.ensure_held(&batch.model, &experts).await };
+            let loaded = async {
+                let mut control = NodeControl::connect(node.clone(), &addr, &security).await?;
+                control.ensure_held(&batch.model, &experts).await
+            };
             let note = match loaded.await {
                 Ok(()) => Note::Loaded(node, (dispatch, batch)),
                 Err(error) => Note::Completed(Completion { dispatch, node, result: Err(error) }),

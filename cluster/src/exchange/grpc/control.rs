@@ -12,6 +12,7 @@ use tramontane_router::{ExpertId, ModelId, NodeId};
 use super::{LOAD_TIMEOUT, REPLY_TIMEOUT, wire};
 use crate::convert::{expert_from_pb, expert_to_pb};
 use crate::exchange::ExchangeError;
+use crate::tls::{Role, Security};
 use crate::transport::{MAX_MESSAGE, causes, connect};
 
 /// A connection to one node, apart from its exchange stream.
@@ -25,8 +26,8 @@ impl NodeControl {
     ///
     /// # Errors
     /// [`ExchangeError::NodeGone`].
-    pub async fn connect(node: NodeId, addr: &str) -> Result<Self, ExchangeError> {
-        match connect(addr).await {
+    pub async fn connect(node: NodeId, addr: &str, security: &Security) -> Result<Self, ExchangeError> {
+        match connect(addr, security, Role::ExpertNode).await {
             Ok(channel) => {
                 let client = ExpertsClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
                 Ok(Self { node, client })

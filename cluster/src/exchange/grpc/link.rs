@@ -18,6 +18,7 @@ use super::seal::check_reply;
 use super::{CHUNKS_AHEAD, wire};
 use crate::Malformed;
 use crate::exchange::{Completion, DispatchId, ExchangeError, MAX_IN_FLIGHT};
+use crate::tls::{Role, Security};
 use crate::transport::{self, CONNECT_TIMEOUT, MAX_MESSAGE, causes};
 
 /// One dispatch on its way to the task.
@@ -46,6 +47,7 @@ pub(super) struct Peer {
     pub(super) addr: String,
     /// What the node's answers are expected to be.
     pub(super) profile: NumericProfile,
+    pub(super) security: Security,
     pub(super) notes: Notes<Note>,
 }
 
@@ -97,7 +99,7 @@ async fn drive(peer: Peer, mut jobs: mpsc::Receiver<Job>, stop: oneshot::Receive
 /// Connects, sends and receives until that is no longer possible; returns why.
 async fn exchange(peer: &Peer, jobs: &mut mpsc::Receiver<Job>, pending: &mut BTreeMap<u64, Expected>) -> String {
     let (outbound, requests) = mpsc::channel(CHUNKS_AHEAD);
-    let opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&peer.addr, requests));
+    let opened = tokio::time::timeout(CONNECT_TIMEOUT, open(peer, requests));
     let mut replies = match opened.await {
         Ok(Ok(replies)) => Replies { stream: replies, reassembly: Reassembly::new() },
         Ok(Err(why)) => return why,
@@ -124,10 +126,10 @@ async fn exchange(peer: &Peer, jobs: &mut mpsc::Receiver<Job>, pending: &mut BTr
 }
 
 async fn open(
-    addr: &str,
+    peer: &Peer,
     requests: mpsc::Receiver<pb::DispatchRequest>,
 ) -> Result<Streaming<pb::DispatchReply>, String> {
-    let mut client = ExpertsClient::new(transport::connect(addr).await?)
+    let mut client = ExpertsClient::new(transport::connect(&peer.addr, &peer.security, Role::ExpertNode).await?)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let opened = client.exchange(ReceiverStream::new(requests)).await;

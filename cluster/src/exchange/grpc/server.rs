@@ -19,6 +19,7 @@ use super::seal::check_request;
 use super::{MAX_MERGED, QUEUE, wire};
 use crate::convert::{expert_from_pb, expert_to_pb};
 use crate::exchange::{ExpertServer, MAX_IN_FLIGHT, ServeError};
+use crate::tls::{Role, Security};
 use crate::transport::{self, MAX_MESSAGE, ServerError, Stop};
 
 /// Serves `server`'s experts to coordinators on `listener`, until `shutdown` completes: then no more dispatches are
@@ -32,8 +33,10 @@ pub async fn serve_experts(
     server: Arc<dyn ExpertServer>,
     profile: NumericProfile,
     listener: TcpListener,
+    security: Security,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServerError> {
+    let incoming = transport::incoming(listener, &security, Role::Coordinator)?;
     let (queue, waiting) = sync_channel(QUEUE);
     let (alive, died) = oneshot::channel::<()>();
     let (signal, stop) = Stop::after(async move {
@@ -54,7 +57,7 @@ pub async fn serve_experts(
     let service = Service { server: experts, profile, queue, stop };
     let service =
         ExpertsServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
-    transport::server().serve_with_incoming_shutdown(service, transport::incoming(listener), signal).await?;
+    transport::server().serve_with_incoming_shutdown(service, incoming, signal).await?;
     // The service is gone, and its queue with it: the thread is ending.
     let ended = tokio::task::spawn_blocking(move || compute.join()).await;
     match ended {

@@ -19,6 +19,7 @@ use super::{HEARTBEAT, REPLY_TIMEOUT, UPDATES};
 use crate::registry::{
     Accepted, Health, Leadership, Lease, Registry, RegistryError, Unopposed, Watch, nothing_to_restore, wire,
 };
+use crate::tls::{Role, Security};
 use crate::transport::{self, MAX_MESSAGE, causes};
 
 /// What a served registry's address begins with.
@@ -41,7 +42,8 @@ impl ServedRegistry {
             what: format!("registry {url}"),
             why: format!("its address does not begin with {SCHEME}"),
         })?;
-        let channel = transport::connect(addr).await.map_err(|why| RegistryError::Lost { why })?;
+        let channel = transport::connect(addr, &Security::Plaintext, Role::Coordinator).await;
+        let channel = channel.map_err(|why| RegistryError::Lost { why })?;
         let mut client =
             RegistryClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         let opened = async {

@@ -16,9 +16,10 @@ use tramontane_proto::v1::registry_server::{Registry as Service, RegistryServer}
 use super::{LEASE_TIMEOUT, UPDATES};
 use crate::Malformed;
 use crate::registry::{Accepted, Lease, Registry, RegistryError, wire};
+use crate::tls::{Role, Security};
 use crate::transport::{self, MAX_MESSAGE, ServerError, Stop};
 
-/// Serves `registry` on `listener` until `shutdown` completes: then its clients see it lost.
+/// Serves `registry` on `listener`, which is for this machine alone and speaks plainly, until `shutdown` completes: then its clients see it lost.
 ///
 /// # Errors
 /// The transport broke.
@@ -31,7 +32,7 @@ pub async fn serve_registry(
     let service = RegistryServer::new(Served { registry, stop })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let incoming = transport::incoming(listener);
+    let incoming = transport::incoming(listener, &Security::Plaintext, Role::ExpertNode)?;
     Ok(transport::server().serve_with_incoming_shutdown(service, incoming, signal).await?)
 }
 

@@ -1,11 +1,22 @@
-//! What both gRPC seams share: the settings of a connection, and how a server stops.
+//! What all gRPC seams share: how a connection is made and secured, its settings, and how a server stops.
 
+mod accept;
+
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use futures::Stream;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Server};
+
+use crate::tls::{Connection, Role, Security, acceptor, client_config};
+use accept::Accepting;
 
 /// Bytes of one message, at most, in either direction.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
@@ -20,12 +31,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// and given up when a ping stays unanswered this long. (A broken connection is noticed at once.)
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to `host:port`.
+/// Connects to `host:port`, where somebody of the role `far` listens.
 ///
 /// # Errors
 /// Why it did not, as text, within [`CONNECT_TIMEOUT`].
-pub(crate) async fn connect(addr: &str) -> Result<Channel, String> {
-    Endpoint::from_shared(format!("http://{addr}"))
+pub(crate) async fn connect(addr: &str, security: &Security, far: Role) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))
         .map_err(|error| format!("{addr} is no address: {}", causes(&error)))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -35,10 +46,30 @@ pub(crate) async fn connect(addr: &str) -> Result<Channel, String> {
         .max_frame_size(FRAME)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|error| format!("cannot connect to {addr}: {}", causes(&error)))
+        .keep_alive_while_idle(true);
+    let connected = match security {
+        Security::Plaintext => endpoint.connect().await,
+        Security::Mutual(identity) => {
+            let config = client_config(identity, far).map_err(|error| format!("TLS: {error}"))?;
+            let (connector, addr) = (TlsConnector::from(config), Arc::<str>::from(addr));
+            let connector = tower::service_fn(move |_| secure(connector.clone(), addr.clone()));
+            endpoint.connect_with_connector(connector).await
+        }
+    };
+    connected.map_err(|error| format!("cannot connect to {addr}: {}", causes(&error)))
+}
+
+/// A connection to `addr` on which the far end has shown who it is.
+async fn secure(connector: TlsConnector, addr: Arc<str>) -> io::Result<TokioIo<Connection>> {
+    let connected = timeout(CONNECT_TIMEOUT, async {
+        let stream = TcpStream::connect(&*addr).await?;
+        stream.set_nodelay(true)?;
+        // Whom a certificate is for is its role; there is no name to compare.
+        let nobody = ServerName::IpAddress(stream.peer_addr()?.ip().into());
+        connector.connect(nobody, stream).await
+    });
+    let stream = connected.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    Ok(TokioIo::new(Connection::secured(stream.into())))
 }
 
 /// A server with the settings of [`connect`]'s far end.
@@ -52,9 +83,18 @@ pub(crate) fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }
 
-/// The connections `listener` accepts.
-pub(crate) fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+/// The connections `listener` accepts, from whoever has the role `admitted`.
+///
+/// # Errors
+/// [`ServerError::Transport`] when TLS cannot be set up.
+pub(crate) fn incoming(
+    listener: TcpListener,
+    security: &Security,
+    admitted: Role,
+) -> Result<impl Stream<Item = io::Result<Connection>> + Send, ServerError> {
+    let acceptor = acceptor(security, admitted);
+    let acceptor = acceptor.map_err(|error| ServerError::Transport { why: format!("TLS: {error}") })?;
+    Ok(Accepting::new(listener, acceptor).stream())
 }
 
 /// An error with its causes on one line: what a connection failed of stands in the last one.
@@ -121,6 +161,7 @@ mod tests {
     #[tokio::test]
     async fn a_failed_connection_says_of_what() {
         let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("its address");
+        let connect = async |addr: &str| connect(addr, &Security::Plaintext, Role::ExpertNode).await;
         let refused = connect(&nobody.to_string()).await.expect_err("nobody listens");
         assert!(refused.contains("refused"), "{refused}");
         assert!(connect("no address").await.expect_err("a space").contains("is no address"));
