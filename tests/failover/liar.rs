@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tramontane_cluster::exchange::grpc::serve_experts;
 use tramontane_cluster::exchange::{ExpertServer, ServeError};
 use tramontane_cluster::registry::etcd::{EtcdOptions, EtcdRegistry};
+use tramontane_cluster::tls::Security;
 use tramontane_expert_node::{ExpertStore, Node, NodeOptions};
 use tramontane_kernels::{CONTRACT_VERSION, Compute, Isa};
 use tramontane_model::checkpoint::Checkpoint;

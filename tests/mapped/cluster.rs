@@ -12,6 +12,7 @@ use tramontane_cluster::exchange::Exchange;
 use tramontane_cluster::exchange::grpc::GrpcExchange;
 use tramontane_cluster::registry::served::serve_registry;
 use tramontane_cluster::registry::{EmbeddedRegistry, Registry};
+use tramontane_cluster::tls::Security;
 use tramontane_model::manifest::Manifest;
 use tramontane_model::weights::Quantize;
 use tramontane_router::placement::Placement;

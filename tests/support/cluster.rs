@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tramontane_cluster::exchange::grpc::{GrpcExchange, serve_experts};
 use tramontane_cluster::exchange::{Exchange, ExpertServer, InProcessExchange};
 use tramontane_cluster::registry::{EmbeddedRegistry, Registry, Watch};
+use tramontane_cluster::tls::Security;
 use tramontane_coordinator::{Dispatcher, Forward};
 use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa, KvType};

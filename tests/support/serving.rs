@@ -176,6 +176,15 @@ pub(crate) fn connect(addr: &str) -> TcpStream {
     stream
 }
 
+/// Posts `body` to the server at `addr`, on a connection of its own.
+pub(crate) fn post(addr: &str, path: &str, body: &Value) -> Reply {
+    let body = body.to_string();
+    let head = "host: test\r\nconnection: close\r\ncontent-type: application/json";
+    let mut stream = connect(addr);
+    _ = write!(stream, "POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    read_reply(&mut stream)
+}
+
 /// Reads a reply whose connection is closed after it; status 0 when nothing came.
 pub(crate) fn read_reply(stream: &mut impl Read) -> Reply {
     let mut bytes = Vec::new();

@@ -91,7 +91,7 @@ pub(crate) fn incoming(
     listener: TcpListener,
     security: &Security,
     admitted: Role,
-) -> Result<impl Stream<Item = io::Result<Connection>> + Send, ServerError> {
+) -> Result<impl Stream<Item = io::Result<Connection>> + Send + use<>, ServerError> {
     let acceptor = acceptor(security, admitted);
     let acceptor = acceptor.map_err(|error| ServerError::Transport { why: format!("TLS: {error}") })?;
     Ok(Accepting::new(listener, acceptor).stream())
@@ -146,24 +146,4 @@ impl Stop {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn streams_stop_when_the_signal_completes_or_is_dropped() {
-        let (signal, stop) = Stop::after(std::future::ready(()));
-        tokio::join!(signal, stop.stopped());
-        let (signal, stop) = Stop::after(std::future::pending());
-        drop(signal);
-        stop.stopped().await;
-    }
-
-    #[tokio::test]
-    async fn a_failed_connection_says_of_what() {
-        let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("its address");
-        let connect = async |addr: &str| connect(addr, &Security::Plaintext, Role::ExpertNode).await;
-        let refused = connect(&nobody.to_string()).await.expect_err("nobody listens");
-        assert!(refused.contains("refused"), "{refused}");
-        assert!(connect("no address").await.expect_err("a space").contains("is no address"));
-    }
-}
+mod tests;

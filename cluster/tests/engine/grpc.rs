@@ -6,6 +6,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tramontane_cluster::engine::grpc::GrpcEngine;
 use tramontane_cluster::engine::{EngineError, Event, Phase, ValidRequest};
+use tramontane_cluster::tls::Security;
 use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::engine_client::EngineClient;
 

@@ -11,6 +11,7 @@ use tramontane_cluster::engine::{
     Engine, EngineError, EngineInbox, EngineInfo, EngineStatus, Event, EventSender, EventStream, Generation,
     InProcessEngine, Submission, Token, ValidRequest, in_process,
 };
+use tramontane_cluster::tls::Security;
 
 /// By when anything that is to happen has happened; only a failing test waits for it.
 pub(crate) const LONG: Duration = Duration::from_secs(30);

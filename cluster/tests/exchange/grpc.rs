@@ -8,6 +8,7 @@ use tramontane_cluster::exchange::grpc::{GrpcExchange, NodeControl};
 use tramontane_cluster::exchange::{
     Exchange, ExchangeError, ExpertServer, InProcessExchange, MAX_IN_FLIGHT, ServeError,
 };
+use tramontane_cluster::tls::Security;
 use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, NodeId, RowFormat};
 
 use crate::harness::{GrpcNode, LONG, assert_none, collect, next, nodes, runtime};

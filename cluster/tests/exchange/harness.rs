@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tramontane_cluster::ServerError;
 use tramontane_cluster::exchange::grpc::{GrpcExchange, serve_experts};
 use tramontane_cluster::exchange::{Completion, DispatchId, Exchange, ExpertServer, InProcessExchange};
+use tramontane_cluster::tls::Security;
 use tramontane_router::{NodeId, NumericProfile};
 
 use crate::node::profile;

@@ -8,6 +8,7 @@ use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tramontane_cluster::exchange::grpc::{GrpcExchange, seal_reply, seal_request};
 use tramontane_cluster::exchange::{Exchange, ExchangeError};
+use tramontane_cluster::tls::Security;
 use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::experts_client::ExpertsClient;
 use tramontane_proto::v1::experts_server::{Experts, ExpertsServer};
