@@ -171,10 +171,10 @@ fn the_authority_keeps_what_it_is_given() {
     let list: serde_json::Value = serde_json::from_str(&list.stdout).expect("JSON");
     let signed: Vec<_> = list["certificates"].as_array().expect("a list").iter().map(|one| &one["role"]).collect();
     assert_eq!(signed, ["admin", "coordinator", "expert-node", "gateway"]);
-    assert_eq!(
-        (&list["certificates"][3]["hosts"], &list["certificates"][3]["days_left"]),
-        (&json!(["localhost"]), &json!(89))
-    );
+    let gateway = &list["certificates"][3];
+    assert_eq!(gateway["hosts"], json!(["localhost"]));
+    // It begins when it is signed, a moment ago.
+    assert!(gateway["days_left"] == 89 || gateway["days_left"] == 90, "{gateway}");
     for file in ["ca.key", "gateway.key"] {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(format!("{dir}/{file}")).expect(file).permissions().mode();
