@@ -14,6 +14,7 @@ use crate::certs::CertsArgs;
 use crate::chat::ChatArgs;
 use crate::coordinator::CoordinatorArgs;
 use crate::gateway::GatewayArgs;
+use crate::metrics::MetricsArgs;
 use crate::models::ModelsArgs;
 use crate::registry::RegistryArgs;
 use crate::tls::{FrontTlsArgs, TlsArgs};
@@ -111,6 +112,8 @@ pub(crate) struct UpArgs {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) serve: ServeArgs,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
 
     /// Expert nodes [default: one for each expert of a layer, at most 8]
     #[arg(long, env = "TRAMONTANE_EXPERT_NODES", value_name = "N", help_heading = "Cluster", value_parser = nodes)]
@@ -272,6 +275,8 @@ pub(crate) struct NodeArgs {
         help_heading = "Node"
     )]
     pub(crate) drain_timeout: u64,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
 }

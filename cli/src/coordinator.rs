@@ -8,9 +8,11 @@ use anyhow::anyhow;
 use clap::Args;
 use tokio::runtime::Handle;
 use tramontane_cluster::exchange::grpc::GrpcExchange;
+use tramontane_cluster::metrics::ExchangeMetrics;
 use tramontane_cluster::registry::Registry;
 use tramontane_cluster::tls::{Role, Security};
 use tramontane_coordinator::ClusterAdmin;
+use tramontane_coordinator::metrics::ClusterCollector;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
@@ -18,6 +20,7 @@ use crate::args::{AdminArgs, KvArgs, ModelArgs, ServeArgs, host_and_port, replic
 use crate::door::{Announce, Door, front_door};
 use crate::engine::{KvRoom, Started, start_engine};
 use crate::expert_node::cores;
+use crate::metrics::MetricsArgs;
 use crate::model::Model;
 use crate::offer::{Listener, Offer};
 use crate::office::Office;
@@ -56,6 +59,8 @@ pub(crate) struct CoordinatorArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
+    #[command(flatten)]
     pub(crate) tls: TlsArgs,
     /// Nodes that should hold each expert, where there is room
     #[arg(long, env = "TRAMONTANE_REPLICAS", value_name = "R", default_value_t = 2, value_parser = replicas, help_heading = "Cluster")]
@@ -75,7 +80,7 @@ pub(crate) struct CoordinatorArgs {
 
 /// Runs until it is told to stop.
 pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {
-    let mut door = Door::open(&args.serve, Announce::json(args.json)).await?;
+    let mut door = Door::open(&args.serve, &args.metrics, Announce::json(args.json)).await?;
     args.tls.permit("--listen", args.listen)?;
     args.tls.permit("--admin", args.admin.admin)?;
     let security = args.tls.open(Role::Coordinator, &args.registry.cluster)?;
@@ -110,15 +115,21 @@ async fn serve(
     door: Door,
     registry: &dyn Registry,
     offer: Option<Offer<'_>>,
-    admin: &ClusterAdmin,
+    admin: &Arc<ClusterAdmin>,
 ) -> anyhow::Result<()> {
     until_held(model, registry).await?;
     let compute = Compute::new(Isa::detect(), args.threads.unwrap_or_else(cores));
-    let exchange = Box::new(GrpcExchange::new(Handle::current(), model.profile.clone(), security));
+    let exchange_metrics = ExchangeMetrics::default();
+    let exchange = GrpcExchange::new(Handle::current(), model.profile.clone(), security.clone());
+    let exchange = Box::new(exchange.counted_by(exchange_metrics.clone()));
     let kv = KvRoom::of(&args.kv);
     let Started { engine, peers } = start_engine(model, compute, kv, exchange, registry.watch())?;
     admin.serves(Arc::new(engine.clone()), peers);
     let front = front_door(&model.checkpoint, &model.config, &model.profile, Arc::new(engine.clone()))?;
+    door.show(&front, &security, |registry| {
+        exchange_metrics.register(registry);
+        registry.register_collector(Box::new(ClusterCollector(admin.clone())));
+    });
     match offer {
         None => door.serve(front, || engine.drain()).await,
         Some(offer) => {

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
+use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tramontane_cluster::engine::Engine;
-use tramontane_cluster::tls::Acceptor;
+use tramontane_cluster::tls::{Acceptor, Security};
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::grpc::{GrpcServer, Health};
 use tramontane_gateway::http::{CLOSING, Gateway, Speaks, Timeouts, bind, routes, serve};
 use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
+use tramontane_gateway::metrics::EngineCollector;
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
@@ -26,6 +28,7 @@ use tramontane_router::NumericProfile;
 
 use crate::args::ServeArgs;
 use crate::files::read_text;
+use crate::metrics::{Metrics, MetricsArgs, ModelLabels};
 use crate::output;
 use crate::signals::Signals;
 
@@ -34,6 +37,7 @@ pub(crate) struct Door {
     gateway: Arc<Gateway>,
     addr: SocketAddr,
     admin: Option<SocketAddr>,
+    metrics: Metrics,
     keys: bool,
     scheme: &'static str,
     announce: Announce,
@@ -82,7 +86,8 @@ impl GrpcDoor {
 
 impl Door {
     /// Listens where `args` say.
-    pub(crate) async fn open(args: &ServeArgs, announce: Announce) -> anyhow::Result<Self> {
+    pub(crate) async fn open(args: &ServeArgs, metrics: &MetricsArgs, announce: Announce) -> anyhow::Result<Self> {
+        let metrics = Metrics::open(metrics)?;
         let ServeArgs { http, grpc, api_keys_file, insecure, tls } = args;
         let acceptor = tls.open()?;
         let keys = api_keys_file.as_deref().map(read_keys).transpose()?;
@@ -111,7 +116,18 @@ impl Door {
             Some(addr) => Some(GrpcDoor::open(*addr, acceptor, gateway.clone(), stopped).await?),
             None => None,
         };
-        Ok(Self { gateway, addr, admin: None, keys: with_keys, scheme: tls.scheme(), announce, stop, served, grpc })
+        Ok(Self {
+            gateway,
+            addr,
+            admin: None,
+            metrics,
+            keys: with_keys,
+            scheme: tls.scheme(),
+            announce,
+            stop,
+            served,
+            grpc,
+        })
     }
 
     /// Has it said where operators are answered, too.
@@ -124,10 +140,26 @@ impl Door {
         self.addr
     }
 
+    /// Shows metrics of `front`'s requests and of its engine, and what `register` adds.
+    pub(crate) fn show(&self, front: &FrontDoor, security: &Security, register: impl FnOnce(&mut Registry)) {
+        let card = &front.model().card;
+        let of = ModelLabels {
+            model: front.model().id().to_owned(),
+            hash: front.model().named_hash(),
+            quantization: card.quantization.clone(),
+            license: card.license.clone(),
+        };
+        self.metrics.show(of, security, |registry| {
+            self.gateway.metrics().register(registry);
+            registry.register_collector(Box::new(EngineCollector(front.engine().clone())));
+            register(registry);
+        });
+    }
+
     /// Serves `front` until a signal comes, then lets what runs end: `drain` tells its engine to take no more.
     pub(crate) async fn serve(mut self, front: FrontDoor, drain: impl FnOnce()) -> anyhow::Result<()> {
         let model = front.model().id().to_owned();
-        self.gateway.open(Arc::new(front));
+        self.gateway.open(Arc::new(front.counted_by(self.gateway.metrics().clone())));
         // Until now a signal ended the process, for nothing was running.
         let mut signals = Signals::new()?;
         if let Some(grpc) = &self.grpc {
@@ -174,7 +206,7 @@ impl Door {
         if self.announce == Announce::AsJson {
             output::out(&format!(
                 "{}\n",
-                json!({"model": model, "http": addr.to_string(), "grpc": grpc, "admin": self.admin.map(|addr| addr.to_string())})
+                json!({"model": model, "http": addr.to_string(), "grpc": grpc, "admin": self.admin.map(|addr| addr.to_string()), "metrics": self.metrics.addr().map(|addr| addr.to_string())})
             ))?;
         }
         Ok(())

@@ -12,11 +12,13 @@ use tramontane_cluster::exchange::ExpertServer;
 use tramontane_cluster::exchange::grpc::serve_experts;
 use tramontane_cluster::registry::RegistryError;
 use tramontane_cluster::tls::Role;
+use tramontane_expert_node::metrics::StoreCollector;
 use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::NodeId;
 
 use crate::args::NodeArgs;
+use crate::metrics::{Metrics, ModelLabels};
 use crate::model::Model;
 use crate::registry::{open, reached_at, take_name};
 use crate::signals::Signals;
@@ -30,6 +32,7 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let security = args.tls.open(Role::ExpertNode, &args.registry.cluster)?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let addr = reached_at(args.advertise.clone(), listener.local_addr()?)?;
+    let metrics = Metrics::open(&args.metrics)?;
     let mut signals = Signals::new()?;
     let model = Model::open(&args.model)?;
     let registry = open(&args.registry, &model).await?;
@@ -41,13 +44,20 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let options = NodeOptions { id: id.clone(), addr: addr.clone(), capacity, zone, profile: profile.clone() };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { _ = stopped.await };
-    let mut served = tokio::spawn(serve_experts(store.clone(), profile, listener, security, shutdown));
+    let mut served = tokio::spawn(serve_experts(store.clone(), profile, listener, security.clone(), shutdown));
     let is_taken = |error: &_| matches!(error, NodeError::Registry { source: RegistryError::Taken { .. }, .. });
     let join = async || Node::join(options.clone(), store.clone(), registry.as_ref()).await;
     let node = tokio::select! {
         joined = take_name(&args.registry, is_taken, join) => joined?,
         () = signals.next() => return Ok(()),
     };
+    let of = ModelLabels {
+        model: model.id.as_str().to_owned(),
+        hash: format!("blake3:{}", model.profile.weights),
+        quantization: model.profile.quantization.clone(),
+        license: model.checkpoint.license(),
+    };
+    metrics.show(of, &security, |registry| registry.register_collector(Box::new(StoreCollector(store.clone()))));
     tracing::info!(node = %id, %addr, cluster = args.registry.cluster, "joined");
     tokio::select! {
         failed = end_of(&mut served) => return failed,

@@ -13,6 +13,7 @@ use tramontane_model::config::ModelConfig;
 
 use crate::args::ServeArgs;
 use crate::door::{Announce, Door, front_door};
+use crate::metrics::MetricsArgs;
 use crate::model::open_checkpoint;
 use crate::registry::{RegistryArgs, open_directory};
 use crate::tls::CertificateArgs;
@@ -36,6 +37,8 @@ pub(crate) struct GatewayArgs {
     #[command(flatten)]
     pub(crate) serve: ServeArgs,
     #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
+    #[command(flatten)]
     pub(crate) tls: CertificateArgs,
     /// Print one JSON object with the addresses once it serves
     #[arg(long, help_heading = "Output")]
@@ -45,7 +48,7 @@ pub(crate) struct GatewayArgs {
 /// Runs until a signal comes.
 pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     // What cannot be served is found out first.
-    let door = Door::open(&args.serve, Announce::json(args.json)).await?;
+    let door = Door::open(&args.serve, &args.metrics, Announce::json(args.json)).await?;
     let security = args.tls.open(Role::Gateway)?;
     let (name, checkpoint) = open_checkpoint(args.model.as_deref())?;
     let config = checkpoint.config()?;
@@ -55,6 +58,7 @@ pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     let EngineRecord { info, profile, .. } = first(directory.watch(), &name, &config).await?;
     let fleet = Arc::new(Fleet::new(info));
     let front = front_door(&checkpoint, &config, &profile, fleet.clone())?;
+    door.show(&front, &security, |_| {});
     tokio::select! {
         served = door.serve(front, || fleet.drain()) => served,
         Err(lost) = follow(directory.watch(), &security, fleet.members()) => Err(lost.into()),

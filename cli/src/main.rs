@@ -19,6 +19,7 @@ mod engine;
 mod expert_node;
 mod files;
 mod gateway;
+mod metrics;
 mod model;
 mod models;
 mod offer;

@@ -17,6 +17,7 @@ pub mod admin;
 mod convert;
 pub mod engine;
 pub mod exchange;
+pub mod metrics;
 pub mod registry;
 pub mod tls;
 mod transport;

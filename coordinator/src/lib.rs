@@ -12,6 +12,7 @@ mod engine;
 mod forward;
 mod grammar;
 mod kv_pool;
+pub mod metrics;
 pub mod placement;
 pub mod sampler;
 mod scheduler;

@@ -8,6 +8,7 @@
 mod duty;
 mod failures;
 mod merge;
+pub mod metrics;
 mod node;
 mod store;
 

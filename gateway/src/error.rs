@@ -100,6 +100,13 @@ pub struct Names {
     pub grpc: Code,
 }
 
+impl Names {
+    /// One word for it, of few there are: the code, or where there is none the kind.
+    pub fn reason(&self) -> &'static str {
+        self.code.unwrap_or(self.kind)
+    }
+}
+
 /// How long whoever asks too early or an engine that leaves should wait, where the engine does not say.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 

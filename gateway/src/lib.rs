@@ -13,3 +13,4 @@ pub mod frontdoor;
 pub mod grpc;
 pub mod http;
 pub mod keys;
+pub mod metrics;

@@ -30,7 +30,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let work = match &args.prompt.prompt {
         Some(_) => None,
         // What cannot be served is found out before a model is loaded for minutes.
-        None => Some(Door::open(&args.serve, Announce::json(args.prompt.json)).await?),
+        None => Some(Door::open(&args.serve, &args.metrics, Announce::json(args.prompt.json)).await?),
     };
     let model = Model::open(&args.model)?;
     let work = match (work, &args.prompt.prompt) {
@@ -83,6 +83,7 @@ async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, co
         }
         Work::Serve(door) => {
             let front = front_door(&model.checkpoint, &model.config, &model.profile, Arc::new(engine.clone()))?;
+            door.show(&front, &Security::Plaintext, |_| {});
             nodes.until(door.serve(front, || engine.drain())).await
         }
     }

@@ -13,7 +13,7 @@ use tramontane_cluster::admin::{Admin, AdminError, ClusterStatus, DispatchCounts
 use tramontane_cluster::engine::Engine;
 use tramontane_cluster::exchange::ExchangeError;
 use tramontane_cluster::exchange::grpc::NodeControl;
-use tramontane_cluster::registry::{Registry, RegistryError};
+use tramontane_cluster::registry::{Health, Registry, RegistryError};
 use tramontane_cluster::tls::Security;
 use tramontane_router::peers::Quarantine;
 use tramontane_router::placement::{
@@ -55,6 +55,11 @@ impl ClusterAdmin {
     pub fn serves(&self, engine: Arc<dyn Engine>, report: watch::Receiver<PeerReport>) {
         // Told once; a second engine would be a defect of the caller's, and the first one stays.
         _ = self.engine.set((engine, report));
+    }
+
+    /// How it stands with the registry.
+    pub(crate) fn health(&self) -> Health {
+        self.registry.health()
     }
 
     /// Remembers placements for as long as it is awaited, or the registry is there.

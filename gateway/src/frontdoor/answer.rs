@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures::stream::SelectAll;
 use futures::{Stream, StreamExt};
@@ -13,6 +14,7 @@ use super::choice::{Choice, ChoiceUsage, End, Piece, Reason, SpokenToken, TextPi
 use super::job::Length;
 use super::tools::{ToolCall, ToolPiece};
 use crate::error::ApiError;
+use crate::metrics::ChoiceMetrics;
 
 /// What the choices of a request have in common.
 pub(super) struct Group {
@@ -52,14 +54,23 @@ pub(super) struct ChoiceEvents {
     events: Option<EventStream>,
     choice: Choice,
     length: Length,
+    metrics: ChoiceMetrics,
 }
 
 impl ChoiceEvents {
-    pub(super) fn new(number: usize, events: EventStream, choice: Choice, length: Length) -> Self {
-        Self { number, events: Some(events), choice, length }
+    pub(super) fn new(
+        number: usize,
+        events: EventStream,
+        choice: Choice,
+        length: Length,
+        metrics: ChoiceMetrics,
+    ) -> Self {
+        Self { number, events: Some(events), choice, length, metrics }
     }
 
     fn on(&mut self, event: Event) -> Result<Step, ApiError> {
+        let now = Instant::now();
+        self.metrics.on(&event, now);
         let prompt_came = matches!(event, Event::Prompt(_));
         let mut pieces = self.choice.take(event)?;
         if prompt_came && self.length == Length::PromptOnly {
@@ -68,6 +79,11 @@ impl ChoiceEvents {
         }
         if self.choice.has_ended() {
             self.events = None;
+        }
+        for piece in &pieces {
+            if let Piece::End(End { reason, .. }) = piece {
+                self.metrics.end(reason.name(), now);
+            }
         }
         Ok(Step { choice: self.number, pieces, generated: self.choice.generated() })
     }

@@ -96,6 +96,17 @@ pub enum Reason {
     ToolCalls,
 }
 
+impl Reason {
+    /// As OpenAI's API names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+        }
+    }
+}
+
 /// One choice on its way.
 pub(super) struct Choice {
     tokenizer: Tokenizer,

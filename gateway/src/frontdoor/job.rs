@@ -1,6 +1,7 @@
 //! A checked request of any kind, ready to go to the engine.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::stream;
 use tramontane_cluster::engine::{Task, ValidRequest};
@@ -152,11 +153,19 @@ impl Job {
         if self.length == Length::PromptOnly && self.requests.iter().all(|request| !wants_prompt(request)) {
             return Ok(Answer::of_prompts_alone(group));
         }
-        let mut choices = Vec::new();
+        let (mut choices, now) = (Vec::new(), Instant::now());
         for (request, prompt) in self.requests.into_iter().zip(&group.prompts) {
-            for events in self.front.engine.submit(request)? {
+            let streams = self.front.engine.submit(request)?;
+            self.front.metrics.prompt(prompt.len());
+            for events in streams {
                 let choice = Choice::new(&self.front.tokenizer, prompt, &self.rules)?;
-                choices.push(ChoiceEvents::new(choices.len(), events, choice, self.length));
+                choices.push(ChoiceEvents::new(
+                    choices.len(),
+                    events,
+                    choice,
+                    self.length,
+                    self.front.metrics.choice(now),
+                ));
             }
         }
         Ok(Answer::new(group, stream::select_all(choices)))

@@ -42,6 +42,7 @@ pub use random::alphanumeric;
 pub use token_text::TokenText;
 
 use crate::error::ApiError;
+use crate::metrics::FrontMetrics;
 
 /// Prepares a request. Tokenising a long prompt takes a while: not on a thread that carries bytes.
 pub(crate) async fn aside<T: Send + 'static>(
@@ -69,6 +70,7 @@ pub struct FrontDoor {
     limits: Limits,
     token_text: TokenText,
     next_request: AtomicU64,
+    metrics: FrontMetrics,
 }
 
 impl FrontDoor {
@@ -81,7 +83,26 @@ impl FrontDoor {
         limits: Limits,
     ) -> Self {
         let token_text = TokenText::of(&tokenizer);
-        Self { engine, tokenizer, chat, model, limits, token_text, next_request: AtomicU64::new(0) }
+        Self {
+            engine,
+            tokenizer,
+            chat,
+            model,
+            limits,
+            token_text,
+            next_request: AtomicU64::new(0),
+            metrics: FrontMetrics::default(),
+        }
+    }
+
+    /// Has its requests counted by `metrics`.
+    pub fn counted_by(self, metrics: FrontMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
     }
 
     /// What the engine serves.

@@ -31,6 +31,12 @@ impl Service {
         Self(gateway)
     }
 
+    /// Counts a refusal, and words it.
+    fn refused(&self, error: ApiError) -> Status {
+        self.0.metrics().reject(error.names().reason());
+        error.into()
+    }
+
     /// The front door, if it is open and the caller may come in, asking for its model.
     fn admit(&self, metadata: &MetadataMap, model: Option<&str>) -> Result<(Arc<FrontDoor>, Caller), ApiError> {
         let tenant = match self.0.keys() {
@@ -46,8 +52,8 @@ impl Service {
 
     fn pieces(&self, job: Job, logprobs: Logprobs, counted: Counted) -> Result<Response<Pieces>, Status> {
         let front = job.front().clone();
-        let state =
-            Answering { answer: Some(job.start()?), ready: VecDeque::new(), front, logprobs, _counted: counted };
+        let answer = job.start().map_err(|error| self.refused(error))?;
+        let state = Answering { answer: Some(answer), ready: VecDeque::new(), front, logprobs, _counted: counted };
         Ok(Response::new(Box::pin(stream::unfold(state, Answering::next))))
     }
 }
@@ -94,45 +100,52 @@ impl Inference for Service {
 
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Pieces>, Status> {
         let counted = Counted::new(&self.0);
-        let (front, caller) = self.admit(request.metadata(), request.get_ref().model.as_deref())?;
+        let (front, caller) =
+            self.admit(request.metadata(), request.get_ref().model.as_deref()).map_err(|error| self.refused(error))?;
         let (job, logprobs) = aside(move || {
             let request = read::completion(request.into_inner())?;
             let logprobs = logprobs(request.parameters.logprobs.is_some());
             Ok((front.completion(request, &caller)?, logprobs))
         })
-        .await?;
+        .await
+        .map_err(|error| self.refused(error))?;
         self.pieces(job, logprobs, counted)
     }
 
     async fn chat(&self, request: Request<v1::ChatRequest>) -> Result<Response<Pieces>, Status> {
         let counted = Counted::new(&self.0);
-        let (front, caller) = self.admit(request.metadata(), request.get_ref().model.as_deref())?;
+        let (front, caller) =
+            self.admit(request.metadata(), request.get_ref().model.as_deref()).map_err(|error| self.refused(error))?;
         let (job, logprobs) = aside(move || {
             let request = read::chat(request.into_inner())?;
             let logprobs = logprobs(request.parameters.logprobs.is_some());
             Ok((front.chat(request, &caller)?, logprobs))
         })
-        .await?;
+        .await
+        .map_err(|error| self.refused(error))?;
         self.pieces(job, logprobs, counted)
     }
 
     async fn embed(&self, request: Request<v1::EmbedRequest>) -> Result<Response<v1::EmbedReply>, Status> {
         let _counted = Counted::new(&self.0);
-        let (front, caller) = self.admit(request.metadata(), request.get_ref().model.as_deref())?;
+        let (front, caller) =
+            self.admit(request.metadata(), request.get_ref().model.as_deref()).map_err(|error| self.refused(error))?;
         let job = aside(move || {
             let request = request.into_inner();
             let inputs = request.inputs.into_iter().map(|input| read::input("input", Some(input)));
             front.embedding(&inputs.collect::<Result<Vec<_>, _>>()?, request.truncate_prompt_tokens, &caller)
         })
-        .await?;
-        let (vectors, usage) = job.run().await?;
+        .await
+        .map_err(|error| self.refused(error))?;
+        let (vectors, usage) = job.run().await.map_err(|error| self.refused(error))?;
         let embeddings = vectors.into_iter().map(|values| v1::Embedding { values }).collect();
         Ok(Response::new(v1::EmbedReply { embeddings, usage: Some(write::usage(usage)) }))
     }
 
     async fn tokenize(&self, request: Request<v1::TokenizeRequest>) -> Result<Response<v1::TokenizeReply>, Status> {
         let _counted = Counted::new(&self.0);
-        let (front, _) = self.admit(request.metadata(), request.get_ref().model.as_deref())?;
+        let (front, _) =
+            self.admit(request.metadata(), request.get_ref().model.as_deref()).map_err(|error| self.refused(error))?;
         let tokens = aside(move || {
             let request = request.into_inner();
             match (request.text, request.messages) {
@@ -146,12 +159,13 @@ impl Inference for Service {
                 _ => Err(ApiError::param("text", "one of `text` and `messages` is wanted")),
             }
         })
-        .await?;
+        .await
+        .map_err(|error| self.refused(error))?;
         Ok(Response::new(v1::TokenizeReply { tokens }))
     }
 
     async fn models(&self, request: Request<v1::ModelsRequest>) -> Result<Response<v1::ModelsReply>, Status> {
-        let (front, _) = self.admit(request.metadata(), None)?;
+        let (front, _) = self.admit(request.metadata(), None).map_err(|error| self.refused(error))?;
         Ok(Response::new(v1::ModelsReply { models: vec![write::model(&front)] }))
     }
 }

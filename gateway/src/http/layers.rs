@@ -16,6 +16,7 @@ use http_body::{Frame, SizeHint};
 
 use super::Gateway;
 use super::connection::Head;
+use super::reply::Refusal;
 use crate::error::ApiError;
 use crate::frontdoor::{Caller, alphanumeric};
 
@@ -41,6 +42,9 @@ pub(super) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
         }
         Err(error) => error.into_response(),
     };
+    if let Some(Refusal(reason)) = response.extensions().get() {
+        gateway.metrics.reject(reason);
+    }
     let headers = response.headers_mut();
     if let (Some(connection), true) = (connection, headers.contains_key(header::CONNECTION)) {
         connection.leave_unread();

@@ -25,12 +25,14 @@ pub use server::{CLOSING, Speaks, Timeouts, bind, serve};
 use crate::error::ApiError;
 use crate::frontdoor::FrontDoor;
 use crate::keys::Keys;
+use crate::metrics::FrontMetrics;
 
 /// What all requests of a server share.
 pub struct Gateway {
     front: OnceLock<Arc<FrontDoor>>,
     keys: Option<Keys>,
     in_flight: AtomicUsize,
+    metrics: FrontMetrics,
     /// Rung when a request ends.
     ended: Notify,
 }
@@ -38,7 +40,13 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway whose model is not there yet; with `keys` only who has one may ask.
     pub fn new(keys: Option<Keys>) -> Arc<Self> {
-        Arc::new(Self { front: OnceLock::new(), keys, in_flight: AtomicUsize::new(0), ended: Notify::new() })
+        Arc::new(Self {
+            front: OnceLock::new(),
+            keys,
+            in_flight: AtomicUsize::new(0),
+            metrics: FrontMetrics::default(),
+            ended: Notify::new(),
+        })
     }
 
     /// The model is loaded: from now on it answers. Only the first call counts.
@@ -53,6 +61,11 @@ impl Gateway {
     /// The keys, where only who has one may ask.
     pub(crate) fn keys(&self) -> Option<&Keys> {
         self.keys.as_ref()
+    }
+
+    /// What its requests are counted by.
+    pub fn metrics(&self) -> &FrontMetrics {
+        &self.metrics
     }
 
     /// Requests that are being answered.

@@ -37,12 +37,17 @@ impl From<&ApiError> for ErrorBody {
     }
 }
 
+/// Why a request was refused, for whoever counts; it rides on the answer.
+#[derive(Clone, Copy)]
+pub(super) struct Refusal(pub(super) &'static str);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if let Self::Internal { why } = self {
             tracing::error!(why, "an internal error");
         }
         let mut response = (self.names().status, Json(ErrorBody::from(&self))).into_response();
+        response.extensions_mut().insert(Refusal(self.names().reason()));
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));

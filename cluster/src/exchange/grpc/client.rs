@@ -10,6 +10,7 @@ use tramontane_router::{ClusterView, ExpertBatch, ExpertId, NodeId, NumericProfi
 use super::control::NodeControl;
 use super::link::{Job, Link, NotTaken, Peer};
 use crate::exchange::{Completion, DispatchId, Exchange, ExchangeError};
+use crate::metrics::ExchangeMetrics;
 use crate::tls::Security;
 
 /// Sends batches over one stream a node. Connects when first needed, and again after a break.
@@ -19,6 +20,7 @@ pub struct GrpcExchange {
     runtime: Handle,
     profile: NumericProfile,
     security: Security,
+    metrics: ExchangeMetrics,
     addrs: BTreeMap<NodeId, String>,
     links: BTreeMap<NodeId, Link>,
     next_id: u64,
@@ -44,6 +46,7 @@ impl GrpcExchange {
             runtime,
             profile,
             security,
+            metrics: ExchangeMetrics::default(),
             addrs: BTreeMap::new(),
             links: BTreeMap::new(),
             next_id: 0,
@@ -53,13 +56,22 @@ impl GrpcExchange {
         }
     }
 
+    /// Has its dispatches counted by `metrics`.
+    pub fn counted_by(self, metrics: ExchangeMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
     /// Says where each node listens (`host:port`). A node left out keeps its stream while that is healthy, for a lost
     /// lease is no broken stream; it is not connected to again. A node with a new address is another process: what is
     /// in flight to the old one completes as [`ExchangeError::NodeGone`].
     pub fn set_nodes(&mut self, addrs: BTreeMap<NodeId, String>) {
         self.links.retain(|node, link| match addrs.get(node) {
             Some(addr) => link.addr() == addr,
-            None => !link.is_broken(),
+            None if link.is_broken() => {
+                self.metrics.forget(node.as_str());
+                false
+            }
+            None => true,
         });
         self.addrs = addrs;
     }
@@ -92,8 +104,9 @@ impl GrpcExchange {
         }
         let gone = |why: &str| ExchangeError::NodeGone { node: node.clone(), why: why.into() };
         let addr = self.addrs.get(node).ok_or_else(|| gone("its address is not known"))?.clone();
-        let (profile, security, notes) = (self.profile.clone(), self.security.clone(), self.notes.clone());
-        let link = Link::open(&self.runtime, Peer { node: node.clone(), addr, profile, security, notes });
+        let (profile, security) = (self.profile.clone(), self.security.clone());
+        let (metrics, notes) = (self.metrics.clone(), self.notes.clone());
+        let link = Link::open(&self.runtime, Peer { node: node.clone(), addr, profile, security, metrics, notes });
         let sent = link.send(job).map_err(|_| gone("the runtime has stopped"));
         self.links.insert(node.clone(), link);
         sent

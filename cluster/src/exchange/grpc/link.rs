@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::Sender as Notes;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +19,7 @@ use super::seal::check_reply;
 use super::{CHUNKS_AHEAD, wire};
 use crate::Malformed;
 use crate::exchange::{Completion, DispatchId, ExchangeError, MAX_IN_FLIGHT};
+use crate::metrics::ExchangeMetrics;
 use crate::tls::{Role, Security};
 use crate::transport::{self, CONNECT_TIMEOUT, MAX_MESSAGE, causes};
 
@@ -48,6 +50,7 @@ pub(super) struct Peer {
     /// What the node's answers are expected to be.
     pub(super) profile: NumericProfile,
     pub(super) security: Security,
+    pub(super) metrics: ExchangeMetrics,
     pub(super) notes: Notes<Note>,
 }
 
@@ -114,11 +117,16 @@ async fn exchange(peer: &Peer, jobs: &mut mpsc::Receiver<Job>, pending: &mut BTr
             },
             job = jobs.recv(), if unsent.is_empty() && pending.len() < MAX_IN_FLIGHT => {
                 let Some((dispatch, batch)) = job else { return "the coordinator closed the stream".into() };
+                peer.metrics.sent(batch.rows.data.len());
                 pending.insert(dispatch.0, Expected::of(dispatch, &batch));
                 unsent.extend(wire::requests(dispatch.0, batch, &peer.profile));
             }
             next = replies.next(pending, &peer.node) => match next {
-                Ok((dispatch, result)) => peer.complete(dispatch, result),
+                Ok(Answered { dispatch, after, result }) => {
+                    peer.metrics.answered(peer.node.as_str(), after);
+                    peer.metrics.received(result.as_ref().map_or(0, |rows| rows.rows.data.len()));
+                    peer.complete(dispatch, result);
+                }
                 Err(why) => return why,
             },
         }
@@ -148,11 +156,12 @@ struct Expected {
     dispatch: DispatchId,
     answers: usize,
     width: usize,
+    sent: Instant,
 }
 
 impl Expected {
     fn of(dispatch: DispatchId, batch: &ExpertBatch) -> Self {
-        Self { dispatch, answers: batch.answers(), width: batch.rows.width }
+        Self { dispatch, answers: batch.answers(), width: batch.rows.width, sent: Instant::now() }
     }
 }
 
@@ -162,12 +171,17 @@ struct Replies {
     reassembly: Reassembly<(RowFormat, usize)>,
 }
 
-type Outcome = (DispatchId, Result<ExpertRows, ExchangeError>);
+/// A dispatch's answer, and how long it took.
+struct Answered {
+    dispatch: DispatchId,
+    after: Duration,
+    result: Result<ExpertRows, ExchangeError>,
+}
 
 impl Replies {
     /// The next answer, whole and checked. Fails, with the reason, when the stream cannot go on. Safe to cancel: nothing
     /// is awaited but the next message.
-    async fn next(&mut self, pending: &mut BTreeMap<u64, Expected>, node: &NodeId) -> Result<Outcome, String> {
+    async fn next(&mut self, pending: &mut BTreeMap<u64, Expected>, node: &NodeId) -> Result<Answered, String> {
         loop {
             let reply = match self.stream.message().await {
                 Ok(Some(reply)) => reply,
@@ -185,7 +199,7 @@ impl Replies {
         reply: pb::DispatchReply,
         pending: &mut BTreeMap<u64, Expected>,
         node: &NodeId,
-    ) -> Result<Option<Outcome>, String> {
+    ) -> Result<Option<Answered>, String> {
         // Damaged, it may be of any dispatch: nothing on this stream is believed any more.
         check_reply(&reply).map_err(|broken| broken.to_string())?;
         let sequence = reply.sequence;
@@ -211,7 +225,7 @@ impl Replies {
             None => Err(corrupt(Malformed::missing("answer"))),
         };
         match pending.remove(&sequence) {
-            Some(Expected { dispatch, .. }) => Ok(Some((dispatch, result))),
+            Some(Expected { dispatch, sent, .. }) => Ok(Some(Answered { dispatch, after: sent.elapsed(), result })),
             None => Err(unasked(sequence)),
         }
     }

@@ -7,10 +7,10 @@ use tramontane_cluster::engine::Token;
 use utoipa::ToSchema;
 
 use super::logprobs::{ChatLogprobs, PromptLogprobs, of_prompt};
-use super::{Heading, Manner, Render, UsageBody, reason};
+use super::{Heading, Manner, Render, UsageBody};
 use crate::error::ApiError;
 use crate::frontdoor::tools::{ToolCall, ToolPiece};
-use crate::frontdoor::{FrontDoor, Piece, SpokenToken, Step, TextPiece, UsageSoFar, Whole};
+use crate::frontdoor::{FrontDoor, Piece, Reason, SpokenToken, Step, TextPiece, UsageSoFar, Whole};
 
 /// A whole answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -118,7 +118,7 @@ impl Writer {
             index,
             message: AnswerMessage { role: "assistant", content, refusal: None, tool_calls },
             logprobs: self.logprobs_of(&tokens),
-            finish_reason: why.map_or("stop", reason),
+            finish_reason: why.map_or("stop", Reason::name),
             token_ids: self.ids_of(&tokens),
         }
     }
@@ -246,7 +246,7 @@ impl Writer {
                 one(call(index, Some(id), Some(name), String::new()), &[], None)
             }
             Piece::Tool(ToolPiece::Arguments { index, text }) => one(call(index, None, None, text), &[], None),
-            Piece::End(end) => one(Delta::default(), &[], Some(reason(end.reason))),
+            Piece::End(end) => one(Delta::default(), &[], Some(end.reason.name())),
             Piece::Prompt(tokens) => Some(self.of_prompt(&tokens, usage)),
             Piece::Embedding(_) => None,
         }

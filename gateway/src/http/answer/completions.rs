@@ -6,9 +6,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::logprobs::{CompletionLogprobs, PromptLogprobs, of_prompt};
-use super::{Heading, Manner, Render, UsageBody, reason};
+use super::{Heading, Manner, Render, UsageBody};
 use crate::error::ApiError;
-use crate::frontdoor::{End, FrontDoor, Piece, SpokenToken, Step, TextPiece, UsageSoFar, Whole};
+use crate::frontdoor::{End, FrontDoor, Piece, Reason, SpokenToken, Step, TextPiece, UsageSoFar, Whole};
 
 /// A whole answer, or a piece of one.
 #[derive(Debug, Serialize, ToSchema)]
@@ -107,7 +107,7 @@ impl Writer {
                 whole.logprobs.get_or_insert_default().extend(generated);
             }
             whole.text.push_str(&choice.text);
-            whole.finish_reason = Some(choice.reason.map_or("length", reason));
+            whole.finish_reason = Some(choice.reason.map_or("length", Reason::name));
             whole.token_ids = self.ids_of(&choice.tokens);
             let shown = prompt_logprobs.as_deref().filter(|_| self.shows.prompt_logprobs);
             whole.prompt_logprobs = shown.map(|tokens| of_prompt(tokens, self.front.token_text()));
@@ -173,7 +173,7 @@ impl Writer {
                 let logprobs = self.prompt_part(index, Some(&tokens))?;
                 Some(CompletionChoice { logprobs, prompt_logprobs: shown, ..empty })
             }
-            Piece::End(End { reason: why, .. }) => Some(CompletionChoice { finish_reason: Some(reason(why)), ..empty }),
+            Piece::End(End { reason: why, .. }) => Some(CompletionChoice { finish_reason: Some(why.name()), ..empty }),
             Piece::Tool(_) | Piece::Embedding(_) => None,
         })
     }

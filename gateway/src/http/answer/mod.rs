@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::request::StreamOptions;
-use crate::frontdoor::{FrontDoor, Reason, UsageSoFar, alphanumeric};
+use crate::frontdoor::{FrontDoor, UsageSoFar, alphanumeric};
 
 pub(super) use events::{Render, stream};
 
@@ -81,13 +81,4 @@ impl Heading {
 /// Seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// `finish_reason`.
-fn reason(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Stop => "stop",
-        Reason::Length => "length",
-        Reason::ToolCalls => "tool_calls",
-    }
 }

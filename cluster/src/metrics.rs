@@ -1,0 +1,78 @@
+//! What the exchange over gRPC is counted by.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// The metrics' names, without their prefix; of counters without `_total`.
+pub mod names {
+    /// From a dispatch's sending to its answer, by `node`.
+    pub const DISPATCH: &str = "dispatch_seconds";
+    /// Bytes of dispatches and answers, by `direction`.
+    pub const EXCHANGE_BYTES: &str = "exchange_bytes";
+}
+
+/// From a tenth of a millisecond to some seconds.
+const BUCKETS: (f64, f64, u16) = (1e-4, 2.0, 17);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Node {
+    node: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Direction {
+    direction: &'static str,
+}
+
+/// Counts of an exchange. Clones count together.
+#[derive(Clone, Debug)]
+pub struct ExchangeMetrics {
+    dispatches: Family<Node, Histogram, fn() -> Histogram>,
+    sent: Counter,
+    received: Counter,
+    bytes: Family<Direction, Counter>,
+}
+
+impl Default for ExchangeMetrics {
+    fn default() -> Self {
+        let bytes = Family::<Direction, Counter>::default();
+        let of = |direction| bytes.get_or_create_owned(&Direction { direction });
+        let (sent, received) = (of("sent"), of("received"));
+        Self { dispatches: Family::new_with_constructor(histogram), sent, received, bytes }
+    }
+}
+
+fn histogram() -> Histogram {
+    let (start, factor, count) = BUCKETS;
+    Histogram::new(exponential_buckets(start, factor, count))
+}
+
+impl ExchangeMetrics {
+    /// Shows them in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(names::DISPATCH, "From a dispatch's sending to its answer", self.dispatches.clone());
+        registry.register(names::EXCHANGE_BYTES, "Bytes of dispatches and answers", self.bytes.clone());
+    }
+
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.sent.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.received.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn answered(&self, node: &str, after: Duration) {
+        self.dispatches.get_or_create(&Node { node: node.to_owned() }).observe(after.as_secs_f64());
+    }
+
+    /// A node has gone: names of nodes must not pile up.
+    pub(crate) fn forget(&self, node: &str) {
+        self.dispatches.remove(&Node { node: node.to_owned() });
+    }
+}
