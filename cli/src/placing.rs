@@ -26,7 +26,7 @@ pub(crate) async fn place_once(model: &Model, registry: &dyn Registry) -> anyhow
     let problem = Problem {
         model: model.id.clone(),
         experts: sizes(model),
-        nodes: view.nodes.values().map(NodeRoom::from).collect(),
+        nodes: NodeRoom::all(&view),
         replicas: 1,
     };
     let failed = || format!("the experts do not fit on {} nodes", view.nodes.len());

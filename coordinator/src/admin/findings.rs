@@ -91,7 +91,7 @@ mod tests {
         let replicas = (0..8).map(|e| (ExpertId::new(0, e), vec!["a".into(), "b".into()])).collect();
         let placement = Placement { model: "m".into(), epoch: Epoch(1), parent: Epoch(0), replicas };
         let nodes = nodes.iter().map(|node| (node.id.clone(), node.clone())).collect();
-        let view = ClusterView { placement: Some(placement), nodes };
+        let view = ClusterView { placement: Some(placement), nodes, ..ClusterView::default() };
         let peer = PeerNote { what: "late".into(), quarantined: false };
         let peers = if engine.is_some() { [("b".into(), peer)].into() } else { BTreeMap::new() };
         findings(&desire, &view, registry, &peers, engine).into_iter().map(|f| (f.severity, f.what)).collect()
