@@ -52,7 +52,13 @@ async fn place(
     let mut controller = Controller::new(desire.clone(), policy.clone());
     let (mut views, mut said) = (registry.watch(), String::new());
     let mut view = views.current();
+    let mut refused = BTreeMap::new();
     loop {
+        // Once a node and reason; as many are remembered as a view names.
+        for (node, why) in view.refused.iter().filter(|&(node, why)| refused.get(node) != Some(why)) {
+            tracing::warn!(%node, why, "a node was refused");
+        }
+        refused.clone_from(&view.refused);
         let rates = rates.borrow().clone();
         let now = started.elapsed();
         let decision = controller.decide(&view, &rates, now);

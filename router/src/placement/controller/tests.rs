@@ -280,7 +280,9 @@ fn a_rebalance_that_cannot_be_is_given_up() {
     let mut world = World::new(&["a"], 8, 1);
     world.view.nodes.values_mut().for_each(|node| node.capacity = 10);
     world.view.orders = world.view.orders.after(&Order::Rebalance).expect("there is room");
-    assert!(matches!(world.decide(), Decision::Rebalanced { order: 1, blocked: Some(why) } if why.contains("no node has room")));
+    assert!(
+        matches!(world.decide(), Decision::Rebalanced { order: 1, blocked: Some(why) } if why.contains("no node has room"))
+    );
 }
 
 #[test]

@@ -44,7 +44,8 @@ fn moves(before: &Placement, after: &Placement) -> Vec<(ExpertId, NodeId)> {
 /// Each expert on `replicas` distinct nodes, ascending, none of them draining, and nobody over capacity.
 fn assert_valid(problem: &Problem, placement: &Placement) {
     assert_eq!(placement.replicas.len(), problem.experts.len());
-    let rooms: BTreeMap<_, _> = problem.nodes.iter().filter(|n| n.standing != Standing::Leaving).map(|n| (&n.id, n.capacity)).collect();
+    let rooms: BTreeMap<_, _> =
+        problem.nodes.iter().filter(|n| n.standing != Standing::Leaving).map(|n| (&n.id, n.capacity)).collect();
     let mut used = BTreeMap::<&NodeId, u64>::new();
     for expert in &problem.experts {
         let nodes = &placement.replicas[&expert.id];
