@@ -154,7 +154,8 @@ fn top_draws_on_a_terminal_and_gives_it_back() {
     assert!(outcome.stderr.contains("status --watch"), "{}", outcome.stderr);
     for end in ["q", "\x03"] {
         let mut terminal = Terminal::start(&["top", "--endpoint", admin]);
-        let wanted = ["HEALTH_OK", "coordinators", "c0", "nodes: 2", "n0", "n1", "hottest", "q quit"];
+        // Where it draws nothing it jumps, so these are words.
+        let wanted = ["HEALTH_OK", "coordinators", "c0", "nodes:", "n0", "n1", "hottest", "quit"];
         terminal.shows("the cluster", |seen| wanted.iter().all(|words| seen.contains(words)));
         terminal.types("p");
         terminal.shows("that it stands still", |seen| seen.contains("PAUSED"));
