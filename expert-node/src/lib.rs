@@ -10,6 +10,7 @@ mod failures;
 mod merge;
 pub mod metrics;
 mod node;
+mod speed;
 mod store;
 
 pub use duty::{Duty, Keep, duty};
