@@ -1,6 +1,6 @@
 //! The dispatcher over two nodes that hold everything, behind an exchange that goes wrong as it is told.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
