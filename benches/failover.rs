@@ -1,6 +1,7 @@
 //! How long a stream stands still when an expert node is killed under it: a cluster of processes on a real etcd, the demo model.
 //!
-//! `cargo bench --bench failover` prints a table; `TRAMONTANE_KILLS` says how many nodes are killed, one after the other. It needs
+//! `cargo bench --bench failover` prints a table: with two replicas of every expert, with one, and with one while etcd is down too.
+//! `TRAMONTANE_KILLS` says how many nodes are killed in each case, one after the other. It needs
 //! etcd and etcdctl, as the tests do. Nothing is judged: that nothing is lost is a test's business (`tests/failover.rs`), how long
 //! it takes is the machine's.
 #![allow(dead_code, reason = "the tests use the rest of what is shared")]
@@ -11,6 +12,8 @@ mod dice;
 mod etcd_server;
 #[path = "../tests/failover/fleet.rs"]
 mod fleet;
+#[path = "../tests/failover/islands.rs"]
+mod islands;
 #[path = "../tests/failover/proxy.rs"]
 mod proxy;
 #[path = "../tests/processes/run.rs"]
@@ -38,10 +41,21 @@ const POLL: Duration = Duration::from_millis(10);
 const STREAMS: u64 = 8;
 /// Nodes that are killed, unless it is said otherwise.
 const KILLS: usize = 20;
+/// The same where a survivor has to load what the dead node held: each takes longer.
+const LOADING_KILLS: usize = 5;
 /// Time in quiet before the first one is.
 const QUIET: Duration = Duration::from_secs(5);
 /// A gap belongs to a kill when it ends within this time after it.
 const WINDOW: Duration = Duration::from_secs(2);
+/// The same where a survivor has to load.
+const LOADING_WINDOW: Duration = Duration::from_secs(10);
+
+/// What happens with etcd when a node is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Registry {
+    Stays,
+    IsKilledToo,
+}
 
 /// From one token of a stream to its next.
 struct Gap {
@@ -54,8 +68,22 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let kills = std::env::var("TRAMONTANE_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let asked: Option<usize> = std::env::var("TRAMONTANE_KILLS").ok().and_then(|kills| kills.parse().ok());
+    println!("{STREAMS} streams on 4 expert nodes, some of which are killed; milliseconds      p50      p99      max");
     let mut fleet = Fleet::start(Size { nodes: 4, replicas: 2 });
+    let (quiet, longest) = measure(&mut fleet, asked.unwrap_or(KILLS), WINDOW, Registry::Stays);
+    print("between two tokens, in quiet", quiet);
+    print("2 replicas: longest of all streams after each kill", longest);
+    drop(fleet);
+    let (kills, mut fleet) = (asked.unwrap_or(LOADING_KILLS), Fleet::start(Size { nodes: 4, replicas: 1 }));
+    let (_, longest) = measure(&mut fleet, kills, LOADING_WINDOW, Registry::Stays);
+    print("1 replica, which survivors load again: the same", longest);
+    let (_, longest) = measure(&mut fleet, kills, LOADING_WINDOW, Registry::IsKilledToo);
+    print("1 replica, etcd killed before: the same", longest);
+}
+
+/// Kills nodes one after the other while streams run: the times between two tokens in quiet, and the longest after each kill.
+fn measure(fleet: &mut Fleet, kills: usize, window: Duration, registry: Registry) -> (Vec<Duration>, Vec<Duration>) {
     let (stop, (gaps, measured)) = (Arc::new(AtomicBool::new(false)), channel());
     let readers: Vec<_> = (0..STREAMS)
         .map(|seed| {
@@ -69,9 +97,15 @@ fn main() {
     for _ in 0..kills {
         thread::sleep(Duration::from_millis(dice.below(500)));
         let victim = fleet.nodes()[dice.below(4) as usize].clone();
+        if registry == Registry::IsKilledToo {
+            fleet.etcd().kill();
+        }
         killed.push(Instant::now());
         fleet.kill(&victim);
-        thread::sleep(WINDOW);
+        thread::sleep(window);
+        if registry == Registry::IsKilledToo {
+            fleet.revive_etcd();
+        }
         fleet.start_node(&victim, &[]);
         fleet.until_settled();
     }
@@ -80,14 +114,10 @@ fn main() {
     let gaps: Vec<Gap> = measured.into_iter().collect();
     let quiet = gaps.iter().filter(|gap| gap.end < began).map(|gap| gap.length).collect();
     let after = |kill: &Instant| {
-        let (kill, end) = (*kill, *kill + WINDOW);
+        let (kill, end) = (*kill, *kill + window);
         gaps.iter().filter(move |gap| (kill..end).contains(&gap.end)).map(|gap| gap.length).max()
     };
-    let longest: Vec<Duration> = killed.iter().filter_map(after).collect();
-    println!("{STREAMS} streams on 4 expert nodes, 2 replicas; {kills} nodes killed; milliseconds");
-    println!("                                            p50      p99      max");
-    print("between two tokens, in quiet", quiet);
-    print("longest of all streams after each kill", longest);
+    (quiet, killed.iter().filter_map(after).collect())
 }
 
 fn print(what: &str, mut lengths: Vec<Duration>) {
@@ -96,7 +126,7 @@ fn print(what: &str, mut lengths: Vec<Duration>) {
         let rank = ((lengths.len() as f64 * share).ceil() as usize).clamp(1, lengths.len().max(1)) - 1;
         lengths.get(rank).map_or(0.0, |length| length.as_secs_f64() * 1e3)
     };
-    println!("{what:<38} {:>8.1} {:>8.1} {:>8.1}", at(0.5), at(0.99), at(1.0));
+    println!("{what:<62} {:>8.1} {:>8.1} {:>8.1}", at(0.5), at(0.99), at(1.0));
 }
 
 /// Reads streams one after the other until it is told to stop, and says how far apart their tokens are.

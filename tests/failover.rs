@@ -5,11 +5,12 @@
 mod death;
 #[path = "support/dice.rs"]
 mod dice;
-#[allow(dead_code, reason = "the registry's own tests use the rest")]
 #[path = "../cluster/tests/registry/etcd_server.rs"]
 mod etcd_server;
 #[path = "failover/fleet.rs"]
 mod fleet;
+#[path = "failover/islands.rs"]
+mod islands;
 #[path = "failover/liar.rs"]
 mod liar;
 #[path = "failover/membership.rs"]
@@ -22,6 +23,8 @@ mod operators;
 mod proxy;
 #[path = "processes/run.rs"]
 mod run;
+#[path = "failover/secured.rs"]
+mod secured;
 #[path = "support/serving.rs"]
 mod serving;
 #[path = "support/terminal.rs"]

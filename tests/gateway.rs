@@ -3,7 +3,6 @@
 
 #[path = "gateway/cluster.rs"]
 mod cluster;
-#[allow(dead_code, reason = "the registry's tests use all of it")]
 #[path = "../cluster/tests/registry/etcd_server.rs"]
 mod etcd_server;
 #[path = "processes/run.rs"]
@@ -19,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use run::until;
+use serving::Serving;
 use streams::{Asked, Said, asked, stream, with_stops};
 
 /// By when anything that is to happen has happened; only a failing test waits for it.
@@ -111,5 +111,39 @@ fn clients_notice_nothing_of_a_coordinator_that_is_killed_or_leaves_or_comes_bac
     let leaving = cluster.take_coordinator();
     disturbed(&cluster, &asked, &quiet, || leaving.signal("TERM"));
     assert_eq!(leaving.outcome().code, Some(0));
+    cluster.until_idle();
+}
+
+/// Prompts that a coordinator has begun with, or gone on with: it looks each up in its prefix cache.
+fn begun(coordinator: &Serving) -> u64 {
+    coordinator.engine()["prefix_queries"].as_u64().expect("a count")
+}
+
+#[test]
+fn clients_notice_nothing_of_a_coordinator_that_stands_still_and_goes_on_nor_of_an_etcd_that_is_away() {
+    let mut cluster = Cluster::start(2);
+    let (asked, quiet) = quiet(&cluster);
+
+    // One stands still until the other has taken its streams up. Then it goes on with them, and nobody listens.
+    disturbed(&cluster, &asked, &quiet, || {
+        let [other, victim] = cluster.coordinators() else { panic!("two coordinators") };
+        assert_ne!(victim.engine()["running"], 0, "it has some of them");
+        victim.signal("STOP");
+        let before = begun(other);
+        cluster.until_ready(1);
+        until("the other one takes them up", || begun(other) > before);
+        victim.signal("CONT");
+    });
+    cluster.until_ready(2);
+    cluster.until_idle();
+
+    // etcd goes while they stream, and all of them come again while it is away: leases of two seconds have ended long since.
+    let mut etcd = cluster.take_etcd();
+    disturbed(&cluster, &asked, &quiet, || etcd.kill());
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(undisturbed(&cluster, &asked), quiet);
+    cluster.revive(etcd);
+    cluster.until_ready(2);
+    assert_eq!(undisturbed(&cluster, &asked), quiet);
     cluster.until_idle();
 }

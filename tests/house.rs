@@ -18,6 +18,15 @@ const LONG_FILES: &[Allowance] = &[("model/src/checkpoint/tests.rs", 424), ("rou
 /// Files outside kernels that call the operating system with `unsafe`, one call's wrapper each.
 const FOREIGN_CALLS: &[&str] = &["model/src/checkpoint/bus_error.rs", "model/src/checkpoint/bus_error/tests.rs"];
 
+/// Files that read the wall clock: when an answer was made or a placement seen, and which cached weights were used last.
+const WALL_CLOCKS: &[&str] = &[
+    "cli/src/admin/show.rs",
+    "cli/src/door.rs",
+    "coordinator/src/admin/mod.rs",
+    "gateway/src/http/answer/mod.rs",
+    "model/src/cache.rs",
+];
+
 /// `.unwrap()` and `.expect(` outside tests, by crate. Entries shrink and go; none comes.
 const PANICS: &[Allowance] = &[];
 
@@ -80,6 +89,11 @@ fn unsafe_stays_home_and_says_why() {
 }
 
 #[test]
+fn no_decision_reads_the_wall_clock() {
+    hold(|source| rules::wall_clock(&source.path, &source.text, WALL_CLOCKS));
+}
+
+#[test]
 fn nothing_is_left_for_later() {
     hold(|source| rules::no_stubs(&source.path, &source.text));
 }
@@ -97,6 +111,10 @@ fn panics_stay_under_their_ceilings() {
 
 #[test]
 fn lists_name_files_that_exist() {
-    let listed = LONG_FILES.iter().map(|(path, _)| *path).chain(FOREIGN_CALLS.iter().copied());
+    let listed = LONG_FILES
+        .iter()
+        .map(|(path, _)| *path)
+        .chain(FOREIGN_CALLS.iter().copied())
+        .chain(WALL_CLOCKS.iter().copied());
     none(listed.filter(|path| !root().join(path).is_file()).map(|path| format!("{path}: gone; unlist it")).collect());
 }

@@ -139,6 +139,9 @@ pub(crate) struct UpArgs {
     /// Nodes that hold each expert [default: 1]
     #[arg(long, env = "TRAMONTANE_REPLICAS", value_name = "R", help_heading = "Cluster", value_parser = replicas, requires = "processes")]
     pub(crate) replicas: Option<usize>,
+    /// Have one dispatch in N computed by a second node too; 0: none; 1: all, and answers are used only when two nodes agree to the bit [default: 256]
+    #[arg(long, env = "TRAMONTANE_AUDIT", value_name = "N", help_heading = "Cluster", requires = "processes")]
+    pub(crate) audit: Option<u32>,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
 }

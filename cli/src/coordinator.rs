@@ -11,8 +11,8 @@ use tramontane_cluster::exchange::grpc::GrpcExchange;
 use tramontane_cluster::metrics::ExchangeMetrics;
 use tramontane_cluster::registry::Registry;
 use tramontane_cluster::tls::{Role, Security};
-use tramontane_coordinator::ClusterAdmin;
 use tramontane_coordinator::metrics::ClusterCollector;
+use tramontane_coordinator::{AUDIT_EVERY, ClusterAdmin};
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
@@ -68,6 +68,9 @@ pub(crate) struct CoordinatorArgs {
     /// This coordinator's name [default: the address it serves HTTP on]
     #[arg(long, env = "TRAMONTANE_ID", value_name = "ID", help_heading = "Cluster")]
     pub(crate) id: Option<String>,
+    /// Have one dispatch in N computed by a second node too; 0: none; 1: all, and answers are used only when two nodes agree to the bit
+    #[arg(long, env = "TRAMONTANE_AUDIT", value_name = "N", default_value_t = AUDIT_EVERY, help_heading = "Cluster")]
+    pub(crate) audit: u32,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
     /// Threads that compute [default: all cores]
@@ -123,7 +126,7 @@ async fn serve(
     let exchange = GrpcExchange::new(Handle::current(), model.profile.clone(), security.clone());
     let exchange = Box::new(exchange.counted_by(exchange_metrics.clone()));
     let kv = KvRoom::of(&args.kv);
-    let Started { engine, peers } = start_engine(model, compute, kv, exchange, registry.watch())?;
+    let Started { engine, peers } = start_engine(model, compute, kv, exchange, registry.watch(), args.audit.into())?;
     admin.serves(Arc::new(engine.clone()), peers);
     let front = front_door(&model.checkpoint, &model.config, &model.profile, Arc::new(engine.clone()))?;
     door.show(&front, &security, |registry| {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tramontane_cluster::engine::{InProcessEngine, in_process};
 use tramontane_cluster::exchange::Exchange;
 use tramontane_cluster::registry::Watch;
-use tramontane_coordinator::{EngineLoop, EngineOptions, KV_BLOCK, Limits, PeerReport, Vocabulary};
+use tramontane_coordinator::{Auditing, EngineLoop, EngineOptions, KV_BLOCK, Limits, PeerReport, Vocabulary};
 use tramontane_kernels::{Compute, KvType};
 use tramontane_model::tokenizer::Tokenizer;
 
@@ -39,13 +39,14 @@ impl KvRoom {
     }
 }
 
-/// An engine for `model` that reaches the experts over `exchange`, by the views that `watch` shows.
+/// An engine for `model` that reaches the experts over `exchange`, by the views that `watch` shows, and has so much computed twice.
 pub(crate) fn start_engine(
     model: &Model,
     compute: Compute,
     kv: KvRoom,
     exchange: Box<dyn Exchange>,
     watch: Watch,
+    auditing: Auditing,
 ) -> anyhow::Result<Started> {
     let config = &model.config;
     let block = kv_block_bytes(config, kv.ty);
@@ -54,7 +55,7 @@ pub(crate) fn start_engine(
     if blocks == 0 {
         return Err(anyhow!("--kv-memory {}: one block of keys and values has {block} bytes", kv.memory));
     }
-    let forward = forward(model, compute, kv.ty, blocks, exchange, watch)?;
+    let forward = forward(model, compute, kv.ty, blocks, exchange, watch)?.auditing(auditing);
     let peers = forward.peers();
     let (engine, inbox) = in_process(model.engine_info(kv.ty), ENGINE_QUEUE);
     let mut engine_loop = EngineLoop::new(inbox, forward, EngineOptions { limits: LIMITS, kv_blocks: blocks })?;

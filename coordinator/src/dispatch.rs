@@ -3,79 +3,29 @@
 
 mod auditor;
 mod clock;
+mod confirm;
 mod layer;
+mod outcome;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tramontane_cluster::exchange::{Completion, Exchange, ExchangeError};
 use tramontane_cluster::registry::Watch;
-use tramontane_router::flight::{
-    AbandonReason, Action, DispatchNo, Event, Failure, Flight, HedgeBudget, Policy, Suspicion,
-};
-use tramontane_router::peers::{Estimates, Health, Quarantine, Roster, Traffic};
+use tramontane_router::flight::{Action, DispatchNo, Event, Failure, Flight, HedgeBudget, Policy, Suspicion};
+use tramontane_router::peers::{Estimates, Health, Roster, Stand};
 use tramontane_router::{
     ClusterView, CombineError, Dispatch, DispatchPlan, ExpertId, ModelId, NodeId, NodeRecord, PlanError, Routing, Rows,
     plan, rescue_plan,
 };
 
-pub use auditor::AUDIT_EVERY;
 use auditor::Auditor;
+pub use auditor::{AUDIT_EVERY, Auditing};
 pub use clock::{Clock, SystemClock};
 use layer::Layer;
-
-/// Why a layer's experts brought nothing. The hidden states are as they were: the step may run again.
-#[derive(Debug, thiserror::Error)]
-pub enum DispatchError {
-    /// Run the step again when nodes have joined; fail the requests whose deadlines pass meanwhile.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// Run the step again, without the requests whose deadlines have passed.
-    #[error("{why}; the last failure: {}", last.as_ref().map_or("none".to_owned(), ToString::to_string))]
-    Abandoned {
-        /// What ended the flight.
-        why: AbandonReason,
-        /// What a node said last.
-        last: Option<ExchangeError>,
-    },
-    /// Fail the row's request: different nodes answer values that are not finite for it, so it is the row and not a node.
-    #[error("the experts' answer for row {row} is not finite, whoever computes it")]
-    NotFinite {
-        /// The hidden row.
-        row: usize,
-    },
-    /// A defect in planning: the answers do not fit the routing, and no node is to blame.
-    #[error(transparent)]
-    Combine(CombineError),
-}
-
-impl DispatchError {
-    /// Whether the step may bring something if it runs again as it is.
-    pub const fn may_run_again(&self) -> bool {
-        matches!(self, Self::Plan(_) | Self::Abandoned { .. })
-    }
-}
-
-/// What is held against nodes, for whoever shows it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PeerReport {
-    /// Used only where nobody else can serve.
-    pub suspected: Vec<NodeId>,
-    /// Not used at all, and why.
-    pub quarantined: BTreeMap<NodeId, Quarantine>,
-    /// Dispatches sent since the start, first ones and later ones.
-    pub dispatches: u64,
-    /// Those that were sent again.
-    pub resent: u64,
-    /// Those that were sent beside a slow one.
-    pub hedged: u64,
-    /// Those that had a node load experts first.
-    pub rescued: u64,
-    /// What nodes have done.
-    pub traffic: BTreeMap<NodeId, Traffic>,
-}
+pub use outcome::{DispatchError, PeerReport};
 
 /// Sends rows to experts by the cluster's view, and combines what comes back.
 pub struct Dispatcher {
@@ -92,7 +42,10 @@ pub struct Dispatcher {
     /// The registry's newest view, and what is dispatched by: with nodes that only lost their lease, without quarantined ones.
     shown: Option<Arc<ClusterView>>,
     view: Arc<ClusterView>,
+    auditing: Auditing,
     auditor: Auditor,
+    unconfirmed: BTreeSet<ExpertId>,
+    disputed: BTreeSet<NodeId>,
     report: watch::Sender<PeerReport>,
 }
 
@@ -124,15 +77,18 @@ impl Dispatcher {
             roster: Roster::default(),
             shown: None,
             view: Arc::default(),
-            auditor: Auditor::new(AUDIT_EVERY),
+            auditing: Auditing::OneIn(AUDIT_EVERY),
+            auditor: Auditor::new(Auditing::OneIn(AUDIT_EVERY)),
+            unconfirmed: BTreeSet::new(),
+            disputed: BTreeSet::new(),
             report: watch::Sender::default(),
         }
     }
 
-    /// The same, which audits one dispatch in `every`; 0 audits none.
+    /// The same, which has so much computed by second nodes.
     #[must_use]
-    pub fn auditing(self, every: u32) -> Self {
-        Self { auditor: Auditor::new(every), ..self }
+    pub fn auditing(self, auditing: Auditing) -> Self {
+        Self { auditing, auditor: Auditor::new(auditing), ..self }
     }
 
     /// What is held against nodes, as it changes.
@@ -152,6 +108,30 @@ impl Dispatcher {
         rows: &Rows,
         hidden: &mut [f32],
     ) -> Result<(), DispatchError> {
+        if self.auditing != Auditing::Everything {
+            return self.attempt(number, routing, rows, hidden).map(|_| ());
+        }
+        let untouched = hidden.to_vec();
+        loop {
+            let outcome = self.attempt(number, routing, rows, hidden);
+            if !matches!(outcome, Ok(Stand::Taken)) {
+                hidden.copy_from_slice(&untouched);
+            }
+            // It ends: who was wrong is in no later plan.
+            if !matches!(outcome, Ok(Stand::Refuted)) {
+                return outcome.map(|_| ());
+            }
+        }
+    }
+
+    /// The layer once, and whether what was added to `hidden` stands.
+    fn attempt(
+        &mut self,
+        number: u32,
+        routing: &Routing,
+        rows: &Rows,
+        hidden: &mut [f32],
+    ) -> Result<Stand, DispatchError> {
         self.look();
         let plan = self.plan(number, routing)?;
         let (epoch, now) = (plan.epoch, self.now());
@@ -159,10 +139,10 @@ impl Dispatcher {
         let predicted = |dispatch: &Dispatch| predict(&view, estimates, dispatch);
         let (flight, actions) = Flight::new(plan, self.policy.clone(), predicted, &view, &mut self.budget, now);
         let mut layer = Layer::new(number, epoch, rows, flight);
-        let outcome = self.fly(&mut layer, actions, routing, hidden);
-        if outcome.is_ok() {
+        let outcome = self.fly(&mut layer, actions, routing, hidden).and_then(|answers| {
             self.audit(&layer);
-        }
+            self.confirm(&layer, &answers)
+        });
         for id in layer.unanswered() {
             self.exchange.cancel(id);
         }
@@ -177,14 +157,14 @@ impl Dispatcher {
             .or_else(|_| rescue_plan(number, routing.pairs().collect::<Vec<_>>(), view, &avoid))
     }
 
-    /// Until the layer is combined, or cannot be.
+    /// Until the layer is combined, of which answers is returned, or cannot be.
     fn fly(
         &mut self,
         layer: &mut Layer<'_>,
         mut actions: Vec<Action>,
         routing: &Routing,
         hidden: &mut [f32],
-    ) -> Result<(), DispatchError> {
+    ) -> Result<Vec<DispatchNo>, DispatchError> {
         loop {
             let mut failed = Vec::new();
             for action in std::mem::take(&mut actions) {
@@ -192,7 +172,7 @@ impl Dispatcher {
                     Action::Done { answers } => match layer.combine(&answers, routing, hidden) {
                         Ok(()) => {
                             layer.answers_of(&answers).for_each(|(dispatch, _)| self.health.answered(&dispatch.node));
-                            return Ok(());
+                            return Ok(answers);
                         }
                         Err((Some(damaged), error)) => {
                             if let Some((row, nodes)) = layer.blame(&error, &self.view) {
@@ -366,10 +346,15 @@ impl Dispatcher {
     fn tell(&self) {
         let suspected: Vec<NodeId> = self.health.avoid().into_iter().collect();
         self.report.send_if_modified(|report| {
-            let changed = report.suspected != suspected || report.quarantined != *self.health.quarantined();
+            let changed = report.suspected != suspected
+                || report.quarantined != *self.health.quarantined()
+                || report.unconfirmed != self.unconfirmed
+                || report.disputed != self.disputed;
             if changed {
                 report.suspected = suspected;
                 report.quarantined.clone_from(self.health.quarantined());
+                report.unconfirmed.clone_from(&self.unconfirmed);
+                report.disputed.clone_from(&self.disputed);
             }
             changed
         });

@@ -6,7 +6,7 @@ use tramontane_kernels::{Compute, KvLayer, KvType, NotFinite, Q8Buf, QueryRow};
 use tramontane_model::decoder::{Decoder, DecoderScratch, EmbedError, Keep, LayerRows};
 use tramontane_router::{GateError, GateWeights, RowFormat, Rows, gate};
 
-use crate::dispatch::{DispatchError, Dispatcher, PeerReport};
+use crate::dispatch::{Auditing, DispatchError, Dispatcher, PeerReport};
 
 /// The rows of a step: consecutive tokens of each sequence stand in ascending order of position.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +97,12 @@ impl Forward {
             logits: Vec::new(),
             embedded: Vec::new(),
         }
+    }
+
+    /// The same, which has so much computed by second nodes.
+    #[must_use]
+    pub fn auditing(self, auditing: Auditing) -> Self {
+        Self { dispatcher: self.dispatcher.auditing(auditing), ..self }
     }
 
     /// What the dispatcher holds against nodes, as it changes.

@@ -19,7 +19,7 @@ mod scheduler;
 mod sequence;
 
 pub use admin::ClusterAdmin;
-pub use dispatch::{AUDIT_EVERY, Clock, DispatchError, Dispatcher, PeerReport, SystemClock};
+pub use dispatch::{AUDIT_EVERY, Auditing, Clock, DispatchError, Dispatcher, PeerReport, SystemClock};
 pub use engine::{EngineLoop, EngineOptions};
 pub use forward::{Forward, Step, StepError};
 pub use grammar::{Vocabulary, VocabularyError};

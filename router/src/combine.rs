@@ -1,6 +1,6 @@
 //! Combining the experts' answers into the hidden states.
 
-use crate::{Dispatch, ExpertRows, NodeId, Pair, Routing, RowFormat};
+use crate::{Dispatch, ExpertRows, NodeId, Pair, Routing, RowFormat, Rows};
 
 /// Why answers cannot be combined. [`CombineError::node`] says whose answer to throw away and ask for again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,7 +137,13 @@ enum Row<'a> {
     Bf16(&'a [u8]),
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// Row `i` of an answer, which is f32 or bf16.
+    fn of(rows: &'a Rows, i: usize) -> Self {
+        let bytes = rows.row(i);
+        if rows.format == RowFormat::Bf16 { Row::Bf16(bytes) } else { Row::F32(bytes) }
+    }
+
     /// Calls `f` on each of `out` beside the row's value in that column. The row has as many values as `out`.
     #[inline(always)]
     fn for_each(self, out: &mut [f32], mut f: impl FnMut(&mut f32, f32)) {
@@ -190,8 +196,7 @@ fn slots<'a>(
                 .flatten()
                 .map(|at| &mut slots[token as usize * k + at]);
             let Some(slot) = slot else { return Err(CombineError::Unrouted { node: node(), token, expert }) };
-            let bytes = answer.rows.row(i);
-            let row = if answer.rows.format == RowFormat::Bf16 { Row::Bf16(bytes) } else { Row::F32(bytes) };
+            let row = Row::of(&answer.rows, i);
             if !row.is_finite() {
                 return Err(CombineError::NotFinite { node: node(), expert, token });
             }
@@ -202,6 +207,12 @@ fn slots<'a>(
     }
     let full = slots.iter().zip(routing.pairs());
     full.map(|(slot, pair)| slot.ok_or(CombineError::Missing { token: pair.token, expert: pair.expert })).collect()
+}
+
+/// Whether `answer` has one row of `width` finite values for each pair of `dispatch`.
+pub(crate) fn is_sound(dispatch: &Dispatch, answer: &ExpertRows, width: usize) -> bool {
+    let is_finite = |i| Row::of(&answer.rows, i).is_finite();
+    check_shape(dispatch, answer, width).is_ok() && (0..answer.rows.count().unwrap_or(0)).all(is_finite)
 }
 
 /// Checks that `answer` has one row of `width` values, f32 or bf16, for each pair of `dispatch`.

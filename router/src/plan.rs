@@ -243,7 +243,7 @@ fn holders<'v>(view: &'v ClusterView, expert: ExpertId, avoid: &BTreeSet<NodeId>
 }
 
 /// The dispatch that has `node` compute `experts`, each for its `tokens`.
-fn dispatch(node: &NodeId, experts: &BTreeSet<u32>, tokens: &BTreeMap<u32, Vec<u32>>) -> Dispatch {
+pub(crate) fn dispatch(node: &NodeId, experts: &BTreeSet<u32>, tokens: &BTreeMap<u32, Vec<u32>>) -> Dispatch {
     let all = BTreeSet::from_iter(experts.iter().flat_map(|e| &tokens[e]).copied());
     let index = BTreeMap::from_iter(all.iter().copied().zip(0u32..));
     let work = |&expert| ExpertWork { expert, rows: tokens[&expert].iter().map(|t| index[t]).collect() };

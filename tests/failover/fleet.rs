@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::etcd_server::{Etcd, free_port};
+use crate::etcd_server::{Etcd, How, free_port};
+use crate::islands::Island;
 use crate::proxy::Proxy;
 use crate::run::{Running, holds_in_time, run};
 use crate::serving::Serving;
@@ -30,6 +31,8 @@ pub(crate) struct Fleet {
     /// Nodes that are no processes of ours.
     others: BTreeSet<String>,
     replicas: String,
+    /// What every coordinator is told besides.
+    more: &'static [&'static str],
     etcd: Etcd,
     runtime: Runtime,
 }
@@ -47,23 +50,40 @@ pub(crate) struct Told {
 impl Fleet {
     /// Starts a cluster, and waits until it serves and all nodes hold what they should.
     pub(crate) fn start(size: Size) -> Self {
-        Self::start_in_zones(size, &[""])
+        Self::start_with(size, &[], How::default())
     }
 
     /// The same, nodes in the `zones` by turns.
     pub(crate) fn start_in_zones(size: Size, zones: &[&str]) -> Self {
+        Self::found(size.replicas, &[], How::default()).with_nodes(size.nodes, zones)
+    }
+
+    /// The same, with coordinators that are told `more`, on an etcd that is run so.
+    pub(crate) fn start_with(size: Size, more: &'static [&'static str], etcd: How) -> Self {
+        Self::found(size.replicas, more, etcd).with_nodes(size.nodes, &[""])
+    }
+
+    fn with_nodes(mut self, nodes: usize, zones: &[&str]) -> Self {
+        for i in 0..nodes {
+            self.start_node(&format!("n{i}"), &["--zone", zones[i % zones.len()]]);
+        }
+        self.open();
+        self
+    }
+
+    /// An etcd alone; nodes are to be started, then the cluster is to be opened.
+    pub(crate) fn found(replicas: usize, more: &'static [&'static str], etcd: How) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
-        let etcd = runtime.block_on(Etcd::start());
-        let replicas = size.replicas.to_string();
-        let mut fleet =
-            Self { coordinator: None, nodes: BTreeMap::new(), others: BTreeSet::new(), replicas, etcd, runtime };
-        for i in 0..size.nodes {
-            fleet.start_node(&format!("n{i}"), &["--zone", zones[i % zones.len()]]);
-        }
-        fleet.coordinator = Some(fleet.start_coordinator("c0"));
-        fleet.until_settled();
-        fleet
+        let etcd = runtime.block_on(Etcd::start_as(etcd));
+        let (nodes, others, replicas) = (BTreeMap::new(), BTreeSet::new(), replicas.to_string());
+        Self { coordinator: None, nodes, others, replicas, more, etcd, runtime }
+    }
+
+    /// Starts the first coordinator, and waits until it serves and all nodes hold what they should.
+    pub(crate) fn open(&mut self) {
+        self.coordinator = Some(self.start_coordinator("c0"));
+        self.until_settled();
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {
@@ -108,15 +128,26 @@ impl Fleet {
             "127.0.0.1:0",
             "--json",
         ];
-        Serving::start_role(&[&args[..], &more].concat())
+        Serving::start_role(&[&args[..], &more, self.more].concat())
     }
 
     /// Starts an expert node; it joins in its own time.
     pub(crate) fn start_node(&mut self, id: &str, more: &[&str]) {
         let registry = self.registry();
-        let args = ["expert-node", "--registry", &registry, "--cluster", NAME, "--lease", LEASE];
-        let own = ["--id", id, "--threads", "1"];
-        let node = Running::start(&[&args[..], &own, more].concat());
+        self.add(id, Running::start(&node_args(&registry, id, more)));
+    }
+
+    /// Starts an expert node on an island.
+    pub(crate) fn start_node_on(&mut self, id: &str, island: &Island) {
+        let registry = format!("etcd://{}", self.etcd.endpoint_at(&island.registry_at));
+        let listen = format!("{}:0", island.addr);
+        self.add(
+            id,
+            Running::start_within_namespace(&island.namespace, &node_args(&registry, id, &["--listen", &listen])),
+        );
+    }
+
+    fn add(&mut self, id: &str, node: Running) {
         assert!(self.nodes.insert(id.to_owned(), node).is_none(), "{id} is there");
     }
 
@@ -205,4 +236,9 @@ impl Fleet {
             panic!("not every expert is where it should be; status: {:#}; etcd: {told:?}", self.status());
         }
     }
+}
+
+fn node_args<'a>(registry: &'a str, id: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let args = ["expert-node", "--registry", registry, "--cluster", NAME, "--lease", LEASE];
+    [&args[..], &["--id", id, "--threads", "1"], more].concat()
 }

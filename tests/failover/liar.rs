@@ -19,6 +19,7 @@ use tramontane_model::manifest::Manifest;
 use tramontane_model::weights::{ExpertTypes, Quantize};
 use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, NumericProfile, RowFormat};
 
+use crate::etcd_server::How;
 use crate::fleet::{Fleet, NAME, Size};
 use crate::run::until;
 use crate::traffic::{Quiet, Traffic};
@@ -141,4 +142,19 @@ fn a_node_that_computes_other_values_is_found_by_audits_and_used_no_more() {
     let status = fleet.status();
     assert_eq!(status["health"], "HEALTH_WARN");
     assert!(status["findings"].to_string().contains("node liar is quarantined"), "{status}");
+}
+
+#[test]
+fn where_everything_is_confirmed_a_node_that_computes_other_values_spoils_no_stream() {
+    let mut fleet = Fleet::start_with(Size { nodes: 2, replicas: 3 }, &["--audit", "1"], How::default());
+    let quiet = Arc::new(Quiet::of(fleet.coordinator()));
+    let traffic = Traffic::start(fleet.coordinator(), &quiet, 3);
+    join(&mut fleet, Lie::OtherValues);
+    until("the liar is quarantined", || fleet.status()["nodes"].to_string().contains("quarantined"));
+    assert!(traffic.is_well());
+    assert!(traffic.stop() > 0);
+    quiet.check_all(fleet.coordinator().addr());
+    let status = fleet.status();
+    assert!(status["findings"].to_string().contains("node liar is quarantined"), "{status}");
+    assert!(!status["findings"].to_string().contains("confirms"), "two honest nodes hold everything: {status}");
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::etcd_server::How;
 use crate::fleet::{Fleet, Size};
 use crate::long;
 use crate::run::{run, until};
@@ -124,4 +125,38 @@ fn a_leader_that_slept_through_its_lease_decides_nothing_any_more() {
     assert!(fleet.told().epoch > epoch);
     quiet.check_all(fleet.coordinator().addr());
     quiet.check_all(second.addr());
+}
+
+#[test]
+fn an_etcd_without_space_takes_no_changes_and_serving_goes_on() {
+    let quota = vec!["--quota-backend-bytes=4194304".to_owned()];
+    let mut fleet = Fleet::start_with(Size { nodes: 3, replicas: 2 }, &[], How { flags: quota, ..How::default() });
+    let quiet = Arc::new(Quiet::of(fleet.coordinator()));
+    let traffic = Traffic::start(fleet.coordinator(), &quiet, 4);
+    let junk = "x".repeat(100_000);
+    let full = (0..100).find(|n| !fleet.etcd().ctl(&["put", &format!("/junk/{n}"), &junk]).0);
+    assert!(full.is_some(), "etcd has a quota");
+    until("the status says so", || {
+        fleet.status()["findings"].to_string().contains("takes no changes: etcd has no space")
+    });
+    // Who dies is replaced by who holds the same, though nobody can be given anything.
+    fleet.kill("n1");
+    until("its lease ends", || !fleet.told().held.contains_key("n1"));
+    assert!(traffic.is_well());
+    quiet.check_all(fleet.coordinator().addr());
+    // What an operator does about it.
+    assert!(fleet.etcd().ctl(&["del", "--prefix", "/junk/"]).0);
+    let (_, said) = fleet.etcd().ctl(&["endpoint", "status", "-w", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let revision = status[0]["Status"]["header"]["revision"].to_string();
+    for command in [&["compact", revision.as_str()][..], &["defrag"], &["alarm", "disarm"]] {
+        let (well, said) = fleet.etcd().ctl(command);
+        assert!(well, "{command:?}: {said}");
+    }
+    fleet.start_node("n1", &[]);
+    fleet.until_settled();
+    until("all is well", || fleet.status()["health"] == "HEALTH_OK");
+    assert!(traffic.is_well());
+    assert!(traffic.stop() > 0);
+    quiet.check_all(fleet.coordinator().addr());
 }

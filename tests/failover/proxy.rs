@@ -15,6 +15,8 @@ use crate::dice::Dice;
 
 /// Bytes carried at a time.
 const PIECE: usize = 16 << 10;
+/// Bytes that a narrow link carries at a time.
+const NARROW: usize = 512;
 /// What a slow wire takes, one way.
 const LATENCY: Duration = Duration::from_millis(100);
 /// What a piece that was lost takes beside that, to be sent again.
@@ -33,6 +35,9 @@ pub(crate) enum Weather {
     Silence,
     /// 100 ms each way, and one piece in a hundred sent twice.
     Slow,
+    /// What does not fit a small packet never arrives, nor what follows it that way: a link narrower than both ends believe, whose
+    /// word about it is lost.
+    NothingLarge,
     /// No connections.
     Cut,
 }
@@ -100,7 +105,7 @@ async fn carry(
     weather: watch::Receiver<Weather>,
     harmed: Arc<AtomicU64>,
 ) {
-    let (mut piece, mut dice) = (vec![0; PIECE], Dice(7));
+    let (mut piece, mut dice, mut stuck) = (vec![0; PIECE], Dice(7), false);
     let harm = || _ = harmed.fetch_add(1, Ordering::Relaxed);
     loop {
         let Ok(length @ 1..) = from.read(&mut piece).await else { return };
@@ -116,6 +121,13 @@ async fn carry(
             Weather::NoAnswers | Weather::Silence => {
                 harm();
                 continue;
+            }
+            Weather::NothingLarge => {
+                stuck |= length > NARROW;
+                if stuck {
+                    harm();
+                    continue;
+                }
             }
             Weather::Slow => {
                 harm();

@@ -18,8 +18,8 @@ pub(crate) struct Cluster {
     gateway: Option<Serving>,
     coordinators: Vec<Serving>,
     _nodes: Vec<Running>,
-    _etcd: Etcd,
-    _runtime: Runtime,
+    etcd: Option<Etcd>,
+    runtime: Runtime,
 }
 
 impl Cluster {
@@ -44,7 +44,7 @@ impl Cluster {
         };
         let nodes = (0..NODES).map(node).collect();
         let mut cluster =
-            Self { registry, gateway: None, coordinators: Vec::new(), _nodes: nodes, _etcd: etcd, _runtime: runtime };
+            Self { registry, gateway: None, coordinators: Vec::new(), _nodes: nodes, etcd: Some(etcd), runtime };
         for number in 0..coordinators {
             let coordinator = cluster.coordinator(number);
             cluster.keep(coordinator);
@@ -74,6 +74,22 @@ impl Cluster {
 
     pub(crate) fn gateway(&self) -> &Serving {
         self.gateway.as_ref().expect("it is started last")
+    }
+
+    /// Takes its etcd out, for whoever kills it.
+    pub(crate) fn take_etcd(&mut self) -> Etcd {
+        self.etcd.take().expect("an etcd")
+    }
+
+    /// Starts `etcd` again, on its data.
+    pub(crate) fn revive(&mut self, mut etcd: Etcd) {
+        self.runtime.block_on(etcd.run());
+        self.etcd = Some(etcd);
+    }
+
+    /// The coordinators, in the order of their numbers.
+    pub(crate) fn coordinators(&self) -> &[Serving] {
+        &self.coordinators
     }
 
     /// Where the gateway serves.

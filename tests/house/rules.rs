@@ -127,6 +127,21 @@ pub(crate) fn unsafe_code(path: &str, text: &str, foreign: &[&str]) -> Vec<Strin
     }
 }
 
+/// The wall clock, which jumps, is read for people to see and for nothing else: only in the files that are `listed`.
+pub(crate) fn wall_clock(path: &str, text: &str, listed: &[&str]) -> Vec<String> {
+    if !is_rust(path) || is_test(path) {
+        return Vec::new();
+    }
+    let shipped = without_test_items(&code(text));
+    let is_read =
+        ["SystemTime::now", "UNIX_EPOCH.elapsed", "Utc::now", "Local::now"].iter().any(|read| shipped.contains(read));
+    match (is_read, listed.contains(&path)) {
+        (true, false) => vec![format!("{path}: reads the wall clock, which jumps: take an Instant, or list the file")],
+        (false, true) => vec![format!("{path}: reads no wall clock any more; take it off the list")],
+        _ => Vec::new(),
+    }
+}
+
 /// Nothing is left for later.
 pub(crate) fn no_stubs(path: &str, text: &str) -> Vec<String> {
     let text = if is_rust(path) { code(text) } else { String::new() };
@@ -140,11 +155,7 @@ pub(crate) fn no_stubs(path: &str, text: &str) -> Vec<String> {
 
 /// The `.unwrap()` and `.expect(` of a file outside its tests and benches.
 pub(crate) fn panics(path: &str, text: &str) -> usize {
-    let test = ["/tests.rs", "/testing.rs"].iter().any(|name| path.ends_with(name));
-    if !is_rust(path)
-        || test
-        || ["tests/", "benches/"].iter().any(|dir| path.starts_with(dir) || path.contains(&format!("/{dir}")))
-    {
+    if !is_rust(path) || is_test(path) {
         return 0;
     }
     let shipped = without_test_items(&code(text));
@@ -176,6 +187,12 @@ fn forbidden(path: &str, code: &str, is_forbidden: impl Fn(&str) -> bool, advice
 /// TOML without its comments (and without what follows a `#` in a string, which no manifest of ours has).
 fn uncommented(toml: &str) -> String {
     toml.lines().map(|line| line.split('#').next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a file belongs to tests or benches alone.
+fn is_test(path: &str) -> bool {
+    ["/tests.rs", "/testing.rs"].iter().any(|name| path.ends_with(name))
+        || ["tests/", "benches/"].iter().any(|dir| path.starts_with(dir) || path.contains(&format!("/{dir}")))
 }
 
 fn is_rust(path: &str) -> bool {

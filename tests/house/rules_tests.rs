@@ -113,6 +113,16 @@ fn a_foreign_call_that_is_gone_leaves_the_list() {
 }
 
 #[test]
+fn the_wall_clock_is_read_in_listed_files_only() {
+    let reads = "fn f() { let now = SystemTime::now(); }";
+    assert_eq!(wall_clock("router/src/a.rs", reads, &[]).len(), 1);
+    assert!(wall_clock("cli/src/a.rs", reads, &["cli/src/a.rs"]).is_empty());
+    assert_eq!(wall_clock("cli/src/a.rs", "fn f() { Instant::now(); }", &["cli/src/a.rs"]).len(), 1);
+    assert!(wall_clock("tests/a.rs", reads, &[]).is_empty());
+    assert!(wall_clock("cli/src/a.rs", "#[cfg(test)]\nmod t { fn g() { SystemTime::now(); } }", &[]).is_empty());
+}
+
+#[test]
 fn stubs_are_named() {
     for stub in ["fn f() { todo!() }", "fn f() { unimplemented!(\"x\") }", "#[ignore = \"slow\"]", "#[ignore]"] {
         assert_eq!(no_stubs("cli/src/a.rs", stub).len(), 1, "{stub}");

@@ -99,6 +99,13 @@ impl Running {
         Self::spawn(Command::new(PROGRAM), args, limit)
     }
 
+    /// The same for a process in a network namespace, whose process is that very one.
+    pub(crate) fn start_within_namespace(namespace: &str, args: &[&str]) -> Self {
+        let mut ip = Command::new("ip");
+        ip.args(["netns", "exec", namespace, PROGRAM]);
+        Self::spawn(ip, args, WATCHDOG)
+    }
+
     /// The same for a process that may have no more than `files` files open.
     pub(crate) fn start_with_files(files: u32, args: &[&str]) -> Self {
         let mut shell = Command::new("sh");

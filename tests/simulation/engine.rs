@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use tramontane_cluster::engine::CacheScope;
 use tramontane_coordinator::{
-    BlockHash, BlockId, DispatchError, Dispatcher, KV_BLOCK, KvPool, Logits, Scheduler, Sequence, SequenceId, StepPlan,
+    Auditing, BlockHash, BlockId, DispatchError, Dispatcher, KV_BLOCK, KvPool, Logits, Scheduler, Sequence, SequenceId,
+    StepPlan,
 };
 
 use super::laws;
@@ -62,6 +63,8 @@ pub(crate) struct Engine {
     model: Model,
     mutant: Option<Mutant>,
     world: Shared,
+    /// Whether two nodes must agree about everything that can be confirmed.
+    confirms: bool,
     pub(crate) dispatcher: Dispatcher,
     scheduler: Scheduler,
     pool: KvPool,
@@ -86,11 +89,16 @@ impl Engine {
         };
         let (exchange, clock) = (Box::new(exchange), Box::new(clock));
         let dispatcher = Dispatcher::with_clock(model, exchange, views.into(), script.policy.clone(), clock);
+        let auditing = match mutant {
+            Some(Mutant::UnconfirmedRows) => Auditing::OneIn(script.audit_every),
+            _ => Auditing::from(script.audit_every),
+        };
         Self {
             model: script.model,
             mutant,
             world: world.clone(),
-            dispatcher: dispatcher.auditing(script.audit_every),
+            confirms: Auditing::from(script.audit_every) == Auditing::Everything,
+            dispatcher: dispatcher.auditing(auditing),
             scheduler: Scheduler::new(script.limits).expect("limits that go together"),
             pool: KvPool::new(script.kv_blocks),
             cache: vec![vec![None; script.kv_blocks as usize * KV_BLOCK]; script.model.layers as usize],
@@ -276,6 +284,12 @@ impl Engine {
         world.liar().is_some_and(|node| !laws::is_quarantined(&self.dispatcher, &world.nodes[node].id))
     }
 
+    /// Whether a layer may be wrong: somebody lies, and what it says is not to be confirmed or could not be.
+    fn may_be_wrong(&self, lied: bool) -> bool {
+        let report = self.dispatcher.report();
+        (lied || self.is_lied_to()) && (!self.confirms || !report.borrow().unconfirmed.is_empty())
+    }
+
     /// Whether the coordinator has fewer than two nodes to ask.
     fn is_one_left(&self) -> bool {
         let view = self.world.lock().registry.views.borrow().clone();
@@ -295,7 +309,7 @@ impl Engine {
         laws::quarantine(&self.dispatcher, &self.world.lock())?;
         match outcome {
             Ok(()) if bits(hidden) == bits(&direct) => Ok(true),
-            Ok(()) if lied || self.is_lied_to() => {
+            Ok(()) if self.may_be_wrong(lied) => {
                 self.tainted = true;
                 self.wrong += 1;
                 self.world.lock().tally.add("wrong layers", 1);

@@ -17,23 +17,26 @@ pub(crate) enum Mutant {
     ForgottenRow,
     /// A prefix block can be found before the step that fills it has ended.
     EarlyPublish,
+    /// Where two nodes must agree, an answer is used before they do.
+    UnconfirmedRows,
 }
 
 impl Mutant {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::NoSequenceCheck,
         Self::RemoveBeforeHeld,
         Self::DispatchByIntent,
         Self::StaleLeader,
         Self::ForgottenRow,
         Self::EarlyPublish,
+        Self::UnconfirmedRows,
     ];
 
     /// The law that it breaks.
     pub(crate) fn breaks(self) -> Law {
         match self {
-            Self::NoSequenceCheck | Self::DispatchByIntent | Self::ForgottenRow => Law::Rows,
+            Self::NoSequenceCheck | Self::DispatchByIntent | Self::ForgottenRow | Self::UnconfirmedRows => Law::Rows,
             Self::RemoveBeforeHeld => Law::Holder,
             Self::StaleLeader => Law::Chain,
             Self::EarlyPublish => Law::Cache,

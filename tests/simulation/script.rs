@@ -159,7 +159,7 @@ pub(crate) struct Script {
     pub(crate) leaders: usize,
     pub(crate) controller: ControllerPolicy,
     pub(crate) policy: Policy,
-    /// One dispatch in so many is audited.
+    /// One dispatch in so many is audited; 1: all are, before they are used.
     pub(crate) audit_every: u32,
     /// Who lies, in runs that are about it.
     pub(crate) liar: Option<usize>,

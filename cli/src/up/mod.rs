@@ -12,6 +12,7 @@ use std::time::Duration;
 use assemble::default_nodes;
 use nodes::Nodes;
 use tramontane_cluster::tls::Security;
+use tramontane_coordinator::AUDIT_EVERY;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
@@ -75,7 +76,8 @@ async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, co
     nodes.until(until_held(model, registry.as_ref())).await?;
     nodes.settled();
     let kv = KvRoom::of(&args.kv);
-    let Started { engine, .. } = start_engine(model, compute, kv, nodes.exchange(), registry.watch())?;
+    let auditing = args.audit.unwrap_or(AUDIT_EVERY).into();
+    let Started { engine, .. } = start_engine(model, compute, kv, nodes.exchange(), registry.watch(), auditing)?;
     match work {
         Work::Complete(prompt) => {
             let completion = nodes.until(complete::run(&args.prompt, prompt, &engine)).await?;

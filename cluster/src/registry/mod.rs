@@ -92,6 +92,11 @@ pub enum Health {
     },
     /// It shows an older placement than it did, which is not taken.
     WentBack(WentBack),
+    /// It can be read, and takes no changes.
+    ReadOnly {
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 /// A leadership; it ends when this is dropped.

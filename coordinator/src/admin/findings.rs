@@ -1,6 +1,6 @@
 //! What is not as it should be in a cluster. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tramontane_cluster::admin::{Finding, PeerNote, Severity};
 use tramontane_cluster::engine::{EngineStatus, Phase};
@@ -11,6 +11,13 @@ use tramontane_router::{ClusterView, ExpertId, NodeId};
 /// Experts that one finding names, at most.
 const NAMED: usize = 4;
 
+/// What computing everything twice has left open.
+#[derive(Default)]
+pub(super) struct Doubts {
+    pub(super) unconfirmed: BTreeSet<ExpertId>,
+    pub(super) disputed: BTreeSet<NodeId>,
+}
+
 /// What is not as is `desire`d, worst first.
 pub(super) fn findings(
     desire: &Desire,
@@ -18,6 +25,7 @@ pub(super) fn findings(
     registry: &Health,
     peers: &BTreeMap<NodeId, PeerNote>,
     engine: Option<&EngineStatus>,
+    doubts: &Doubts,
 ) -> Vec<Finding> {
     let mut all = Vec::new();
     let mut find = |severity, what: String| all.push(Finding { severity, what });
@@ -44,11 +52,24 @@ pub(super) fn findings(
         Health::Disconnected { why } => {
             find(Severity::Warn, format!("the registry cannot be reached, so changes wait: {why}"));
         }
+        Health::ReadOnly { why } => find(Severity::Warn, format!("the registry takes no changes: {why}")),
         Health::WentBack(back) => find(Severity::Warn, format!("{back}: `tramontane placement restore --from-live`")),
     }
     for (node, PeerNote { what, quarantined }) in peers {
         let how = if *quarantined { "is quarantined" } else { "is avoided" };
         find(Severity::Warn, format!("node {node} {how}: {what}"));
+    }
+    if !doubts.disputed.is_empty() {
+        let nodes: Vec<String> = doubts.disputed.iter().map(ToString::to_string).collect();
+        let nodes = nodes.join(", ");
+        find(
+            Severity::Err,
+            format!("of the nodes {nodes} one answers wrongly, and no third can say which: requests wait"),
+        );
+    }
+    if !doubts.unconfirmed.is_empty() {
+        let experts: Vec<ExpertId> = doubts.unconfirmed.iter().copied().collect();
+        find(Severity::Warn, format!("no second node confirms the answers of {}; they are used", list(&experts)));
     }
     let mut placed: BTreeMap<&NodeId, usize> = BTreeMap::new();
     for node in view.placement.iter().flat_map(|placement| placement.replicas.values().flatten()) {
@@ -101,7 +122,8 @@ mod tests {
         let view = ClusterView { placement: Some(placement), nodes, ..ClusterView::default() };
         let peer = PeerNote { what: "late".into(), quarantined: false };
         let peers = if engine.is_some() { [("b".into(), peer)].into() } else { BTreeMap::new() };
-        findings(&desire, &view, registry, &peers, engine).into_iter().map(|f| (f.severity, f.what)).collect()
+        let doubts = Doubts::default();
+        findings(&desire, &view, registry, &peers, engine, &doubts).into_iter().map(|f| (f.severity, f.what)).collect()
     }
 
     #[test]
@@ -143,5 +165,17 @@ mod tests {
         let few = found(&[record("a", 0..8), leaving, record("c", [])], &Health::Connected, Some(&ready));
         assert!(few[0].1 == "fewer than 2 nodes hold L0/E1, L0/E2, L0/E3, L0/E4 and 3 more experts", "{few:?}");
         assert!(few[2].1.contains("b is leaving; it holds 1 experts"), "{few:?}");
+    }
+
+    #[test]
+    fn what_nobody_confirms_is_named_and_a_dispute_is_an_error() {
+        let (experts, disputed) = ([ExpertId::new(0, 3)].into(), ["a".into(), "b".into()].into());
+        let doubts = Doubts { unconfirmed: experts, disputed };
+        let desire = Desire { model: "m".into(), experts: Vec::new(), replicas: 1 };
+        let (view, peers, ready) = (ClusterView::default(), BTreeMap::new(), EngineStatus::default());
+        let found = findings(&desire, &view, &Health::Connected, &peers, Some(&ready), &doubts);
+        assert!(found[0].severity == Severity::Err && found[0].what.contains("of the nodes a, b one"), "{found:?}");
+        assert!(found[1].severity == Severity::Warn && found[1].what.contains("confirms the answers of L0/E3"));
+        assert_eq!(found.len(), 2);
     }
 }

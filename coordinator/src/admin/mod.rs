@@ -24,7 +24,7 @@ use tramontane_router::placement::{
 use tramontane_router::{ClusterView, Epoch, ExpertId, NodeId};
 
 use crate::PeerReport;
-use findings::findings;
+use findings::{Doubts, findings};
 
 /// Placements remembered, at most.
 const MAX_HISTORY: usize = 64;
@@ -102,6 +102,7 @@ impl Admin for ClusterAdmin {
             None => (None, PeerReport::default()),
         };
         let peers = peers(&report);
+        let doubts = Doubts { unconfirmed: report.unconfirmed.clone(), disputed: report.disputed.clone() };
         let experts = |count: fn(&ExpertId) -> u32| {
             self.desire.experts.iter().map(|expert| count(&expert.id) + 1).max().unwrap_or(0)
         };
@@ -110,7 +111,7 @@ impl Admin for ClusterAdmin {
             layers: experts(|expert| expert.layer),
             experts: experts(|expert| expert.expert),
             replicas: self.desire.replicas,
-            findings: findings(&self.desire, &view, &self.registry.health(), &peers, engine.as_ref()),
+            findings: findings(&self.desire, &view, &self.registry.health(), &peers, engine.as_ref(), &doubts),
             rates: self.rates.borrow().clone(),
             peers,
             dispatches: DispatchCounts {

@@ -5,15 +5,38 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tramontane_cluster::exchange::{Completion, DispatchId};
-use tramontane_router::flight::{Failure, Suspicion};
+use tramontane_router::flight::Suspicion;
 use tramontane_router::peers::{Audit, Quarantine, Verdict, judge, sample};
 use tramontane_router::{Dispatch, Epoch, ExpertId, ExpertRows, NodeId, Pair, Rows, replan};
 
 use super::layer::Layer;
 use super::{Dispatcher, failure, is_local};
 
-/// One dispatch in this many is audited.
+/// One dispatch in this many is audited, unless it is told otherwise.
 pub const AUDIT_EVERY: u32 = 256;
+
+/// What is computed by a second node too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auditing {
+    /// Nothing.
+    Never,
+    /// A few rows of one dispatch in so many, beside the flights: who lies is found, and its values are taken until then.
+    OneIn(u32),
+    /// Everything, and no answer is used until two nodes agree (`confirm`).
+    Everything,
+}
+
+impl From<u32> for Auditing {
+    /// One dispatch in `every`; 0 is never.
+    fn from(every: u32) -> Self {
+        match every {
+            0 => Self::Never,
+            1 => Self::Everything,
+            _ => Self::OneIn(every),
+        }
+    }
+}
+
 /// Audits under way at a time; while there are as many, none begins.
 const MAX_SHADOWS: usize = 8;
 /// After this an audit that was not answered is given up, and its node suspected. Not long: a node that never answers would
@@ -30,8 +53,9 @@ pub(super) struct Auditor {
 }
 
 impl Auditor {
-    /// Audits one dispatch in `every`; 0: none.
-    pub(super) fn new(every: u32) -> Self {
+    /// Audits as `auditing` says. Where everything is confirmed anyway, only suspects are probed here.
+    pub(super) fn new(auditing: Auditing) -> Self {
+        let every = if let Auditing::OneIn(every) = auditing { every } else { 0 };
         Self { audit: Audit::new(every), shadows: BTreeMap::new() }
     }
 }
@@ -106,13 +130,9 @@ impl Dispatcher {
                 self.decide(shadow);
             }
             Err(error) => {
-                let why = match failure(&error) {
-                    Failure::NodeGone => Suspicion::Gone,
-                    Failure::WrongProfile => Suspicion::WrongProfile,
-                    Failure::Corrupt | Failure::NotFinite { .. } => Suspicion::Corrupt,
-                    Failure::NotHeld { .. } | Failure::Overloaded => return None,
-                };
-                self.suspect(node, why);
+                if let Some(why) = failure(&error).suspicion() {
+                    self.suspect(node, why);
+                }
             }
         }
         None

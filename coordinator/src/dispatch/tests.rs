@@ -1,6 +1,6 @@
 //! The dispatcher over two nodes that hold everything, behind an exchange that goes wrong as it is told.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +10,9 @@ use tramontane_router::placement::Placement;
 use tramontane_router::{
     Epoch, ExpertBatch, ExpertId, ExpertRows, GateWeights, NodeRecord, NumericProfile, RowFormat, gate,
 };
+
+use tramontane_router::flight::AbandonReason;
+use tramontane_router::peers::Quarantine;
 
 use super::*;
 
@@ -55,6 +58,8 @@ enum Fault {
     Overloaded,
     NotANumber,
     RowMissing,
+    /// Finite, and another.
+    OtherValue,
     Twice,
 }
 
@@ -98,6 +103,13 @@ impl Exchange for Faulty {
                     rows.rows.data = Bytes::from(data);
                 }
             }
+            Fault::OtherValue => {
+                if let Ok(rows) = &mut completion.result {
+                    let mut data = rows.rows.data.to_vec();
+                    data[3] ^= 0x80;
+                    rows.rows.data = Bytes::from(data);
+                }
+            }
             Fault::RowMissing => {
                 if let Ok(rows) = &mut completion.result {
                     rows.rows.data = rows.rows.data.slice(WIDTH * 4..);
@@ -135,11 +147,11 @@ fn run(replicas: usize, script: &[Fault]) -> Outcome {
 }
 
 fn run_where(replicas: usize, script: &[Fault], what: Held) -> Outcome {
-    run_at(replicas, script, what, "")
+    run_at(replicas, script, what, "", Auditing::Never)
 }
 
-/// Runs a layer over nodes at `addr`; every dispatch to one that is not in this process is audited.
-fn run_at(replicas: usize, script: &[Fault], what: Held, addr: &str) -> Outcome {
+/// Runs a layer over nodes at `addr`.
+fn run_at(replicas: usize, script: &[Fault], what: Held, addr: &str, auditing: Auditing) -> Outcome {
     let model = ModelId::from("m");
     let profile = NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into() };
     let registry = EmbeddedRegistry::new(model.clone(), profile.clone());
@@ -175,7 +187,7 @@ fn run_at(replicas: usize, script: &[Fault], what: Held, addr: &str) -> Outcome 
         nodes: Arc::clone(&nodes),
     };
     let policy = Policy { max_resends: 8, timeout: Duration::from_secs(60), ..Policy::default() };
-    let mut dispatcher = Dispatcher::new(model, Box::new(exchange), registry.watch(), policy).auditing(1);
+    let mut dispatcher = Dispatcher::new(model, Box::new(exchange), registry.watch(), policy).auditing(auditing);
     let logits: Vec<f32> = (0..6 * EXPERTS).map(|i| ((i * 7) % 5) as f32).collect();
     let routing = gate(&logits, EXPERTS as usize, 2, GateWeights::Renormalised).unwrap();
     let values: Vec<f32> = (0..6 * WIDTH).map(|i| i as f32 * 0.25).collect();
@@ -240,7 +252,7 @@ fn values_that_are_not_finite_are_one_nodes_fault_while_there_are_others_to_ask(
 #[test]
 fn an_answer_with_a_row_too_few_is_not_audited() {
     let quiet = run(3, &[]);
-    let outcome = run_at(3, &[Fault::RowMissing], Held::Everything, "elsewhere:1");
+    let outcome = run_at(3, &[Fault::RowMissing], Held::Everything, "elsewhere:1", Auditing::OneIn(1));
     outcome.result.unwrap();
     assert_eq!(outcome.hidden, quiet.hidden);
 }
@@ -259,4 +271,56 @@ fn suspects_are_reported() {
     let outcome = run(2, &[Fault::Gone]);
     outcome.result.unwrap();
     assert_eq!((outcome.report.suspected.len(), outcome.report.resent), (1, 1));
+}
+
+/// A layer of which two nodes must agree about every row.
+fn confirmed(replicas: usize, script: &[Fault], what: Held) -> Outcome {
+    run_at(replicas, script, what, "elsewhere:1", Auditing::Everything)
+}
+
+#[test]
+fn where_everything_is_confirmed_whoever_lies_first_or_second_is_quarantined_and_nothing_of_it_used() {
+    let quiet = run(3, &[]);
+    let sound = confirmed(3, &[], Held::Everything);
+    sound.result.unwrap();
+    assert_eq!(sound.hidden, quiet.hidden);
+    assert!(sound.nodes.len() > quiet.nodes.len() && sound.report.quarantined.is_empty(), "{:?}", sound.report);
+    for at in 0..sound.nodes.len() {
+        let mut script = vec![Fault::None; at];
+        script.push(Fault::OtherValue);
+        let outcome = confirmed(3, &script, Held::Everything);
+        outcome.result.unwrap_or_else(|error| panic!("{at}: {error}"));
+        assert_eq!(outcome.hidden, quiet.hidden, "{at}");
+        let quarantined: Vec<_> = outcome.report.quarantined.into_iter().collect();
+        assert_eq!(quarantined, [(outcome.nodes[at].clone(), Quarantine::OtherBits)], "{at}");
+    }
+}
+
+#[test]
+fn where_everything_is_confirmed_failures_cost_nothing_but_time() {
+    let quiet = run(3, &[]);
+    for fault in [Fault::Gone, Fault::Overloaded, Fault::NotANumber, Fault::RowMissing, Fault::Twice] {
+        for at in 0..6 {
+            let mut script = vec![Fault::None; at];
+            script.push(fault);
+            let outcome = confirmed(3, &script, Held::Everything);
+            outcome.result.unwrap_or_else(|error| panic!("{fault:?} {at}: {error}"));
+            assert_eq!(outcome.hidden, quiet.hidden, "{fault:?} {at}");
+            assert!(outcome.report.unconfirmed.is_empty() && outcome.report.quarantined.is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_nobody_can_confirm_is_used_and_named_and_what_two_dispute_is_not_used() {
+    let quiet = run(2, &[]);
+    let alone = confirmed(1, &[], Held::Everything);
+    alone.result.unwrap();
+    assert_eq!(alone.hidden, quiet.hidden);
+    assert!(!alone.report.unconfirmed.is_empty(), "{:?}", alone.report);
+    let disputed = confirmed(2, &[Fault::OtherValue], Held::Everything);
+    let error = disputed.result.unwrap_err();
+    assert!(matches!(error, DispatchError::Disputed { .. }) && error.may_run_again(), "{error}");
+    assert!(disputed.hidden.iter().all(|&h| h == 1.0));
+    assert_eq!((disputed.report.disputed.len(), disputed.report.quarantined.len()), (2, 0));
 }

@@ -11,7 +11,7 @@ use tramontane_cluster::engine::{EngineError, Event, EventSender, EventStream, V
 use super::choose::Beginning;
 use super::members::{InFlight, Member, Members};
 use super::resume::Told;
-use super::{LOOK_AGAIN, MAX_LOSSES, PATIENCE};
+use super::{LOOK_AGAIN, MAX_LOSSES, MAX_OUTAGES, PATIENCE};
 
 /// A request, and who may run it.
 pub(super) struct Carrier {
@@ -35,15 +35,34 @@ enum Stage {
     Begun,
 }
 
-/// What finding an engine has cost so far.
+/// What a request has cost so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Losses {
+    /// Engines that were lost with it.
+    engines: usize,
+    /// Engines that found no experts for it.
+    outages: usize,
+}
+
+/// What finding an engine has come to so far.
 #[derive(Clone, Default)]
 struct Search {
-    /// Engines that were lost with the request.
-    losses: usize,
+    losses: Losses,
     /// Engines not to be asked again before something changes.
     not: Vec<Arc<Member>>,
     /// Why the last one did not take it.
     refusal: Option<EngineError>,
+}
+
+impl Losses {
+    fn count(&mut self, error: &EngineError) {
+        self.engines += usize::from(*error == EngineError::Stopped);
+        self.outages += usize::from(matches!(error, EngineError::ExpertsUnavailable { .. }));
+    }
+
+    fn are_too_many(self) -> bool {
+        self.engines > MAX_LOSSES || self.outages > MAX_OUTAGES
+    }
 }
 
 impl Running {
@@ -80,7 +99,7 @@ impl Carrier {
     }
 
     /// Tells a choice's reader what an engine says, and what the next one says when that one is gone.
-    async fn tell(&self, place: u32, mut running: Running, mut events: EventSender, losses: usize) {
+    async fn tell(&self, place: u32, mut running: Running, mut events: EventSender, losses: Losses) {
         let (mut told, mut losses) = (Told::default(), losses);
         loop {
             let event = tokio::select! {
@@ -88,9 +107,12 @@ impl Carrier {
                 () = events.closed() => return,
             };
             match &event {
-                Event::Failed(error @ (EngineError::Stopped | EngineError::Draining)) => {
+                Event::Failed(error) if is_the_engines(error) => {
                     let mut search = Search { losses, not: vec![running.at.member().clone()], refusal: None };
                     search.count(error);
+                    if search.losses.are_too_many() {
+                        return events.fail(error.clone());
+                    }
                     let rest = told.rest_of(&self.request, place);
                     drop(running);
                     let found = tokio::select! {
@@ -130,10 +152,10 @@ impl Carrier {
             while let Some(member) = self.members.choose(&self.beginning, &search.not) {
                 match attempt(&member, request.clone()).await {
                     Ok(choices) => return Ok(choices),
-                    Err(error @ (EngineError::Stopped | EngineError::Draining | EngineError::Overloaded { .. })) => {
+                    Err(error) if is_the_engines(&error) || matches!(error, EngineError::Overloaded { .. }) => {
                         search.count(&error);
                         search.not.push(member);
-                        if search.losses > MAX_LOSSES {
+                        if search.losses.are_too_many() {
                             return Err(error);
                         }
                     }
@@ -142,6 +164,8 @@ impl Carrier {
             }
             match search.refusal.take() {
                 Some(overloaded @ EngineError::Overloaded { .. }) if stage == Stage::Fresh => return Err(overloaded),
+                // It has waited long enough there, and nobody else is there to ask.
+                Some(unavailable @ EngineError::ExpertsUnavailable { .. }) => return Err(unavailable),
                 _ if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                     return Err(EngineError::DeadlineExceeded);
                 }
@@ -161,16 +185,25 @@ impl Carrier {
 impl Search {
     /// Notes why an engine did not run the request (on).
     fn count(&mut self, error: &EngineError) {
-        self.losses += usize::from(*error == EngineError::Stopped);
+        self.losses.count(error);
         // Of several that are overloaded, the one that will have room first.
         self.refusal = match (self.refusal.take(), error) {
             (Some(EngineError::Overloaded { retry_after: a }), EngineError::Overloaded { retry_after: b }) => {
                 Some(EngineError::Overloaded { retry_after: a.min(*b) })
             }
             (Some(overloaded @ EngineError::Overloaded { .. }), _) => Some(overloaded),
+            (
+                Some(unavailable @ EngineError::ExpertsUnavailable { .. }),
+                EngineError::Stopped | EngineError::Draining,
+            ) => Some(unavailable),
             (_, error) => Some(error.clone()),
         };
     }
+}
+
+/// Whether `error` is the engine's affair, so that another may go on: it stops, leaves, or reaches no experts where another may.
+fn is_the_engines(error: &EngineError) -> bool {
+    matches!(error, EngineError::Stopped | EngineError::Draining | EngineError::ExpertsUnavailable { .. })
 }
 
 /// Asks `member` to run `request`: its choices, or why it does not. The first choice's first event says which: until it has

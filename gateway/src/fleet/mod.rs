@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Engines that a request may lose. A request that ends engines must not end all of them.
 const MAX_LOSSES: usize = 5;
+/// Engines that may find no experts for a request before it hears so. Each has tried for half a minute; the next may reach nodes
+/// that this one does not.
+const MAX_OUTAGES: usize = 1;
 
 /// An engine that is any number of engines.
 pub struct Fleet {

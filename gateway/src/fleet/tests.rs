@@ -117,6 +117,18 @@ async fn submission(inbox: EngineInbox) -> (Submission, EngineInbox) {
     tokio::task::spawn_blocking(next).await.expect("no panic")
 }
 
+/// The next request, of whichever of these engines it is asked.
+async fn whoever<const N: usize>(inboxes: [&EngineInbox; N]) -> Submission {
+    let begun = Instant::now();
+    while begun.elapsed() < LONG {
+        if let Some(submission) = inboxes.iter().find_map(|inbox| inbox.try_recv()) {
+            return submission;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("nobody is asked")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whenever_an_engine_dies_the_streams_are_those_of_a_quiet_run() {
     for request in [request(1, 6), request(3, 4), with_prompt(request(1, 4)), with_prompt(request(2, 3))] {
@@ -236,19 +248,59 @@ async fn what_a_request_itself_is_to_blame_for_is_not_tried_again() {
     let ((_one, inbox, _a), (_other, more, _b)) = (loop_of(&fleet, "a"), loop_of(&fleet, "b"));
     let streams = fleet.submit(request(2, 4)).expect("it is taken");
     let error = EngineError::InvalidConstraint { why: "no".into() };
-    let asked = async |inbox: &EngineInbox| {
-        let begun = Instant::now();
-        while begun.elapsed() < LONG {
-            if let Some(submission) = inbox.try_recv().or_else(|| more.try_recv()) {
-                return submission;
-            }
-            tokio::task::yield_now().await;
-        }
-        panic!("nobody is asked")
-    };
-    asked(&inbox).await.events.into_iter().for_each(|events| events.fail(error.clone()));
+    whoever([&inbox, &more]).await.events.into_iter().for_each(|events| events.fail(error.clone()));
     assert_eq!(read(streams).await, vec![vec![Event::Failed(error)]; 2]);
     assert!(inbox.try_recv().is_none() && more.try_recv().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_one_engine_finds_no_experts_another_goes_on_and_where_two_do_the_request_hears_so() {
+    let fleet = Fleet::new(info());
+    let ((_one, first, _a), (_other, second, _b), (_third, third, _c)) =
+        (loop_of(&fleet, "a"), loop_of(&fleet, "b"), loop_of(&fleet, "c"));
+    let inboxes = [&first, &second, &third];
+    let quiet = run(&mortal(usize::MAX).engine, &request(1, 4)).await.remove(0);
+    let unavailable = EngineError::ExpertsUnavailable { why: "L0/E1".into() };
+    for outages in [1, 2] {
+        let streams = fleet.submit(request(1, 4)).expect("it is taken");
+        for _ in 0..outages {
+            let Submission { request, mut events } = whoever(inboxes).await;
+            let Task::Generate(generation) = &request.task else { panic!("tokens") };
+            let said = token(&request, generation.first_choice, generation.resume_after.len());
+            events[0].send(said).expect("a reader");
+            events.remove(0).fail(unavailable.clone());
+        }
+        if outages == 1 {
+            compute(whoever(inboxes).await, &mut usize::MAX.clone()).expect("it lives");
+            assert_eq!(read(streams).await, std::slice::from_ref(&quiet));
+        } else {
+            let said = read(streams).await.remove(0);
+            assert_eq!(said, [&quiet[..2], &[Event::Failed(unavailable.clone())]].concat());
+            assert!(inboxes.iter().all(|inbox| inbox.try_recv().is_none()), "a third one is not asked");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_finds_no_experts_and_is_alone_is_heard_at_once() {
+    let fleet = Fleet::new(info());
+    let (_engine, inbox, _a) = loop_of(&fleet, "a");
+    let begun = Instant::now();
+    let streams = fleet.submit(request(1, 4)).expect("it is taken");
+    let unavailable = EngineError::ExpertsUnavailable { why: "L0/E1".into() };
+    whoever([&inbox]).await.events.remove(0).fail(unavailable.clone());
+    assert_eq!(read(streams).await, [[Event::Failed(unavailable)]]);
+    assert!(begun.elapsed() < super::PATIENCE, "it does not wait for another");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_ends_engines_one_token_after_the_other_is_given_up_too() {
+    let fleet = Fleet::new(info());
+    let engines: Vec<_> = (0..2 * MAX_LOSSES).map(|_| mortal(1)).collect();
+    let _there: Vec<_> =
+        (0..).zip(&engines).map(|(i, mortal)| join(&fleet, &format!("e{i}"), &mortal.engine)).collect();
+    let said = run(&fleet, &request(1, 40)).await.remove(0);
+    assert_eq!((said.len(), said.last()), (MAX_LOSSES + 2, Some(&Event::Failed(EngineError::Stopped))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,6 +44,18 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// What it holds against the node, if anything.
+    pub const fn suspicion(self) -> Option<Suspicion> {
+        match self {
+            Self::NodeGone => Some(Suspicion::Gone),
+            Self::WrongProfile => Some(Suspicion::WrongProfile),
+            Self::Corrupt | Self::NotFinite { .. } => Some(Suspicion::Corrupt),
+            Self::NotHeld { .. } | Self::Overloaded => None,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {

@@ -178,13 +178,9 @@ impl Flight {
         let delay = self.policy.retry_delay.saturating_mul(1 << doublings);
         sent.state = State::Failed { retry_at: now.saturating_add(delay) };
         self.learned.note(&sent.dispatch, &sent.load, failure);
-        let why = match failure {
-            Failure::NodeGone => Suspicion::Gone,
-            Failure::WrongProfile => Suspicion::WrongProfile,
-            Failure::Corrupt | Failure::NotFinite { .. } => Suspicion::Corrupt,
-            Failure::NotHeld { .. } | Failure::Overloaded => return,
-        };
-        actions.push(Action::Suspect { node: sent.dispatch.node.clone(), why });
+        if let Some(why) = failure.suspicion() {
+            actions.push(Action::Suspect { node: sent.dispatch.node.clone(), why });
+        }
     }
 
     /// Says whether nothing is left to do, and if that is news, that it is done.

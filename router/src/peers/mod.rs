@@ -5,8 +5,10 @@ mod audit;
 mod estimates;
 mod health;
 mod roster;
+mod vote;
 
 pub use audit::{Audit, MAX_AUDIT_ROWS, Verdict, judge, sample};
 pub use estimates::{Estimates, MAX_RATIO, Traffic, units};
 pub use health::{Health, Quarantine};
 pub use roster::Roster;
+pub use vote::{Decision, Next, Question, Stand, Vote};

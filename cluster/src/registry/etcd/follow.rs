@@ -5,13 +5,18 @@
 
 use std::sync::Arc;
 
-use etcd_client::{Client, EventType, GetOptions, WatchOptions};
+use std::time::Duration;
+
+use etcd_client::{AlarmAction, AlarmType, Client, EventType, GetOptions, WatchOptions};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::options::kv;
 use super::{MAX_ANSWER, RETRY, within};
 use crate::registry::{Health, RegistryError};
+
+/// How often etcd is asked whether it has raised an alarm: its watches say nothing of one.
+const LOOK_FOR_ALARMS: Duration = Duration::from_secs(2);
 
 /// What is made of the keys and values that are followed.
 pub(super) trait Seen {
@@ -71,7 +76,7 @@ impl<V: Clone + PartialEq> Follower<V> {
         let listed = within(kv.get(from, Some(GetOptions::new().with_range(to)))).await?;
         let revision = listed.header().map_or(0, |header| header.revision());
         seen.list(listed.kvs().iter().map(|kv| (kv.key(), kv.value())));
-        self.publish(seen);
+        self.publish(seen, None);
         Ok(revision)
     }
 
@@ -84,8 +89,18 @@ impl<V: Clone + PartialEq> Follower<V> {
             Ok(stream) => stream,
             Err(error) => return error.to_string(),
         };
+        let (mut alarms, mut alarm) = (interval(LOOK_FOR_ALARMS), None);
+        alarms.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let changed = match stream.message().await {
+            let message = tokio::select! {
+                message = stream.message() => message,
+                _ = alarms.tick() => {
+                    alarm = self.alarm().await;
+                    self.publish(seen, alarm.as_deref());
+                    continue;
+                }
+            };
+            let changed = match message {
                 Ok(Some(changed)) => changed,
                 Ok(None) => return "etcd ended the stream".into(),
                 Err(error) => return super::lost(&error).to_string(),
@@ -101,12 +116,26 @@ impl<V: Clone + PartialEq> Follower<V> {
                     (_, None) => {}
                 }
             }
-            self.publish(seen);
+            self.publish(seen, alarm.as_deref());
         }
     }
 
-    fn publish(&self, seen: &impl Seen<View = V>) {
-        let health = seen.health();
+    /// Why etcd takes no changes, if it has raised an alarm. `None` also where it does not say: not every user may ask.
+    async fn alarm(&self) -> Option<String> {
+        let mut client = self.client.maintenance_client();
+        let raised = within(client.alarm(AlarmAction::Get, AlarmType::None, None)).await.ok()?;
+        raised.alarms().iter().find_map(|member| match member.alarm() {
+            AlarmType::Nospace => Some("etcd has no space left (alarm NOSPACE)".to_owned()),
+            AlarmType::Corrupt => Some("etcd's members differ (alarm CORRUPT)".to_owned()),
+            AlarmType::None => None,
+        })
+    }
+
+    fn publish(&self, seen: &impl Seen<View = V>, alarm: Option<&str>) {
+        let health = match (seen.health(), alarm) {
+            (Health::Connected, Some(why)) => Health::ReadOnly { why: why.to_owned() },
+            (health, _) => health,
+        };
         self.health.send_if_modified(|now| {
             let changed = *now != health;
             *now = health;

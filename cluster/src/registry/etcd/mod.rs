@@ -81,10 +81,20 @@ async fn farewell(tasks: &TaskTracker) {
 /// An answer that brought nothing. A refusal to let us in is told apart: no waiting mends it.
 fn lost(error: &Error) -> RegistryError {
     match error {
-        Error::GRpcStatus(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => {
+        // A wrong password is an invalid argument to etcd.
+        Error::GRpcStatus(status)
+            if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument) =>
+        {
             RegistryError::Refused { what: "etcd access".into(), why: status.message().to_owned() }
         }
-        Error::GRpcStatus(status) => RegistryError::Lost { why: format!("etcd: {}", causes(status)) },
+        Error::GRpcStatus(status) => {
+            let why = causes(status);
+            // Certificates that one side does not trust do not come right by themselves either.
+            if ["invalid peer certificate", "received fatal alert"].iter().any(|sign| why.contains(sign)) {
+                return RegistryError::Refused { what: "etcd access".into(), why };
+            }
+            RegistryError::Lost { why: format!("etcd: {why}") }
+        }
         error => RegistryError::Lost { why: format!("etcd: {error}") },
     }
 }
