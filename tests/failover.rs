@@ -16,12 +16,16 @@ mod liar;
 mod membership;
 #[path = "failover/network.rs"]
 mod network;
+#[path = "failover/operators.rs"]
+mod operators;
 #[path = "failover/proxy.rs"]
 mod proxy;
 #[path = "processes/run.rs"]
 mod run;
 #[path = "support/serving.rs"]
 mod serving;
+#[path = "support/terminal.rs"]
+mod terminal;
 #[path = "failover/traffic.rs"]
 mod traffic;
 

@@ -21,3 +21,5 @@ mod run;
 mod sameness;
 #[path = "support/serving.rs"]
 mod serving;
+#[path = "support/terminal.rs"]
+mod terminal;

@@ -9,7 +9,10 @@ use clap_complete::Shell;
 use tramontane_kernels::KvType;
 use tramontane_model::weights::Quantize;
 
-use crate::admin::{AskArgs, DEFAULT_ADMIN, DrainArgs, PlacementArgs, RebalanceArgs};
+use crate::admin::{
+    AskArgs, CordonArgs, DEFAULT_ADMIN, DrainArgs, EXPERTS_EXAMPLES, NODES_EXAMPLES, PlacementArgs, RebalanceArgs,
+    STATUS_EXAMPLES, TopArgs,
+};
 use crate::bench::BenchArgs;
 use crate::chat::ChatArgs;
 use crate::coordinator::CoordinatorArgs;
@@ -75,16 +78,25 @@ pub(crate) enum Command {
     /// Run a front door to a cluster's coordinators, whose requests outlive them
     Gateway(GatewayArgs),
     /// Say how a cluster fares; exit code 0 when all is well, 4 when it is not
+    #[command(before_help = STATUS_EXAMPLES)]
     Status(AskArgs),
     /// List a cluster's nodes
+    #[command(before_help = NODES_EXAMPLES)]
     Nodes(AskArgs),
     /// Show a cluster's experts: how many rows each receives, who holds it
+    #[command(before_help = EXPERTS_EXAMPLES)]
     Experts(AskArgs),
     /// Show which nodes should hold which experts, now and before
     Placement(PlacementArgs),
+    /// Watch a cluster live: health, load, nodes, the hottest experts
+    Top(TopArgs),
+    /// Have a node get no new experts; it keeps what it holds
+    Cordon(CordonArgs),
+    /// Have a cordoned node get experts again
+    Uncordon(CordonArgs),
     /// Have a node leave once others hold what it holds
     Drain(DrainArgs),
-    /// Say what would move between nodes
+    /// Move experts to where they should be, at once
     Rebalance(RebalanceArgs),
     /// Print a script that completes this program's commands in a shell
     Completions {

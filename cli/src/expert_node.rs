@@ -18,7 +18,7 @@ use tramontane_router::NodeId;
 
 use crate::args::NodeArgs;
 use crate::model::Model;
-use crate::registry::{open, take_name};
+use crate::registry::{open, take_name, tell_refused};
 use crate::signals::Signals;
 
 /// How long a node that has left still answers coordinators that have not heard of it.
@@ -30,11 +30,17 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let addr = reached_at(&args, listener.local_addr()?)?;
     let mut signals = Signals::new()?;
     let model = Model::open(&args.model)?;
-    let registry = open(&args.registry, &model).await?;
+    let id = NodeId::from(args.id.clone().unwrap_or_else(|| addr.clone()));
+    let registry = match open(&args.registry, &model).await {
+        Ok(registry) => registry,
+        Err(error) => {
+            tell_refused(&args.registry, &model, &id, &error).await;
+            return Err(error);
+        }
+    };
     let threads = args.threads.unwrap_or_else(cores);
     let capacity = args.capacity.unwrap_or(u64::MAX);
     let store = model.expert_store(capacity, Compute::new(Isa::detect(), threads));
-    let id = NodeId::from(args.id.unwrap_or_else(|| addr.clone()));
     let (profile, zone) = (model.profile.clone(), args.zone);
     let options = NodeOptions { id: id.clone(), addr: addr.clone(), capacity, zone, profile: profile.clone() };
     let (stop, stopped) = oneshot::channel::<()>();
@@ -43,7 +49,15 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let is_taken = |error: &_| matches!(error, NodeError::Registry { source: RegistryError::Taken { .. }, .. });
     let join = async || Node::join(options.clone(), store.clone(), registry.as_ref()).await;
     let node = tokio::select! {
-        joined = take_name(&args.registry, is_taken, join) => joined?,
+        joined = take_name(&args.registry, is_taken, join) => match joined {
+            Ok(node) => node,
+            Err(error) => {
+                if let Some(why) = refusal(&error, &addr) {
+                    registry.tell_refused(id, why).await;
+                }
+                return Err(error.into());
+            }
+        },
         () = signals.next() => return Ok(()),
     };
     tracing::info!(node = %id, %addr, cluster = args.registry.cluster, "joined");
@@ -57,6 +71,18 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
     tokio::select! {
         ended = end_of(&mut served) => ended,
         () = signals.next() => Ok(()),
+    }
+}
+
+/// Why a node at `addr` may not be in the cluster, if that is what is wrong.
+fn refusal(error: &NodeError, addr: &str) -> Option<String> {
+    let NodeError::Registry { source, .. } = error else { return None };
+    match source {
+        RegistryError::Taken { .. } => {
+            Some(format!("a node of this name is in the cluster; the one refused is at {addr}"))
+        }
+        RegistryError::Refused { why, .. } => Some(why.clone()),
+        _ => None,
     }
 }
 

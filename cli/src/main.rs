@@ -1,7 +1,7 @@
 //! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, talking with a server, and (with
 //! later issues) the admin commands.
 //!
-//! *Absent from here*: logic that a library crate should hold; `--config` files, `top`, cordons, keys and
+//! *Absent from here*: logic that a library crate should hold; `--config` files, keys and
 //! usage, which come with later issues.
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0, 1 failure, 2 usage, 3 unreachable, 4 degraded.
@@ -38,6 +38,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tramontane_cluster::admin::Cordon;
 
 use crate::admin::Topic;
 use crate::args::{Cli, Command};
@@ -99,7 +100,10 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Nodes(args) => return admin::tell(&args, Topic::Nodes).await,
         Command::Experts(args) => return admin::tell(&args, Topic::Experts).await,
         Command::Placement(args) => return admin::placement(&args).await,
+        Command::Top(args) => return admin::top(&args).await,
         Command::Drain(args) => return admin::drain(&args).await,
+        Command::Cordon(args) => return admin::cordon(&args, Cordon::Set).await,
+        Command::Uncordon(args) => return admin::cordon(&args, Cordon::Lift).await,
         Command::Rebalance(args) => return admin::rebalance(&args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

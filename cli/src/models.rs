@@ -114,7 +114,7 @@ fn shares(name: &str, report: &Report, count: usize) -> anyhow::Result<Vec<Share
         .iter()
         .flat_map(|layer| layer.experts.iter().map(|e| (ExpertId::new(layer.layer as u32, e.expert as u32), e.bytes)))
         .collect();
-    let room = |i: usize| NodeRoom { id: node_id(i), capacity: u64::MAX, draining: false };
+    let room = |i: usize| NodeRoom::open(node_id(i), u64::MAX);
     let problem = Problem {
         model: ModelId::from(name.to_owned()),
         experts: sizes.iter().map(|(&id, &bytes)| ExpertSize { id, bytes }).collect(),

@@ -23,12 +23,7 @@ const NAMED: usize = 5;
 /// Places the model's experts on the nodes that are there, each on one.
 pub(crate) async fn place_once(model: &Model, registry: &dyn Registry) -> anyhow::Result<()> {
     let view = registry.watch().current();
-    let problem = Problem {
-        model: model.id.clone(),
-        experts: sizes(model),
-        nodes: view.nodes.values().map(NodeRoom::from).collect(),
-        replicas: 1,
-    };
+    let problem = Problem { model: model.id.clone(), experts: sizes(model), nodes: NodeRoom::all(&view), replicas: 1 };
     let failed = || format!("the experts do not fit on {} nodes", view.nodes.len());
     registry.propose(solve(&problem, None).with_context(failed)?).await?;
     Ok(())

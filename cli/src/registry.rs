@@ -8,9 +8,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tokio::time::{Instant, sleep};
 use tramontane_cluster::registry::directory::Directory;
-use tramontane_cluster::registry::etcd::{EtcdDirectory, EtcdOptions, EtcdRegistry, EtcdTls};
+use tramontane_cluster::registry::etcd::{self, EtcdDirectory, EtcdOptions, EtcdRegistry, EtcdTls};
 use tramontane_cluster::registry::served::ServedRegistry;
 use tramontane_cluster::registry::{Registry, RegistryError};
+use tramontane_router::NodeId;
 
 use crate::Unreachable;
 use crate::files::read_text;
@@ -101,6 +102,14 @@ pub(crate) async fn open(args: &RegistryArgs, model: &Model) -> anyhow::Result<A
     let options = options(args)?;
     let connect = async || EtcdRegistry::connect(&options, model.id.clone(), model.profile.clone()).await;
     Ok(Arc::new(patiently(url, connect).await?))
+}
+
+/// Tells the cluster, if there is one to tell, that `node` may not be in it, for the reason that `error` gives.
+pub(crate) async fn tell_refused(args: &RegistryArgs, model: &Model, node: &NodeId, error: &anyhow::Error) {
+    let Some(RegistryError::Refused { why, .. }) = error.downcast_ref() else { return };
+    if let Ok(options) = options(args) {
+        etcd::tell_refused(&options, model.id.clone(), node, why.clone()).await;
+    }
 }
 
 /// Connects to the directory of the cluster's engines; `None` where there is none, beside an embedded registry.

@@ -15,7 +15,7 @@ use tramontane_cluster::registry::Watch;
 use tramontane_router::flight::{
     AbandonReason, Action, DispatchNo, Event, Failure, Flight, HedgeBudget, Policy, Suspicion,
 };
-use tramontane_router::peers::{Estimates, Health, Quarantine, Roster};
+use tramontane_router::peers::{Estimates, Health, Quarantine, Roster, Traffic};
 use tramontane_router::{
     ClusterView, CombineError, Dispatch, DispatchPlan, ExpertId, ModelId, NodeId, NodeRecord, PlanError, Routing, Rows,
     plan, rescue_plan,
@@ -59,7 +59,7 @@ impl DispatchError {
 }
 
 /// What is held against nodes, for whoever shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PeerReport {
     /// Used only where nobody else can serve.
     pub suspected: Vec<NodeId>,
@@ -73,6 +73,8 @@ pub struct PeerReport {
     pub hedged: u64,
     /// Those that had a node load experts first.
     pub rescued: u64,
+    /// What nodes have done.
+    pub traffic: BTreeMap<NodeId, Traffic>,
 }
 
 /// Sends rows to experts by the cluster's view, and combines what comes back.
@@ -263,6 +265,18 @@ impl Dispatcher {
         layer.submitted.insert(submitted, (id, self.clock.now()));
     }
 
+    /// Shows what `node` has done; who watches the report sees it with the next change of what is held against nodes.
+    fn show(&self, node: &NodeId) {
+        let Some(traffic) = self.estimates.traffic(node) else { return };
+        self.report.send_if_modified(|report| {
+            match report.traffic.get_mut(node) {
+                Some(shown) => *shown = traffic,
+                None => _ = report.traffic.insert(node.clone(), traffic),
+            }
+            false
+        });
+    }
+
     /// Counts one; who watches the report sees it with the next change of what is held against nodes.
     fn count(&self, counter: fn(&mut PeerReport) -> &mut u64) {
         self.report.send_if_modified(|report| {
@@ -295,6 +309,7 @@ impl Dispatcher {
                     let timed = layer.flight.dispatch(dispatch).filter(|_| !layer.rescues.contains(&dispatch));
                     if let Some(timed) = timed {
                         self.estimates.observe(timed, self.clock.now().saturating_duration_since(sent));
+                        self.show(&timed.node);
                     }
                     layer.answers.insert(dispatch, rows);
                     Event::Reply { dispatch }
@@ -320,6 +335,10 @@ impl Dispatcher {
         }
         let complete = self.roster.complete(&current);
         self.estimates.retain(|node| complete.nodes.contains_key(node));
+        self.report.send_if_modified(|report| {
+            report.traffic.retain(|node, _| complete.nodes.contains_key(node));
+            false
+        });
         self.exchange.follow(&current);
         self.shown = Some(current);
         self.see();

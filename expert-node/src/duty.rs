@@ -75,7 +75,7 @@ mod tests {
         let replicas = [(E[0], vec!["a".into()]), (E[1], vec!["b".into()])].into();
         let placement = Placement { model: "m".into(), epoch: Epoch(2), parent: Epoch(1), replicas };
         let nodes = [record("a", &[]), record("b", b_holds)].map(|record| (record.id.clone(), record)).into();
-        ClusterView { placement: Some(placement), nodes }
+        ClusterView { placement: Some(placement), nodes, ..ClusterView::default() }
     }
 
     fn of_a(view: &ClusterView, held: &[ExpertId], published: &[ExpertId], keep: Keep) -> Option<Duty> {

@@ -9,6 +9,7 @@ mod duty;
 mod failures;
 mod merge;
 mod node;
+mod speed;
 mod store;
 
 pub use duty::{Duty, Keep, duty};

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinError;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 use tramontane_cluster::registry::{Lease, Registry, RegistryError, Watch};
 use tramontane_router::placement::is_drained;
 use tramontane_router::{ClusterView, ExpertId, NodeId, NodeRecord, NumericProfile};
 
 use crate::failures::Failures;
+use crate::speed::{self, publish};
 use crate::{Duty, ExpertStore, Keep, duty};
 
 /// While experts are loaded, what is held is published this often.
@@ -63,6 +64,8 @@ pub struct Node {
     lease: Box<dyn Lease>,
     watch: Watch,
     published: NodeRecord,
+    /// When its speed was published last.
+    told_speed: Option<Instant>,
     failures: Failures,
     started: Instant,
 }
@@ -84,12 +87,12 @@ impl Node {
         store: Arc<ExpertStore>,
         registry: &dyn Registry,
     ) -> Result<Self, NodeError> {
-        let published = record(&options, store.held(), false);
+        let published = record(&options, store.held(), 0, false);
         let watch = registry.watch();
         let joined = registry.join(published.clone()).await;
         let lease = joined.map_err(|source| NodeError::Registry { node: options.id.clone(), source })?;
         let (failures, started) = (Failures::default(), Instant::now());
-        Ok(Self { options, store, lease, watch, published, failures, started })
+        Ok(Self { options, store, lease, watch, published, told_speed: None, failures, started })
     }
 
     /// Follows the placement: loads what it gives, publishes what is held, gives up what others hold instead. A load that
@@ -117,12 +120,15 @@ impl Node {
             }
             let Duty { load, publish, forget } = duty;
             let next = self.failures.next(&load, self.started.elapsed());
-            let record = record(&self.options, publish, draining);
+            let record = record(&self.options, publish, self.speed(), draining);
             // In mid-load the record may lag a little; what is given up, and that the node leaves, must not.
             let urgent = next.is_err() || !forget.is_empty() || draining != self.published.draining;
             if record != self.published && (urgent || last_published.elapsed() >= PUBLISH_EVERY) {
                 // What is given up is taken from the record first, so that nobody asks for it any more.
                 self.lease.update(record.clone()).await.map_err(|source| self.over(source))?;
+                if record.speed != self.published.speed {
+                    self.told_speed = Some(Instant::now());
+                }
                 (self.published, last_published) = (record, Instant::now());
             }
             if !forget.is_empty() {
@@ -137,6 +143,11 @@ impl Node {
                 },
             }
         }
+    }
+
+    /// What its record is to say of its speed.
+    fn speed(&self) -> u32 {
+        publish(self.published.speed, self.store.speed(), self.told_speed.map(|at| at.elapsed()))
     }
 
     /// Experts that a rescue loaded, and which were asked for lately; when each was last.
@@ -189,6 +200,8 @@ impl Node {
             () = self.lease.lost() => Woken::Over(RegistryError::Lost { why: "the lease ended".to_owned() }),
             () = self.store.loaded() => Woken::Changed,
             _ = leaving.changed() => Woken::Changed,
+            // Its speed may be another.
+            () = sleep(speed::STANDS) => Woken::Changed,
             () = due => Woken::Changed,
         }
     }
@@ -198,7 +211,7 @@ impl Node {
     }
 }
 
-fn record(options: &NodeOptions, held: BTreeSet<ExpertId>, draining: bool) -> NodeRecord {
+fn record(options: &NodeOptions, held: BTreeSet<ExpertId>, speed: u32, draining: bool) -> NodeRecord {
     let NodeOptions { id, addr, capacity, zone, profile } = options.clone();
-    NodeRecord { id, addr, held, profile, capacity, speed: 0, zone, draining }
+    NodeRecord { id, addr, held, profile, capacity, speed, zone, draining }
 }

@@ -16,6 +16,7 @@ use tramontane_model::weights::{Packing, Quantize};
 use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, RowFormat, Rows};
 
 use crate::merge::{MergedRow, merge};
+use crate::speed::Speedometer;
 
 /// A node's experts. Shared between the threads that load, serve and report.
 pub struct ExpertStore {
@@ -35,6 +36,7 @@ pub struct ExpertStore {
     /// Whether the node is to leave.
     leaving: watch::Sender<bool>,
     received: Mutex<BTreeMap<ExpertId, u64>>,
+    speed: Mutex<Speedometer>,
     /// One for each expert that computed in the largest call so far.
     workspaces: Mutex<Vec<Workspace>>,
 }
@@ -72,6 +74,7 @@ impl ExpertStore {
             rescued: Mutex::default(),
             leaving: watch::Sender::new(false),
             received: Mutex::default(),
+            speed: Mutex::default(),
             workspaces: Mutex::default(),
         }
     }
@@ -121,6 +124,11 @@ impl ExpertStore {
         let mut rescued = lock(&self.rescued);
         rescued.retain(|_, asked| *asked >= since);
         rescued.clone()
+    }
+
+    /// Rows that it computes in a second, as it measured; 0 when it did not yet.
+    pub(crate) fn speed(&self) -> u32 {
+        lock(&self.speed).speed()
     }
 
     /// Whether the node is to leave, and when that changes.
@@ -176,7 +184,9 @@ impl ExpertStore {
         while !left.is_empty() {
             let most = workspaces.len().max(left.len());
             workspaces.resize_with(most, Workspace::default);
+            let begun = Instant::now();
             let outcomes = self.compute(&left, batches, &mut workspaces);
+            lock(&self.speed).note(left.iter().map(|work| work.rows.len()).sum(), left.len(), begun.elapsed());
             let mut again = Vec::new();
             for ((mut work, bad), workspace) in left.into_iter().zip(outcomes).zip(workspaces.iter()) {
                 let Some(bad) = bad else {

@@ -87,7 +87,8 @@ pub enum PlanError {
     },
 }
 
-/// Seconds a unit of work takes at a node ([`crate::peers::units`]). One that is left out is as fast as the others together.
+/// Seconds a unit of work takes at a node ([`crate::peers::units`]), as observed. One that is left out is taken by its record's speed
+/// beside the others'; one that says nothing there either, for as fast as the others together.
 pub type Costs = BTreeMap<NodeId, f64>;
 
 /// Plans one layer: every (token, expert) pair of `routing` goes to exactly one node.
@@ -95,7 +96,7 @@ pub type Costs = BTreeMap<NodeId, f64>;
 /// All rows of one expert go to one holder, for one multiplication over many rows is worth more than a split. A holder is a
 /// live node that is placed to hold the expert and holds it; else (rescue) any live node that holds it. Nodes in `avoid` are
 /// used only where no other node holds the expert. Experts are served by falling number of rows (ties: the lower expert);
-/// each goes to the holder that would be done first by `costs`, then (without costs, always) to that with the fewest rows so far, then the
+/// each goes to the holder that would be done first by `costs` and speeds, then (without either, always) to that with the fewest rows so far, then the
 /// fewest experts, then the lower id.
 ///
 /// # Errors
@@ -110,7 +111,7 @@ pub fn plan(
     distribute(layer, routing.pairs(), view, avoid, costs)
 }
 
-/// Plans the `missing` pairs alone, as [`plan`] does all without costs; a pair listed twice counts once.
+/// Plans the `missing` pairs alone, as [`plan`] does all without costs, by the nodes' speeds; a pair listed twice counts once.
 ///
 /// # Errors
 /// [`PlanError::NoHolder`] with all experts that nobody holds.
@@ -130,7 +131,7 @@ fn distribute(
     avoid: &BTreeSet<NodeId>,
     costs: &Costs,
 ) -> Result<DispatchPlan, PlanError> {
-    let usual = costs.values().sum::<f64>() / costs.len().max(1) as f64;
+    let paces = Paces::of(view, costs);
     let mut tokens = BTreeMap::<u32, Vec<u32>>::new();
     for pair in BTreeSet::from_iter(missing) {
         tokens.entry(pair.expert).or_default().push(pair.token);
@@ -144,9 +145,8 @@ fn distribute(
         let holders = holders(view, ExpertId::new(layer, expert), avoid);
         let Some(node) = holders.into_iter().min_by_key(|&id| {
             let (rows, experts) = nodes.get(id).map_or((0, 0), |l| (l.rows, l.experts.len()));
-            let cost = costs.get(id).copied().unwrap_or(usual);
-            let done = units(rows + tokens[&expert].len(), experts + 1) * cost;
-            // Without costs all are done at once, and the fewest rows decide. Positive floats order as their bits.
+            let done = units(rows + tokens[&expert].len(), experts + 1) * paces.pace(id);
+            // Without costs and speeds all are done at once, and the fewest rows decide. Positive floats order as their bits.
             (done.to_bits(), rows, experts, id)
         }) else {
             experts.push(expert);
@@ -187,6 +187,38 @@ pub fn rescue_plan(
         }
     }
     replan(layer, missing, &loaded, avoid)
+}
+
+/// Seconds a unit at each node, as far as anything is known of it.
+struct Paces<'a> {
+    view: &'a ClusterView,
+    costs: &'a Costs,
+    /// What is taken for a node of which nothing is known.
+    usual: f64,
+    /// Seconds a unit of a node of speed 1.
+    scale: Option<f64>,
+}
+
+impl<'a> Paces<'a> {
+    fn of(view: &'a ClusterView, costs: &'a Costs) -> Self {
+        let mean = |(sum, count): (f64, usize)| (count > 0).then(|| sum / count as f64);
+        let add = |(sum, count): (f64, usize), x: f64| (sum + x, count + 1);
+        let speed = |id: &NodeId| view.nodes.get(id).map(|n| f64::from(n.speed)).filter(|&speed| speed > 0.0);
+        // Who was observed says what a speed is worth; where nobody was, only proportions count.
+        let both = costs.iter().filter_map(|(id, cost)| speed(id).map(|speed| cost * speed));
+        let scale = if costs.is_empty() { Some(1.0) } else { mean(both.fold((0.0, 0), add)) };
+        let observed = mean(costs.values().copied().fold((0.0, 0), add));
+        let told = || mean(view.nodes.keys().filter_map(speed).map(|speed| 1.0 / speed).fold((0.0, 0), add));
+        Self { view, costs, usual: observed.or_else(told).unwrap_or(0.0), scale }
+    }
+
+    fn pace(&self, id: &NodeId) -> f64 {
+        let told = || {
+            let speed = self.view.nodes.get(id).map(|n| n.speed).filter(|&speed| speed > 0)?;
+            self.scale.map(|scale| scale / f64::from(speed))
+        };
+        self.costs.get(id).copied().or_else(told).unwrap_or(self.usual)
+    }
 }
 
 /// What a node has been given so far.
@@ -254,6 +286,24 @@ mod tests {
         let plan = plan(0, &routing, &view, &BTreeSet::new(), &costs).unwrap();
         let shares: Vec<_> = nodes(&plan).into_iter().map(|(node, experts)| (node, experts.len())).collect();
         assert_eq!(shares, [("a", 7), ("c", 2)], "b is done later with its first than a with its last");
+    }
+
+    #[test]
+    fn who_has_not_answered_yet_is_taken_by_its_own_measure() {
+        let all: &[&str] = &["a", "b", "c"];
+        let mut view = view(all, &[]);
+        for (id, speed) in [("a", 400), ("b", 100)] {
+            view.nodes.get_mut(&id.into()).unwrap().speed = speed;
+        }
+        let pace = |costs: &Costs, id: &str| Paces::of(&view, costs).pace(&id.into());
+        let nobody = Costs::new();
+        let paces = [pace(&nobody, "a"), pace(&nobody, "b"), pace(&nobody, "c")];
+        assert_eq!(paces, [1.0 / 400.0, 0.01, (1.0 / 400.0 + 0.01) / 2.0], "unknown: the average");
+        let observed = Costs::from([("b".into(), 0.008)]);
+        assert_eq!([pace(&observed, "a"), pace(&observed, "b"), pace(&observed, "c")], [0.002, 0.008, 0.008]);
+        let unknown = Costs::from([("c".into(), 0.008)]);
+        assert_eq!(pace(&unknown, "a"), 0.008, "nothing says what a speed is worth");
+        assert_eq!(Paces::of(&ClusterView::default(), &nobody).pace(&"a".into()), 0.0);
     }
 
     #[test]

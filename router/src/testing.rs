@@ -51,5 +51,5 @@ pub(crate) fn view(nodes: &[&str], experts: &[(u32, &[&str])]) -> ClusterView {
         replicas.insert(expert, holders);
     }
     let placement = Placement { model: "m".into(), epoch: Epoch(1), parent: Epoch(0), replicas };
-    ClusterView { placement: Some(placement), nodes: records }
+    ClusterView { placement: Some(placement), nodes: records, ..ClusterView::default() }
 }

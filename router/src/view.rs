@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ExpertId, NodeId, NumericProfile, placement::Placement};
+use crate::placement::{Orders, Placement, Standing};
+use crate::{ExpertId, NodeId, NumericProfile};
 
 /// What an expert node says of itself; lives under the node's lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,16 +38,31 @@ impl NodeRecord {
     }
 }
 
-/// Placement (who should hold an expert) and records (who does, and is alive).
+/// Placement (who should hold an expert), orders (what operators want) and records (who holds what, and is alive).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterView {
     /// The newest accepted placement; `None` before the first.
     pub placement: Option<Placement>,
     /// The nodes whose leases live.
     pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// What operators have ordered.
+    pub orders: Orders,
+    /// Nodes that wanted to be in the cluster and may not be, and why.
+    pub refused: BTreeMap<NodeId, String>,
 }
 
 impl ClusterView {
+    /// What may be placed on `node`, which is in the view.
+    pub fn standing(&self, node: &NodeRecord) -> Standing {
+        if node.draining {
+            Standing::Leaving
+        } else if self.orders.cordoned.contains(&node.id) {
+            Standing::Cordoned
+        } else {
+            Standing::Open
+        }
+    }
+
     /// The live nodes that are placed to hold `expert` *and* hold it, in placement order.
     pub fn holders(&self, expert: ExpertId) -> impl Iterator<Item = &NodeId> {
         let placed = self.placement.as_ref().and_then(|p| p.replicas.get(&expert));

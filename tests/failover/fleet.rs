@@ -47,6 +47,11 @@ pub(crate) struct Told {
 impl Fleet {
     /// Starts a cluster, and waits until it serves and all nodes hold what they should.
     pub(crate) fn start(size: Size) -> Self {
+        Self::start_in_zones(size, &[""])
+    }
+
+    /// The same, nodes in the `zones` by turns.
+    pub(crate) fn start_in_zones(size: Size, zones: &[&str]) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
         let etcd = runtime.block_on(Etcd::start());
@@ -54,7 +59,7 @@ impl Fleet {
         let mut fleet =
             Self { coordinator: None, nodes: BTreeMap::new(), others: BTreeSet::new(), replicas, etcd, runtime };
         for i in 0..size.nodes {
-            fleet.start_node(&format!("n{i}"), &[]);
+            fleet.start_node(&format!("n{i}"), &["--zone", zones[i % zones.len()]]);
         }
         fleet.coordinator = Some(fleet.start_coordinator("c0"));
         fleet.until_settled();

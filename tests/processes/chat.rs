@@ -1,15 +1,13 @@
 //! `tramontane chat` against a real server: one question, a conversation on a terminal, and how it fails.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::run::{Outcome, PROGRAM, run, run_with_input, until};
-use crate::serving::{Serving, WATCHDOG};
+use crate::run::{Outcome, run, run_with_input, until};
+use crate::serving::Serving;
+use crate::terminal::Terminal;
 
 const ASK: &str = "What is the capital of France?";
 const CHAT: &str = "/v1/chat/completions";
@@ -92,77 +90,6 @@ fn a_key_opens_the_door_and_is_never_shown() {
     for args in [&[ASK][..], &["--api-key-file", &path("wrong"), ASK]] {
         let Outcome { code, stderr, .. } = chat(&server, args);
         assert!(code == Some(1) && stderr.contains("401: ") && !stderr.contains("sk-"), "{stderr}");
-    }
-}
-
-/// A program on a terminal of its own, which `script` makes.
-struct Terminal {
-    child: Child,
-    pieces: Receiver<Vec<u8>>,
-    seen: String,
-}
-
-impl Terminal {
-    fn start(args: &[&str]) -> Self {
-        let quoted: Vec<String> = [PROGRAM].iter().chain(args).map(|arg| format!("'{arg}'")).collect();
-        // Without `exec`, a shell that waits for it would take the interrupts as its own, and some would end by them.
-        let command = format!("exec {}", quoted.join(" "));
-        let mut child = Command::new("script")
-            .args(["--quiet", "--flush", "--return", "--command", &command, "/dev/null"])
-            .env("SHELL", "/bin/sh")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("script starts");
-        let mut stdout = child.stdout.take().expect("stdout is piped");
-        let (sender, pieces) = channel();
-        std::thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(length @ 1..) = stdout.read(&mut piece) {
-                if sender.send(piece[..length].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, pieces, seen: String::new() }
-    }
-
-    fn types(&mut self, text: &str) {
-        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
-        stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).expect("the terminal reads");
-    }
-
-    /// Waits until it has shown, since it was last asked, what `is_there` wants; all of it.
-    fn shows(&mut self, what: &str, is_there: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + WATCHDOG;
-        while !is_there(&self.seen) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.pieces.recv_timeout(left) {
-                // A terminal ends lines with both.
-                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece).replace('\r', "")),
-                Err(_) => panic!("never {what}: {}", self.seen),
-            }
-        }
-        std::mem::take(&mut self.seen)
-    }
-
-    fn ends(mut self) -> Option<i32> {
-        let deadline = Instant::now() + WATCHDOG;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "it has not ended");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        _ = self.child.kill();
-        _ = self.child.wait();
     }
 }
 

@@ -106,6 +106,7 @@ impl World {
         let elapsed = Duration::from_micros(now - it.began);
         let again = match it.controller.decide(&it.view, &BTreeMap::new(), elapsed) {
             Decision::Settled => 60 * SECOND,
+            Decision::Rebalanced { .. } => unreachable!("nobody orders anything here"),
             Decision::Wait { until, .. } => (until.saturating_sub(elapsed).as_micros() as Micros).max(MS),
             Decision::Blocked { why } => {
                 self.note(|| format!("leader {leader} is blocked: {why}"));
@@ -216,15 +217,10 @@ impl World {
 
 /// Where everything is to be, in one step.
 fn at_once(desire: &Desire, view: &ClusterView) -> Option<Placement> {
-    let room = |(id, node): (_, &tramontane_router::NodeRecord)| NodeRoom {
-        id: tramontane_router::NodeId::clone(id),
-        capacity: node.capacity,
-        draining: node.draining,
-    };
     let problem = Problem {
         model: desire.model.clone(),
         experts: desire.experts.clone(),
-        nodes: view.nodes.iter().map(room).collect(),
+        nodes: NodeRoom::all(view),
         replicas: desire.replicas,
     };
     let previous = view.placement.as_ref()?;

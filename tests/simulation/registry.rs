@@ -147,7 +147,8 @@ impl World {
     /// The registry holds something else than before.
     fn changed(&mut self) {
         let nodes = self.registry.records.iter().map(|(id, (record, _))| (id.clone(), record.clone())).collect();
-        self.registry.view = Arc::new(ClusterView { placement: self.registry.placement().cloned(), nodes });
+        self.registry.view =
+            Arc::new(ClusterView { placement: self.registry.placement().cloned(), nodes, ..ClusterView::default() });
         (0..self.nodes.len()).for_each(|node| self.notice(Who::Node(node)));
         (0..self.leaders.len()).for_each(|leader| self.notice(Who::Leader(leader)));
         self.notice(Who::Coordinator);

@@ -147,7 +147,7 @@ async fn place(model: &Model, registry: &EmbeddedRegistry, following: &mut JoinS
     let problem = Problem {
         model: model.id.clone(),
         experts: model.expert_ids().map(|id| ExpertSize { id, bytes: 1 }).collect(),
-        nodes: nodes.iter().map(|id| NodeRoom { id: id.clone(), capacity: u64::MAX, draining: false }).collect(),
+        nodes: nodes.iter().map(|id| NodeRoom::open(id.clone(), u64::MAX)).collect(),
         replicas: 1,
     };
     let placement = solve(&problem, None).expect("a placement");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use tramontane_cluster::admin::{ClusterStatus, Rehearsal, Severity};
+use tramontane_cluster::admin::{ClusterStatus, Move, Rehearsal, Severity};
 use tramontane_router::placement::{Change, Kind, Placement};
 use tramontane_router::{ExpertId, NodeId};
 
@@ -41,9 +41,11 @@ pub(super) fn status(status: &ClusterStatus) -> String {
     let leaving = status.view.nodes.values().filter(|node| node.draining).count();
     let least = least_holders(status);
     _ = writeln!(text, "\nmodel      {model}: {} layers of {} experts", status.layers, status.experts);
-    _ = writeln!(text, "nodes      {nodes}, of which {leaving} leave");
+    let cordoned = status.view.nodes.keys().filter(|id| status.view.orders.cordoned.contains(*id)).count();
+    _ = writeln!(text, "nodes      {nodes}, of which {leaving} leave and {cordoned} are cordoned");
     _ = writeln!(text, "experts    each on {least} or more nodes; {} are wanted", status.replicas);
-    _ = writeln!(text, "placement  epoch {epoch}");
+    let moving = if status.view.orders.rebalance.is_some() { ", a rebalance is under way" } else { "" };
+    _ = writeln!(text, "placement  epoch {epoch}{moving}");
     let engine = status.engine.map_or_else(
         || "loading".to_owned(),
         |engine| {
@@ -72,8 +74,10 @@ pub(super) fn status_json(status: &ClusterStatus) -> Value {
         "replicas": {"wanted": status.replicas, "least": least_holders(status)},
         "epoch": status.view.placement.as_ref().map(|placement| placement.epoch.0),
         "nodes": nodes_json(status),
+        "cordoned": status.view.orders.cordoned,
+        "rebalancing": status.view.orders.rebalance.is_some(),
         "engine": status.engine.map(|engine| json!({"running": engine.running, "waiting": engine.waiting,
-            "kv_used": engine.kv_used, "kv_total": engine.kv_total})),
+            "kv_used": engine.kv_used, "kv_total": engine.kv_total, "generated": engine.generated})),
         "dispatches": status.dispatches,
     })
 }
@@ -100,11 +104,13 @@ fn experts_of(status: &ClusterStatus) -> impl Iterator<Item = ExpertId> + use<> 
     (0..layers).flat_map(move |layer| (0..experts).map(move |expert| ExpertId::new(layer, expert)))
 }
 
-fn state(status: &ClusterStatus, node: &NodeId) -> &'static str {
+pub(super) fn state(status: &ClusterStatus, node: &NodeId) -> &'static str {
     match (status.view.nodes.get(node), status.peers.get(node)) {
+        (None, _) if status.view.refused.contains_key(node) => "refused",
         (None, _) => "gone",
         (_, Some(note)) if note.quarantined => "quarantined",
         (Some(node), _) if node.draining => "leaving",
+        (Some(node), _) if status.view.orders.cordoned.contains(&node.id) => "cordoned",
         (_, Some(_)) => "avoided",
         _ => "up",
     }
@@ -112,7 +118,8 @@ fn state(status: &ClusterStatus, node: &NodeId) -> &'static str {
 
 pub(super) fn nodes(status: &ClusterStatus, wide: bool, width: Option<usize>) -> String {
     let placed = placed(status);
-    let mut names: Vec<&NodeId> = status.view.nodes.keys().chain(placed.keys().copied()).collect();
+    let mut names: Vec<&NodeId> =
+        status.view.nodes.keys().chain(placed.keys().copied()).chain(status.view.refused.keys()).collect();
     names.sort();
     names.dedup();
     let row = |id: &&NodeId| {
@@ -132,28 +139,42 @@ pub(super) fn nodes(status: &ClusterStatus, wide: bool, width: Option<usize>) ->
             let capacity = |capacity: u64| if capacity == u64::MAX { "unbounded".to_owned() } else { bytes(capacity) };
             row.push(node.map_or_else(String::new, |node| capacity(node.capacity)));
             row.push(node.map_or_else(String::new, |node| node.profile.quantization.clone()));
-            row.push(status.peers.get(*id).map_or_else(String::new, |note| note.what.clone()));
+            row.push(node.filter(|node| node.speed > 0).map_or_else(String::new, |node| node.speed.to_string()));
+            row.push(note(status, id).unwrap_or_default());
         }
         row
     };
     let rows: Vec<Vec<String>> = names.iter().map(row).collect();
-    let head = ["NODE", "STATE", "HELD/PLACED", "ADDRESS", "ZONE", "CAPACITY", "EXPERTS AS", "NOTE"];
+    let head = ["NODE", "STATE", "HELD/PLACED", "ADDRESS", "ZONE", "CAPACITY", "EXPERTS AS", "SPEED", "NOTE"];
     table(if wide { &head } else { &head[..5] }, &rows, width)
+}
+
+/// What is to be said of a node beside its state.
+fn note(status: &ClusterStatus, node: &NodeId) -> Option<String> {
+    let refused = status.view.refused.get(node).map(|why| format!("refused: {why}"));
+    let peer = status.peers.get(node).map(|note| note.what.clone());
+    let both: Vec<String> = peer.into_iter().chain(refused).collect();
+    (!both.is_empty()).then(|| both.join("; "))
 }
 
 pub(super) fn nodes_json(status: &ClusterStatus) -> Value {
     let placed = placed(status);
     let node = |node: &tramontane_router::NodeRecord| {
         json!({"id": node.id, "state": state(status, &node.id), "addr": node.addr, "zone": node.zone,
+            "cordoned": status.view.orders.cordoned.contains(&node.id),
             "held": node.held.len(), "placed": placed.get(&node.id).copied().unwrap_or(0),
-            "capacity": (node.capacity != u64::MAX).then_some(node.capacity),
-            "quantization": node.profile.quantization, "note": status.peers.get(&node.id).map(|note| &note.what)})
+            "capacity": (node.capacity != u64::MAX).then_some(node.capacity), "speed": (node.speed > 0).then_some(node.speed),
+            "quantization": node.profile.quantization, "note": note(status, &node.id)})
     };
-    status.view.nodes.values().map(node).collect()
+    let away = status.view.refused.iter().filter(|(id, _)| !status.view.nodes.contains_key(*id));
+    let refused = away.map(|(id, _)| json!({"id": id, "state": state(status, id), "note": note(status, id)}));
+    status.view.nodes.values().map(node).chain(refused).collect()
 }
 
 /// Each layer a line, each expert a letter, darker the more rows it receives; experts that nobody holds stand out.
-pub(super) fn experts(status: &ClusterStatus) -> String {
+/// Layers that are wider than the terminal go on in the next line.
+pub(super) fn experts(status: &ClusterStatus, width: Option<usize>) -> String {
+    let across = width.map_or(usize::MAX, |width| (width.saturating_sub(5) / 2).max(1));
     let most = status.rates.values().copied().fold(0.0, f32::max);
     let mut text = String::new();
     for layer in 0..status.layers {
@@ -163,8 +184,11 @@ pub(super) fn experts(status: &ClusterStatus) -> String {
             let shade = if most > 0.0 { (rate / most * 4.0).ceil() as usize } else { 0 };
             if holders(status, id).is_empty() { '!' } else { SHADES[shade.min(4)] }
         };
-        let cells: String = (0..status.experts).flat_map(|expert| [cell(expert), ' ']).collect();
-        _ = writeln!(text, "L{layer:<4}{}", cells.trim_end());
+        let cells: Vec<String> = (0..status.experts).map(|expert| cell(expert).to_string()).collect();
+        for (i, line) in cells.chunks(across.min(cells.len().max(1))).enumerate() {
+            let label = if i == 0 { format!("L{layer}") } else { String::new() };
+            _ = writeln!(text, "{label:<5}{}", line.join(" "));
+        }
     }
     _ = writeln!(text, "\n· no rows … █ {most:.0} rows a second   ! held by no node");
     text
@@ -223,26 +247,42 @@ pub(super) fn changes(changes: &[Change]) -> String {
     changes.iter().map(line).collect()
 }
 
-pub(super) fn changes_json<'a>(changes: impl Iterator<Item = &'a Change>) -> Value {
-    let change = |change: &Change| {
-        let what = if change.kind == Kind::Add { "load" } else { "give_up" };
-        json!({"layer": change.expert.layer, "expert": change.expert.expert, "node": change.node, "change": what})
-    };
-    changes.map(change).collect()
+pub(super) fn changes_json(changes: &[Change]) -> Value {
+    changes.iter().map(change_json).collect()
 }
 
-pub(super) fn rehearsal(rehearsal: &Rehearsal, width: Option<usize>) -> String {
-    if rehearsal.changes.is_empty() {
-        return format!("nothing would move: {}\n", rehearsal.why);
-    }
-    let row = |(change, size): &(Change, u64)| {
-        let what = if change.kind == Kind::Add { "load" } else { "give up" };
-        vec![change.expert.to_string(), change.node.to_string(), what.to_owned(), bytes(*size)]
+fn change_json(change: &Change) -> Value {
+    let what = if change.kind == Kind::Add { "load" } else { "give_up" };
+    json!({"layer": change.expert.layer, "expert": change.expert.expert, "node": change.node, "change": what})
+}
+
+pub(super) fn moves_json(plan: &Rehearsal) -> Value {
+    let json = |moved: &Move| {
+        let mut value = change_json(&moved.change);
+        value["bytes"] = moved.bytes.into();
+        value["why"] = moved.why.as_str().into();
+        value
     };
-    let rows: Vec<Vec<String>> = rehearsal.changes.iter().map(row).collect();
-    let loads = rehearsal.changes.iter().filter(|(change, _)| change.kind == Kind::Add);
-    let total: u64 = loads.map(|(_, size)| size).sum();
-    let mut text = table(&["EXPERT", "NODE", "CHANGE", "BYTES"], &rows, width);
-    _ = writeln!(text, "\n{} to load: {}", bytes(total), rehearsal.why);
+    plan.moves.iter().map(json).collect()
+}
+
+/// What nodes have to read to follow the plan.
+pub(super) fn bytes_to_load(plan: &Rehearsal) -> u64 {
+    plan.moves.iter().filter(|moved| moved.change.kind == Kind::Add).map(|moved| moved.bytes).sum()
+}
+
+pub(super) fn rehearsal(plan: &Rehearsal, width: Option<usize>) -> String {
+    if plan.moves.is_empty() {
+        return format!("nothing to move: {}\n", plan.why);
+    }
+    let row = |Move { change, bytes: size, why }: &Move| {
+        let what = if change.kind == Kind::Add { "load" } else { "give up" };
+        vec![change.expert.to_string(), change.node.to_string(), what.to_owned(), bytes(*size), why.clone()]
+    };
+    let rows: Vec<Vec<String>> = plan.moves.iter().map(row).collect();
+    let loads = plan.moves.iter().filter(|moved| moved.change.kind == Kind::Add).count();
+    let mut text = table(&["EXPERT", "NODE", "CHANGE", "BYTES", "WHY"], &rows, width);
+    let (total, gone) = (bytes(bytes_to_load(plan)), plan.moves.len() - loads);
+    _ = writeln!(text, "\n{loads} to load, {total}; {gone} to give up once that is done");
     text
 }

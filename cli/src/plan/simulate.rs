@@ -101,7 +101,7 @@ impl World {
             (0..subject.config.experts as u32).map(move |expert| (ExpertId::new(layer, expert), bytes))
         };
         let sizes: BTreeMap<ExpertId, u64> = layers.flat_map(of_layer).collect();
-        let nodes = (0..scale.nodes).map(|i| room(id(i), scale.node_memory)).collect();
+        let nodes = (0..scale.nodes).map(|i| NodeRoom::open(id(i), scale.node_memory)).collect();
         let zones = (0..scale.nodes).map(|i| (id(i), format!("rack-{:04}", i / scale.rack_size))).collect();
         let problem = Problem {
             model: ModelId::from(&subject.name),
@@ -140,7 +140,7 @@ impl World {
             changes.push(self.change(format!("{what} is lost ({} nodes)", lost.len()), &problem, first, least)?);
         }
         let mut problem = self.problem.clone();
-        problem.nodes.push(room(NodeId::from("node-new"), self.room));
+        problem.nodes.push(NodeRoom::open(NodeId::from("node-new"), self.room));
         // Its share, rounded down, of the smallest.
         let replicas: usize = held.values().map(Vec::len).sum();
         let share = replicas / problem.nodes.len();
@@ -163,10 +163,6 @@ impl World {
         };
         Ok(Change { what, solve_seconds, moved_bytes: next.replicas.iter().map(new).sum(), least_bytes })
     }
-}
-
-fn room(id: NodeId, capacity: u64) -> NodeRoom {
-    NodeRoom { id, capacity, draining: false }
 }
 
 fn id(i: usize) -> NodeId {

@@ -10,7 +10,7 @@ use tramontane_proto::v1::admin_client::AdminClient as Client;
 use tramontane_router::placement::Placement;
 use tramontane_router::{Epoch, NodeId};
 
-use super::{ClusterStatus, Force, Rehearsal, wire};
+use super::{ClusterStatus, Cordon, Force, Rebalance, Rehearsal, wire};
 use crate::Malformed;
 use crate::transport::{MAX_MESSAGE, causes, connect};
 
@@ -80,7 +80,29 @@ impl AdminClient {
         Ok(())
     }
 
-    /// What the placement's leader would do next.
+    /// Has `node` get no new experts, or get them again; says whether that is new.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn cordon(&mut self, node: &NodeId, cordon: Cordon) -> Result<bool, AdminClientError> {
+        let request = pb::CordonRequest { node: node.as_str().to_owned(), lift: cordon == Cordon::Lift };
+        let reply = self.client.cordon(within(request)).await;
+        Ok(reply.map_err(|status| self.failed(&status))?.into_inner().changed)
+    }
+
+    /// Has experts moved to where they should be; does not wait for that.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn rebalance(&mut self) -> Result<Rebalance, AdminClientError> {
+        let reply = self.client.rebalance(within(pb::RebalanceRequest {})).await;
+        let reply = reply.map_err(|status| self.failed(&status))?.into_inner();
+        let plan = wire::rehearsal_from_pb(reply.plan.unwrap_or_default());
+        let plan = plan.map_err(|malformed| self.malformed(malformed))?;
+        Ok(Rebalance { plan, order: reply.order })
+    }
+
+    /// What a rebalance would move.
     ///
     /// # Errors
     /// [`AdminClientError`].

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use futures::future::BoxFuture;
 use serde::Serialize;
+use tramontane_router::peers::Traffic;
 use tramontane_router::placement::{Change, Placement};
 use tramontane_router::{ClusterView, Epoch, ExpertId, NodeId};
 
@@ -30,8 +31,20 @@ pub trait Admin: Send + Sync {
     /// [`AdminError::UnknownNode`], [`AdminError::NoRoom`] unless it is forced, [`AdminError::Unreachable`].
     fn drain(&self, node: NodeId, force: Force) -> BoxFuture<'_, Result<(), AdminError>>;
 
-    /// What the placement's leader would do next, and why; changes nothing.
+    /// Has `node` get no new experts, or get them again. Says whether that is new.
+    ///
+    /// # Errors
+    /// [`AdminError::UnknownNode`], [`AdminError::Registry`].
+    fn cordon(&self, node: NodeId, cordon: Cordon) -> BoxFuture<'_, Result<bool, AdminError>>;
+
+    /// What a rebalance would move, and why; changes nothing.
     fn rehearse(&self) -> Rehearsal;
+
+    /// Has the leader move experts to where they should be, at once, if any is not there. Returns when that is ordered.
+    ///
+    /// # Errors
+    /// [`AdminError::Registry`].
+    fn rebalance(&self) -> BoxFuture<'_, Result<Rebalance, AdminError>>;
 
     /// The placements seen, oldest first, each with when it was seen first.
     fn history(&self) -> Vec<(SystemTime, Arc<Placement>)>;
@@ -50,6 +63,15 @@ pub enum Force {
     No,
     /// It leaves; its experts are loaded by others when they are asked for, beyond what those should hold.
     Yes,
+}
+
+/// What a cordon is to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cordon {
+    /// The node gets nothing new.
+    Set,
+    /// It does again.
+    Lift,
 }
 
 /// Why something was not done. The variant is what to do next.
@@ -105,6 +127,8 @@ pub struct ClusterStatus {
     pub dispatches: DispatchCounts,
     /// The engine; `None` until the model is loaded.
     pub engine: Option<EngineStatus>,
+    /// What nodes did for this coordinator.
+    pub traffic: BTreeMap<NodeId, Traffic>,
 }
 
 /// How bad a finding is.
@@ -148,11 +172,31 @@ pub struct DispatchCounts {
     pub rescued: u64,
 }
 
-/// What would be done next.
+/// What would move.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rehearsal {
-    /// Why, or why nothing.
+    /// Why nothing moves, where that is so.
     pub why: String,
-    /// What would change, with the bytes that each takes.
-    pub changes: Vec<(Change, u64)>,
+    /// What would change, by expert, then node.
+    pub moves: Vec<Move>,
+}
+
+/// One change on the way to where everything should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// What changes.
+    pub change: Change,
+    /// Bytes that the expert takes.
+    pub bytes: u64,
+    /// Why, for the operator.
+    pub why: String,
+}
+
+/// What was ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebalance {
+    /// What will move.
+    pub plan: Rehearsal,
+    /// The version of the orders that stands until it is done; `None` where nothing moves.
+    pub order: Option<u64>,
 }

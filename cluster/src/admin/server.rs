@@ -8,7 +8,7 @@ use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::admin_server::{Admin as Service, AdminServer};
 use tramontane_router::NodeId;
 
-use super::{Admin, AdminError, Force, wire};
+use super::{Admin, AdminError, Cordon, Force, wire};
 use crate::registry::RegistryError;
 use crate::transport::{self, MAX_MESSAGE, ServerError};
 
@@ -39,6 +39,19 @@ impl Service for Served {
         let force = if force { Force::Yes } else { Force::No };
         self.0.drain(NodeId::from(node), force).await.map_err(refusal)?;
         Ok(Response::new(pb::DrainReply {}))
+    }
+
+    async fn cordon(&self, request: Request<pb::CordonRequest>) -> Result<Response<pb::CordonReply>, Status> {
+        let pb::CordonRequest { node, lift } = request.into_inner();
+        let cordon = if lift { Cordon::Lift } else { Cordon::Set };
+        let changed = self.0.cordon(NodeId::from(node), cordon).await.map_err(refusal)?;
+        Ok(Response::new(pb::CordonReply { changed }))
+    }
+
+    async fn rebalance(&self, _: Request<pb::RebalanceRequest>) -> Result<Response<pb::RebalanceReply>, Status> {
+        let ordered = self.0.rebalance().await.map_err(refusal)?;
+        let plan = Some(wire::rehearsal_to_pb(&ordered.plan));
+        Ok(Response::new(pb::RebalanceReply { plan, order: ordered.order }))
     }
 
     async fn rehearse(&self, _: Request<pb::RehearseRequest>) -> Result<Response<pb::RehearseReply>, Status> {

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tramontane_proto::v1 as pb;
 use tramontane_router::NodeId;
+use tramontane_router::peers::Traffic;
 use tramontane_router::placement::{Change, Kind, Placement};
 
-use super::{ClusterStatus, DispatchCounts, Finding, PeerNote, Rehearsal, Severity};
+use super::{ClusterStatus, DispatchCounts, Finding, Move, PeerNote, Rehearsal, Severity};
 use crate::Malformed;
 use crate::convert::{expert_from_pb, expert_to_pb};
 use crate::engine::EngineStatus;
@@ -38,7 +39,9 @@ pub(super) fn status_to_pb(status: &ClusterStatus) -> pb::StatusReply {
             waiting: engine.waiting as u64,
             kv_used: engine.kv_used as u64,
             kv_total: engine.kv_total as u64,
+            generated: engine.generated,
         }),
+        traffic: status.traffic.iter().map(|(node, traffic)| traffic_to_pb(node, traffic)).collect(),
     }
 }
 
@@ -63,9 +66,21 @@ pub(super) fn status_from_pb(status: pb::StatusReply) -> Result<ClusterStatus, M
             waiting: count(engine.waiting),
             kv_used: count(engine.kv_used),
             kv_total: count(engine.kv_total),
+            generated: engine.generated,
             ..EngineStatus::default()
         }),
+        traffic: status.traffic.into_iter().map(traffic_from_pb).collect(),
     })
+}
+
+fn traffic_to_pb(node: &NodeId, traffic: &Traffic) -> pb::NodeTraffic {
+    let &Traffic { answers, rows, predicted, observed } = traffic;
+    pb::NodeTraffic { node: node.as_str().to_owned(), answers, rows, predicted, observed }
+}
+
+fn traffic_from_pb(traffic: pb::NodeTraffic) -> (NodeId, Traffic) {
+    let pb::NodeTraffic { node, answers, rows, predicted, observed } = traffic;
+    (node.into(), Traffic { answers, rows, predicted, observed })
 }
 
 fn finding_to_pb(finding: &Finding) -> pb::Finding {
@@ -86,11 +101,12 @@ fn finding_from_pb(finding: pb::Finding) -> Result<Finding, Malformed> {
 }
 
 pub(super) fn rehearsal_to_pb(rehearsal: &Rehearsal) -> pb::RehearseReply {
-    let changes = rehearsal.changes.iter().map(|(change, bytes)| pb::PlannedChange {
+    let changes = rehearsal.moves.iter().map(|Move { change, bytes, why }| pb::PlannedChange {
         expert: Some(expert_to_pb(change.expert)),
         node: change.node.as_str().to_owned(),
         load: change.kind == Kind::Add,
         bytes: *bytes,
+        why: why.clone(),
     });
     pb::RehearseReply { why: rehearsal.why.clone(), changes: changes.collect() }
 }
@@ -98,10 +114,12 @@ pub(super) fn rehearsal_to_pb(rehearsal: &Rehearsal) -> pb::RehearseReply {
 pub(super) fn rehearsal_from_pb(rehearsal: pb::RehearseReply) -> Result<Rehearsal, Malformed> {
     let change = |change: pb::PlannedChange| {
         let kind = if change.load { Kind::Add } else { Kind::Remove };
-        Ok((Change { expert: expert_from_pb(change.expert)?, node: NodeId::from(change.node), kind }, change.bytes))
+        let expert = expert_from_pb(change.expert)?;
+        let moved = Change { expert, node: NodeId::from(change.node), kind };
+        Ok(Move { change: moved, bytes: change.bytes, why: change.why })
     };
-    let changes = rehearsal.changes.into_iter().map(change).collect::<Result<_, Malformed>>()?;
-    Ok(Rehearsal { why: rehearsal.why, changes })
+    let moves = rehearsal.changes.into_iter().map(change).collect::<Result<_, Malformed>>()?;
+    Ok(Rehearsal { why: rehearsal.why, moves })
 }
 
 pub(super) fn past_to_pb((seen, placement): &(SystemTime, Arc<Placement>)) -> pb::PastPlacement {
@@ -138,11 +156,20 @@ mod tests {
             rates: [(e, 2.5)].into(),
             peers: [(NodeId::from("a"), PeerNote { what: "late".into(), quarantined: true })].into(),
             dispatches: DispatchCounts { sent: 4, resent: 3, hedged: 2, rescued: 1 },
-            engine: Some(EngineStatus { running: 1, waiting: 2, kv_used: 3, kv_total: 4, ..EngineStatus::default() }),
+            engine: Some(EngineStatus {
+                running: 1,
+                waiting: 2,
+                kv_used: 3,
+                kv_total: 4,
+                generated: 5,
+                ..EngineStatus::default()
+            }),
+            traffic: [(NodeId::from("a"), Traffic { answers: 1, rows: 2, predicted: 0.5, observed: 0.25 })].into(),
         };
         assert_eq!(status_from_pb(status_to_pb(&status)), Ok(status));
-        let change = |kind| (Change { expert: e, node: NodeId::from("a"), kind }, 7);
-        let rehearsal = Rehearsal { why: "balance".into(), changes: [Kind::Add, Kind::Remove].map(change).into() };
+        let change = |kind| Change { expert: e, node: NodeId::from("a"), kind };
+        let moved = |kind| Move { change: change(kind), bytes: 7, why: "balance".into() };
+        let rehearsal = Rehearsal { why: "x".into(), moves: [Kind::Add, Kind::Remove].map(moved).into() };
         assert_eq!(rehearsal_from_pb(rehearsal_to_pb(&rehearsal)), Ok(rehearsal));
         let past = (UNIX_EPOCH + Duration::from_secs(9), Arc::new(placement));
         assert_eq!(past_from_pb(past_to_pb(&past)), Ok(past));

@@ -77,6 +77,8 @@ pub struct EngineStatus {
     pub prefix_queries: u64,
     /// Prompt tokens found there, since the start.
     pub prefix_hits: u64,
+    /// Tokens generated, since the start.
+    pub generated: u64,
 }
 
 /// What an engine does with requests.

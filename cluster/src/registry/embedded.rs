@@ -6,11 +6,12 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending, ready};
 use tokio::sync::watch;
-use tramontane_router::placement::{Placement, follows};
+use tramontane_router::placement::{Order, Orders, Placement, follows};
 use tramontane_router::{ClusterView, ModelId, NodeId, NodeRecord, NumericProfile};
 
 use super::{
-    Accepted, Health, Leadership, Lease, Registry, RegistryError, Unopposed, Watch, nothing_to_restore, rules,
+    Accepted, Health, Leadership, Lease, MAX_REFUSED, REFUSAL_LASTS, Registry, RegistryError, Unopposed, Watch,
+    nothing_to_restore, rules,
 };
 
 /// A registry that lives as long as it, or a lease of it, is held.
@@ -50,6 +51,35 @@ impl Registry for EmbeddedRegistry {
         ready(self.shared.change(|shared, view| shared.accept(view, placement))).boxed()
     }
 
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<Orders, RegistryError>> {
+        let taken = self.shared.change(|_, view| {
+            view.orders = view.orders.after(&order).map_err(rules::disobeyed)?;
+            Ok(view.orders.clone())
+        });
+        ready(taken).boxed()
+    }
+
+    fn tell_refused(&self, node: NodeId, why: String) -> BoxFuture<'_, ()> {
+        async move {
+            self.shared.view.send_modify(|view| {
+                let refused = &mut Arc::make_mut(view).refused;
+                if refused.contains_key(&node) || refused.len() < MAX_REFUSED {
+                    refused.insert(node.clone(), why.clone());
+                }
+            });
+            let shared = Arc::downgrade(&self.shared);
+            tokio::spawn(async move {
+                tokio::time::sleep(REFUSAL_LASTS).await;
+                let Some(shared) = shared.upgrade() else { return };
+                shared.view.send_if_modified(|view| {
+                    let old = view.refused.get(&node) == Some(&why);
+                    old && Arc::make_mut(view).refused.remove(&node).is_some()
+                });
+            });
+        }
+        .boxed()
+    }
+
     fn lead(&self, _: &str) -> BoxFuture<'_, Result<Box<dyn Leadership>, RegistryError>> {
         ready(Ok(Box::new(Unopposed) as Box<dyn Leadership>)).boxed()
     }
@@ -82,6 +112,7 @@ impl Shared {
         rules::admit(&self.profile, view.nodes.len(), &record)?;
         match view.nodes.entry(record.id.clone()) {
             Entry::Vacant(place) => {
+                view.refused.remove(&record.id);
                 place.insert(record);
                 Ok(())
             }

@@ -9,11 +9,12 @@ pub mod served;
 pub(crate) mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending, ready};
 use tokio::sync::watch;
-use tramontane_router::placement::{Placement, WentBack};
+use tramontane_router::placement::{Order, Orders, Placement, WentBack};
 use tramontane_router::{ClusterView, Epoch, NodeId, NodeRecord};
 
 pub use embedded::EmbeddedRegistry;
@@ -22,6 +23,10 @@ pub use embedded::EmbeddedRegistry;
 pub const MAX_NODES: usize = 1024;
 /// Bytes of a node's name, at most, and none is empty.
 pub const MAX_NAME: usize = 253;
+/// Refused nodes that a view names, at most.
+pub const MAX_REFUSED: usize = 64;
+/// How long it is remembered that a node was refused. One that is started again and again says so again.
+const REFUSAL_LASTS: Duration = Duration::from_secs(600);
 
 /// A cluster's registry. `join` and `propose` may go over the network, so they are async; a thread of its own calls them
 /// through its runtime handle's `block_on`. `watch` is for both worlds.
@@ -40,6 +45,17 @@ pub trait Registry: Send + Sync {
     /// # Errors
     /// [`RegistryError`], each kind of it.
     fn propose(&self, placement: Placement) -> BoxFuture<'_, Result<Accepted, RegistryError>>;
+
+    /// Applies `order` to what operators have ordered, in one transaction; returns what stands then. Any process may: it is no
+    /// decision of the leader's.
+    ///
+    /// # Errors
+    /// [`RegistryError::Refused`] when there are too many; [`RegistryError::Lost`].
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<Orders, RegistryError>>;
+
+    /// Tells who looks after the cluster, for a while, that `node` may not be in it. Best effort: the node itself ends with the
+    /// reason.
+    fn tell_refused(&self, node: NodeId, why: String) -> BoxFuture<'_, ()>;
 
     /// Waits until this process, which calls itself `name`, leads the cluster. It leads while what comes back is held and
     /// not lost: where several processes could, a registry takes proposals of the leader only.

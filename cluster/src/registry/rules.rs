@@ -1,6 +1,6 @@
 //! What every registry refuses, in the same words.
 
-use tramontane_router::placement::Denied;
+use tramontane_router::placement::{Denied, TooManyCordoned};
 use tramontane_router::{Epoch, NodeId, NodeRecord, NumericProfile};
 
 use super::{MAX_NAME, MAX_NODES, RegistryError};
@@ -31,6 +31,11 @@ fn belongs(profile: &NumericProfile, record: &NodeRecord) -> Result<(), Registry
 
 pub(super) fn refused(node: &NodeId, why: String) -> RegistryError {
     RegistryError::Refused { what: format!("node {node}"), why }
+}
+
+/// Why an order is not taken.
+pub(super) fn disobeyed(error: TooManyCordoned) -> RegistryError {
+    RegistryError::Refused { what: "order".into(), why: error.to_string() }
 }
 
 /// Why the placement of `epoch` was not written.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tramontane_proto::v1 as pb;
-use tramontane_router::placement::Placement;
+use tramontane_router::placement::{Order, Orders, Placement};
 use tramontane_router::{ClusterView, Epoch, ModelId, NodeId, NodeRecord};
 
 use crate::Malformed;
@@ -72,7 +72,44 @@ pub(crate) fn view_to_pb(view: &ClusterView) -> pb::ClusterView {
     pb::ClusterView {
         placement: view.placement.as_ref().map(placement_to_pb),
         nodes: view.nodes.values().map(record_to_pb).collect(),
+        orders: Some(orders_to_pb(&view.orders)),
+        refused: view.refused.iter().map(|(node, why)| refused_node(node, why)).collect(),
     }
+}
+
+pub(crate) fn refused_node(node: &NodeId, why: &str) -> pb::RefusedNode {
+    pb::RefusedNode { node: node.as_str().to_owned(), why: why.to_owned() }
+}
+
+pub(crate) fn orders_to_pb(orders: &Orders) -> pb::Orders {
+    let cordoned = orders.cordoned.iter().map(|node| node.as_str().to_owned()).collect();
+    pb::Orders { version: orders.version, cordoned, rebalance: orders.rebalance }
+}
+
+pub(crate) fn orders_from_pb(orders: pb::Orders) -> Orders {
+    let cordoned = orders.cordoned.into_iter().map(NodeId::from).collect();
+    Orders { version: orders.version, cordoned, rebalance: orders.rebalance }
+}
+
+pub(crate) fn order_to_pb(order: &Order) -> pb::OrderRequest {
+    use pb::order_request::Order as Pb;
+    let order = match order {
+        Order::Cordon(node) => Pb::Cordon(node.as_str().to_owned()),
+        Order::Uncordon(node) => Pb::Uncordon(node.as_str().to_owned()),
+        Order::Rebalance => Pb::Rebalance(pb::Rebalance {}),
+        Order::Rebalanced(version) => Pb::Rebalanced(*version),
+    };
+    pb::OrderRequest { order: Some(order) }
+}
+
+pub(crate) fn order_from_pb(request: pb::OrderRequest) -> Result<Order, Malformed> {
+    use pb::order_request::Order as Pb;
+    Ok(match request.order.ok_or_else(|| Malformed::missing("order"))? {
+        Pb::Cordon(node) => Order::Cordon(node.into()),
+        Pb::Uncordon(node) => Order::Uncordon(node.into()),
+        Pb::Rebalance(pb::Rebalance {}) => Order::Rebalance,
+        Pb::Rebalanced(version) => Order::Rebalanced(version),
+    })
 }
 
 pub(crate) fn view_from_pb(view: pb::ClusterView) -> Result<ClusterView, Malformed> {
@@ -83,7 +120,9 @@ pub(crate) fn view_from_pb(view: pb::ClusterView) -> Result<ClusterView, Malform
             return Err(Malformed(format!("node {} is there twice", twice.id)));
         }
     }
-    Ok(ClusterView { placement: view.placement.map(placement_from_pb).transpose()?, nodes })
+    let refused = view.refused.into_iter().map(|refused| (NodeId::from(refused.node), refused.why)).collect();
+    let orders = orders_from_pb(view.orders.unwrap_or_default());
+    Ok(ClusterView { placement: view.placement.map(placement_from_pb).transpose()?, nodes, orders, refused })
 }
 
 /// `error` as a refusal; what is no refusal of one node or placement is one with its own text.
@@ -151,9 +190,14 @@ mod tests {
         fn views_survive_the_wire(
             records in prop::collection::vec(records(), 0..4),
             placement in prop::option::of(placements()),
+            cordoned in prop::collection::btree_set("[a-z]{1,3}", 0..3),
+            rebalance in any::<Option<u64>>(),
+            refused in prop::collection::btree_map("[a-z]{1,3}", "[a-z ]{1,9}", 0..3),
         ) {
             let nodes = records.into_iter().map(|record| (record.id.clone(), record)).collect();
-            let view = ClusterView { placement, nodes };
+            let orders = Orders { version: 7, cordoned: cordoned.into_iter().map(NodeId::from).collect(), rebalance };
+            let refused = refused.into_iter().map(|(node, why)| (NodeId::from(node), why)).collect();
+            let view = ClusterView { placement, nodes, orders, refused };
             prop_assert_eq!(view_from_pb(view_to_pb(&view)), Ok(view));
         }
     }
@@ -170,7 +214,15 @@ mod tests {
         assert!(why(vec![pb::Replicas::default()]).contains("expert is missing"));
         assert!(record_from_pb(pb::NodeRecord::default()).is_err_and(|e| e.0.contains("profile is missing")));
         let record = pb::NodeRecord { profile: Some(pb::NumericProfile::default()), ..Default::default() };
-        let twice = pb::ClusterView { placement: None, nodes: vec![record.clone(), record] };
+        let twice = pb::ClusterView { nodes: vec![record.clone(), record], ..Default::default() };
         assert!(view_from_pb(twice).is_err_and(|e| e.0.contains("twice")));
+        assert!(order_from_pb(pb::OrderRequest { order: None }).is_err_and(|e| e.0.contains("order is missing")));
+    }
+
+    #[test]
+    fn orders_survive_the_wire() {
+        for order in [Order::Cordon("a".into()), Order::Uncordon("b".into()), Order::Rebalance, Order::Rebalanced(9)] {
+            assert_eq!(order_from_pb(order_to_pb(&order)), Ok(order));
+        }
     }
 }

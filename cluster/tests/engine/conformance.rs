@@ -28,6 +28,7 @@ fn it_says_what_it_serves_and_how_it_fares(start: Start) {
         preemptions: 5,
         prefix_queries: 6,
         prefix_hits: 7,
+        generated: 8,
     };
     harness.inbox.as_ref().expect("the loop is there").publish(status);
     assert_eq!(harness.status_when(|now| now.running == 1), status);

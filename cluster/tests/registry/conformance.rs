@@ -1,6 +1,7 @@
 //! What every registry does.
 
 use tramontane_cluster::registry::{Accepted, MAX_NAME, MAX_NODES, Registry, RegistryError};
+use tramontane_router::placement::{Order, Orders};
 use tramontane_router::{ClusterView, Epoch, ModelId, NodeId};
 
 use crate::{placement, record, soon};
@@ -107,6 +108,33 @@ async fn of_two_proposals_one_wins(registry: &dyn Registry) {
     assert!(outcomes == (accepted.clone(), fenced.clone()) || outcomes == (fenced, accepted));
 }
 
+async fn orders_are_seen_and_one_follows_another(registry: &dyn Registry) {
+    let (a, b) = (NodeId::from("a"), NodeId::from("b"));
+    let orders = [Order::Cordon(a.clone()), Order::Cordon(b.clone()), Order::Rebalance].map(|o| registry.order(o));
+    for order in futures::future::join_all(orders).await {
+        order.expect("taken, whatever came between");
+    }
+    let mut watch = registry.watch();
+    let view = soon(watch.until(|view| view.orders.version == 3)).await.expect("a view");
+    assert_eq!(view.orders.cordoned, [a.clone(), b.clone()].into());
+    let ordered = view.orders.rebalance.expect("ordered");
+    let same = registry.order(Order::Cordon(a.clone())).await.expect("taken");
+    assert_eq!(same, view.orders, "nothing to change");
+    registry.order(Order::Rebalanced(ordered)).await.expect("taken");
+    let last = registry.order(Order::Uncordon(a)).await.expect("taken");
+    assert_eq!(last, Orders { version: 5, cordoned: [b].into(), rebalance: None });
+    soon(watch.until(|view| view.orders == last)).await.expect("a view");
+}
+
+async fn a_refused_node_is_named_until_it_joins(registry: &dyn Registry) {
+    registry.tell_refused("a".into(), "other weights".into()).await;
+    let mut watch = registry.watch();
+    let view = soon(watch.until(|view| !view.refused.is_empty())).await.expect("a view");
+    assert_eq!(view.refused, [(NodeId::from("a"), "other weights".to_owned())].into());
+    let _lease = registry.join(record("a", [])).await.expect("it belongs after all");
+    soon(watch.until(|view| view.refused.is_empty() && holds(view, "a"))).await.expect("a view");
+}
+
 macro_rules! conformance {
     ($($name:ident)*) => {
         mod embedded {
@@ -136,4 +164,6 @@ conformance! {
     placements_follow_one_another
     placements_that_make_no_sense_are_refused
     of_two_proposals_one_wins
+    orders_are_seen_and_one_follows_another
+    a_refused_node_is_named_until_it_joins
 }

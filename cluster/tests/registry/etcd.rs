@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tramontane_cluster::registry::etcd::EtcdRegistry;
 use tramontane_cluster::registry::{Accepted, Health, Lease, Registry, RegistryError};
-use tramontane_router::placement::{Placement, WentBack};
+use tramontane_router::placement::{Order, Placement, WentBack};
 use tramontane_router::{ClusterView, Epoch, ModelId};
 
 use crate::etcd_server::{Etcd, Wire, options};
@@ -54,15 +54,21 @@ async fn the_keys_are_readable_json() {
     let _lease = registry.join(record("a", [1])).await.expect("joined");
     let _leader = soon(registry.lead("c1")).await.expect("it leads");
     registry.propose(placement(1, 0, "a")).await.expect("accepted");
+    registry.order(Order::Cordon("b".into())).await.expect("taken");
+    registry.tell_refused("c".into(), "other weights".into()).await;
     let (_, printed) = etcd.ctl(&["get", "--prefix", "/tramontane/"]);
     let lines: Vec<&str> = printed.lines().collect();
     let wanted = [
         "/tramontane/test/leader",
         r#"{"name":"c1"}"#,
+        "/tramontane/test/models/m/orders",
+        r#"{"version":1,"cordoned":["b"],"rebalance":null}"#,
         "/tramontane/test/models/m/placement",
         r#"{"model":"m","epoch":1,"parent":0,"replicas":[{"layer":0,"expert":1,"nodes":["a"]}]}"#,
         "/tramontane/test/models/m/profile",
         r#"{"contract":1,"weights":"00ff","quantization":"f32"}"#,
+        "/tramontane/test/nodes-refused/c",
+        r#"{"why":"other weights"}"#,
         "/tramontane/test/nodes/a",
         r#"{"id":"a","addr":"127.0.0.1:7","held":[{"layer":0,"expert":1}],"profile":{"contract":1,"weights":"00ff","quantization":"f32"},"capacity":1073741824,"speed":7,"zone":"rack 1","draining":false}"#,
     ];

@@ -57,6 +57,13 @@ pub(super) fn findings(
     for (node, count) in placed.into_iter().filter(|(node, _)| !view.nodes.contains_key(*node)) {
         find(Severity::Warn, format!("node {node}, which should hold {count} experts, is not in the cluster"));
     }
+    for node in &view.orders.cordoned {
+        let away = if view.nodes.contains_key(node) { "" } else { "; it is not in the cluster" };
+        find(Severity::Warn, format!("node {node} is cordoned: it gets no new experts{away}"));
+    }
+    for (node, why) in &view.refused {
+        find(Severity::Warn, format!("node {node} was refused: {why}"));
+    }
     for node in view.nodes.values().filter(|node| node.draining) {
         find(Severity::Warn, format!("node {} is leaving; it holds {} experts", node.id, node.held.len()));
     }
@@ -73,7 +80,7 @@ fn list(experts: &[ExpertId]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tramontane_router::placement::{ExpertSize, Placement};
+    use tramontane_router::placement::{ExpertSize, Orders, Placement};
     use tramontane_router::{Epoch, NodeRecord, NumericProfile};
 
     use super::*;
@@ -91,10 +98,28 @@ mod tests {
         let replicas = (0..8).map(|e| (ExpertId::new(0, e), vec!["a".into(), "b".into()])).collect();
         let placement = Placement { model: "m".into(), epoch: Epoch(1), parent: Epoch(0), replicas };
         let nodes = nodes.iter().map(|node| (node.id.clone(), node.clone())).collect();
-        let view = ClusterView { placement: Some(placement), nodes };
+        let view = ClusterView { placement: Some(placement), nodes, ..ClusterView::default() };
         let peer = PeerNote { what: "late".into(), quarantined: false };
         let peers = if engine.is_some() { [("b".into(), peer)].into() } else { BTreeMap::new() };
         findings(&desire, &view, registry, &peers, engine).into_iter().map(|f| (f.severity, f.what)).collect()
+    }
+
+    #[test]
+    fn cordoned_and_refused_nodes_are_named() {
+        let (orders, nodes) =
+            (Orders { cordoned: ["a".into(), "z".into()].into(), ..Orders::default() }, [record("a", 0..1)]);
+        let nodes = nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
+        let refused = [("x".into(), "weights 1 here, 2 there".to_owned())].into();
+        let view = ClusterView { nodes, orders, refused, ..ClusterView::default() };
+        let desire = Desire { model: "m".into(), experts: Vec::new(), replicas: 1 };
+        let found = findings(&desire, &view, &Health::Connected, &BTreeMap::new(), Some(&EngineStatus::default()));
+        let found: Vec<&str> = found.iter().map(|finding| finding.what.as_str()).collect();
+        let wanted = [
+            "node a is cordoned: it gets no new experts",
+            "node z is cordoned: it gets no new experts; it is not in the cluster",
+            "node x was refused: weights 1 here, 2 there",
+        ];
+        assert_eq!(found, wanted);
     }
 
     #[test]

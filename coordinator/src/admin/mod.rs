@@ -4,19 +4,21 @@ mod findings;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tramontane_cluster::admin::{Admin, AdminError, ClusterStatus, DispatchCounts, Force, PeerNote, Rehearsal};
+use tramontane_cluster::admin::{
+    Admin, AdminError, ClusterStatus, Cordon, DispatchCounts, Force, Move, PeerNote, Rebalance, Rehearsal,
+};
 use tramontane_cluster::engine::Engine;
 use tramontane_cluster::exchange::ExchangeError;
 use tramontane_cluster::exchange::grpc::NodeControl;
 use tramontane_cluster::registry::{Registry, RegistryError};
 use tramontane_router::peers::Quarantine;
 use tramontane_router::placement::{
-    Controller, ControllerPolicy, Decision, Desire, NodeRoom, Placement, Problem, solve,
+    Controller, ControllerPolicy, Desire, NodeRoom, Order, Placement, Problem, SolveError, solve,
 };
 use tramontane_router::{ClusterView, Epoch, ExpertId, NodeId};
 
@@ -72,11 +74,11 @@ impl ClusterAdmin {
 
     /// Whether the nodes but `node` have room for one replica of everything.
     fn fits_without(&self, view: &ClusterView, node: &NodeId) -> Result<(), AdminError> {
-        let others = view.nodes.values().filter(|other| other.id != *node);
+        let others = NodeRoom::all(view).into_iter().filter(|other| other.id != *node);
         let problem = Problem {
             model: self.desire.model.clone(),
             experts: self.desire.experts.clone(),
-            nodes: others.map(NodeRoom::from).collect(),
+            nodes: others.collect(),
             replicas: 1,
         };
         let placed = solve(&problem, view.placement.as_ref());
@@ -110,6 +112,7 @@ impl Admin for ClusterAdmin {
                 rescued: report.rescued,
             },
             engine,
+            traffic: report.traffic,
             view,
         }
     }
@@ -135,21 +138,55 @@ impl Admin for ClusterAdmin {
         .boxed()
     }
 
+    fn cordon(&self, node: NodeId, cordon: Cordon) -> BoxFuture<'_, Result<bool, AdminError>> {
+        async move {
+            let view = self.registry.watch().current();
+            let is_cordoned = view.orders.cordoned.contains(&node);
+            // One that is away can be uncordoned, and nothing that never was here cordoned by a slip of the pen.
+            if !view.nodes.contains_key(&node) && !is_cordoned {
+                return Err(AdminError::UnknownNode { node });
+            }
+            let order = match cordon {
+                Cordon::Set => Order::Cordon(node),
+                Cordon::Lift => Order::Uncordon(node),
+            };
+            let orders = self.registry.order(order).await?;
+            Ok(orders.version != view.orders.version)
+        }
+        .boxed()
+    }
+
     fn rehearse(&self) -> Rehearsal {
         let view = self.registry.watch().current();
-        let policy = ControllerPolicy { settle: Duration::ZERO, grace: Duration::ZERO, ..ControllerPolicy::default() };
-        let decision = Controller::new(self.desire.clone(), policy).decide(&view, &self.rates.borrow(), Duration::ZERO);
+        let rehearsed =
+            Controller::rehearse(self.desire.clone(), ControllerPolicy::default(), &view, &self.rates.borrow());
         let bytes: BTreeMap<ExpertId, u64> = self.desire.experts.iter().map(|e| (e.id, e.bytes)).collect();
-        let bytes_of = |expert| bytes.get(&expert).copied().unwrap_or(0);
-        match decision {
-            Decision::Settled => Rehearsal { why: "everything is where it should be".into(), changes: Vec::new() },
-            Decision::Wait { why, .. } => Rehearsal { why: format!("waiting for {why}"), changes: Vec::new() },
-            Decision::Blocked { why } => Rehearsal { why, changes: Vec::new() },
-            Decision::Propose { changes, .. } => Rehearsal {
-                why: "the next step on the way to where every expert should be".into(),
-                changes: changes.into_iter().map(|change| (change.clone(), bytes_of(change.expert))).collect(),
-            },
+        let moves = match rehearsed {
+            Ok(moves) => moves,
+            Err(why @ SolveError::NoRoom { .. }) => return Rehearsal { why: why.to_string(), moves: Vec::new() },
+            Err(why) => return Rehearsal { why: format!("waiting for nodes: {why}"), moves: Vec::new() },
+        };
+        let moves: Vec<Move> = moves
+            .into_iter()
+            .map(|(change, why)| {
+                let bytes = bytes.get(&change.expert).copied().unwrap_or(0);
+                Move { change, bytes, why: why.to_string() }
+            })
+            .collect();
+        let why = if moves.is_empty() { "everything is where it should be" } else { "" };
+        Rehearsal { why: why.to_owned(), moves }
+    }
+
+    fn rebalance(&self) -> BoxFuture<'_, Result<Rebalance, AdminError>> {
+        async move {
+            let plan = self.rehearse();
+            if plan.moves.is_empty() {
+                return Ok(Rebalance { plan, order: None });
+            }
+            let orders = self.registry.order(Order::Rebalance).await?;
+            Ok(Rebalance { plan, order: orders.rebalance })
         }
+        .boxed()
     }
 
     fn history(&self) -> Vec<(SystemTime, Arc<Placement>)> {

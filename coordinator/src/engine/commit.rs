@@ -109,6 +109,7 @@ impl Work {
     fn emit(&mut self, id: SequenceId, token: u32, logits: &[f32]) {
         let Some((live, sequence)) = self.live.get_mut(&id).zip(self.scheduler.get(id)) else { return };
         let Job::Generate(Generating { generation, follower, .. }) = &mut live.job else { return };
+        self.generated += 1;
         let ends = generation.stop_tokens.contains(&token) || follower.is_some() && self.bounds.eos.contains(&token);
         if ends {
             return self.end_well(id, FinishReason::Stop { token: Some(token) });

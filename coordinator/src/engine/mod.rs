@@ -61,6 +61,8 @@ struct Work {
     pace: Pace,
     outage: Outage,
     next_id: u64,
+    /// Tokens generated, since the start.
+    generated: u64,
     bounds: Bounds,
 }
 
@@ -102,6 +104,7 @@ impl EngineLoop {
             pace: Pace::default(),
             outage: Outage::default(),
             next_id: 0,
+            generated: 0,
             bounds,
         };
         let engine = Self { inbox, forward, work };
@@ -186,6 +189,7 @@ impl EngineLoop {
             preemptions: counts.preemptions,
             prefix_queries: counts.prefix_queries,
             prefix_hits: counts.prefix_hits,
+            generated: self.work.generated,
         });
     }
 }

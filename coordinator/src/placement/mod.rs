@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tramontane_cluster::registry::{Leadership, Registry, RegistryError};
 use tramontane_router::ExpertId;
-use tramontane_router::placement::{Controller, ControllerPolicy, Decision, Desire, Kind};
+use tramontane_router::placement::{Controller, ControllerPolicy, Decision, Desire, Kind, Order};
 
 pub use loads::follow_loads;
 
@@ -52,12 +52,28 @@ async fn place(
     let mut controller = Controller::new(desire.clone(), policy.clone());
     let (mut views, mut said) = (registry.watch(), String::new());
     let mut view = views.current();
+    let mut refused = BTreeMap::new();
     loop {
+        // Once a node and reason; as many are remembered as a view names.
+        for (node, why) in view.refused.iter().filter(|&(node, why)| refused.get(node) != Some(why)) {
+            tracing::warn!(%node, why, "a node was refused");
+        }
+        refused.clone_from(&view.refused);
         let rates = rates.borrow().clone();
         let now = started.elapsed();
         let decision = controller.decide(&view, &rates, now);
         let wait = match decision {
             Decision::Settled => policy.hot_interval,
+            Decision::Rebalanced { order, blocked } => {
+                match blocked {
+                    None => tracing::info!(order, "rebalanced"),
+                    Some(why) => tracing::warn!(order, why, "the cluster cannot be rebalanced"),
+                }
+                if let Err(error) = registry.order(Order::Rebalanced(order)).await {
+                    tracing::warn!(%error, "that it is rebalanced is not written");
+                }
+                AGAIN
+            }
             Decision::Wait { until, .. } => until.saturating_sub(now),
             Decision::Blocked { why } => {
                 if why != said {

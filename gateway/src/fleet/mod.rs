@@ -90,6 +90,7 @@ impl Engine for Fleet {
             sum.preemptions += status.preemptions;
             sum.prefix_queries += status.prefix_queries;
             sum.prefix_hits += status.prefix_hits;
+            sum.generated += status.generated;
         }
         if sum.phase == Phase::Ready && self.draining.load(Ordering::Relaxed) {
             sum.phase = Phase::Draining;

@@ -330,13 +330,15 @@ pub(super) struct EngineBody {
     prefix_queries: u64,
     /// Prompt tokens found there, since the start.
     prefix_hits: u64,
+    /// Tokens generated, since the start.
+    generated: u64,
 }
 
 impl From<EngineStatus> for EngineBody {
     fn from(status: EngineStatus) -> Self {
-        let EngineStatus { phase: _, running, waiting, kv_used, kv_total, preemptions, prefix_queries, prefix_hits } =
-            status;
-        Self { running, waiting, kv_used, kv_total, preemptions, prefix_queries, prefix_hits }
+        let EngineStatus { phase: _, running, waiting, kv_used, kv_total, .. } = status;
+        let EngineStatus { preemptions, prefix_queries, prefix_hits, generated, .. } = status;
+        Self { running, waiting, kv_used, kv_total, preemptions, prefix_queries, prefix_hits, generated }
     }
 }
 

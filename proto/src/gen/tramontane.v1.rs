@@ -919,6 +919,87 @@ pub struct ClusterView {
     /// The nodes whose leases live, by name ascending.
     #[prost(message, repeated, tag = "2")]
     pub nodes: ::prost::alloc::vec::Vec<NodeRecord>,
+    /// What operators have ordered.
+    #[prost(message, optional, tag = "3")]
+    pub orders: ::core::option::Option<Orders>,
+    /// Nodes that wanted to be in the cluster and may not be, by name ascending.
+    #[prost(message, repeated, tag = "4")]
+    pub refused: ::prost::alloc::vec::Vec<RefusedNode>,
+}
+/// What operators have ordered.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Orders {
+    /// This document's version; 0 before the first order.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// Nodes that get no new experts, ascending.
+    #[prost(string, repeated, tag = "2")]
+    pub cordoned: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The version that ordered experts to be moved at once; absent when that is done.
+    #[prost(uint64, optional, tag = "3")]
+    pub rebalance: ::core::option::Option<u64>,
+}
+/// A node that wanted to be in the cluster.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefusedNode {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Why it may not be, for the operator.
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
+/// It is remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TellRefusedReply {}
+/// One change to what operators have ordered.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OrderRequest {
+    /// The change.
+    #[prost(oneof = "order_request::Order", tags = "1, 2, 3, 4")]
+    pub order: ::core::option::Option<order_request::Order>,
+}
+/// Nested message and enum types in `OrderRequest`.
+pub mod order_request {
+    /// The change.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Order {
+        /// The node of this name gets no new experts.
+        #[prost(string, tag = "1")]
+        Cordon(::prost::alloc::string::String),
+        /// It does again.
+        #[prost(string, tag = "2")]
+        Uncordon(::prost::alloc::string::String),
+        /// Experts are moved to where they should be, at once.
+        #[prost(message, tag = "3")]
+        Rebalance(super::Rebalance),
+        /// What the version ordered is done.
+        #[prost(uint64, tag = "4")]
+        Rebalanced(u64),
+    }
+}
+/// Experts are to be moved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rebalance {}
+/// What became of an order.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OrderReply {
+    /// The outcome.
+    #[prost(oneof = "order_reply::Outcome", tags = "1, 2")]
+    pub outcome: ::core::option::Option<order_reply::Outcome>,
+}
+/// Nested message and enum types in `OrderReply`.
+pub mod order_reply {
+    /// The outcome.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        /// What stands now.
+        #[prost(message, tag = "1")]
+        Orders(super::Orders),
+        /// It is not taken.
+        #[prost(message, tag = "2")]
+        Refused(super::Refused),
+    }
 }
 /// Asks for a new placement.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1031,6 +1112,28 @@ pub struct EngineCounts {
     /// Blocks there are.
     #[prost(uint64, tag = "4")]
     pub kv_total: u64,
+    /// Tokens generated since the start.
+    #[prost(uint64, tag = "5")]
+    pub generated: u64,
+}
+/// What a node did for this coordinator.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeTraffic {
+    /// The node.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Dispatches that it answered, since it joined.
+    #[prost(uint64, tag = "2")]
+    pub answers: u64,
+    /// Rows of these.
+    #[prost(uint64, tag = "3")]
+    pub rows: u64,
+    /// Seconds that a dispatch was predicted to take, on a moving average.
+    #[prost(double, tag = "4")]
+    pub predicted: f64,
+    /// Seconds that it took.
+    #[prost(double, tag = "5")]
+    pub observed: f64,
 }
 /// How the cluster fares.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1065,6 +1168,9 @@ pub struct StatusReply {
     /// The engine; absent until the model is loaded.
     #[prost(message, optional, tag = "10")]
     pub engine: ::core::option::Option<EngineCounts>,
+    /// What nodes did for this coordinator, ascending by node.
+    #[prost(message, repeated, tag = "11")]
+    pub traffic: ::prost::alloc::vec::Vec<NodeTraffic>,
 }
 /// Asks for a node to leave.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1079,13 +1185,43 @@ pub struct DrainRequest {
 /// The node will leave.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainReply {}
+/// Asks for a node to get no new experts, or to get them again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CordonRequest {
+    /// The node.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Whether it shall get them again.
+    #[prost(bool, tag = "2")]
+    pub lift: bool,
+}
+/// It stands in the orders.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CordonReply {
+    /// Whether it did not before.
+    #[prost(bool, tag = "1")]
+    pub changed: bool,
+}
+/// Asks for experts to be moved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RebalanceRequest {}
+/// Experts will be moved.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RebalanceReply {
+    /// What will move. Nothing was ordered where that is nothing.
+    #[prost(message, optional, tag = "1")]
+    pub plan: ::core::option::Option<RehearseReply>,
+    /// The version of the orders that stands until it is done; absent where nothing was ordered.
+    #[prost(uint64, optional, tag = "2")]
+    pub order: ::core::option::Option<u64>,
+}
 /// Nothing is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RehearseRequest {}
-/// What would be done next, and why.
+/// What would move.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RehearseReply {
-    /// Why, or why nothing.
+    /// Why nothing moves, where that is so.
     #[prost(string, tag = "1")]
     pub why: ::prost::alloc::string::String,
     /// What would change, by expert, then node.
@@ -1107,6 +1243,9 @@ pub struct PlannedChange {
     /// Bytes that it takes.
     #[prost(uint64, tag = "4")]
     pub bytes: u64,
+    /// Why, for the operator.
+    #[prost(string, tag = "5")]
+    pub why: ::prost::alloc::string::String,
 }
 /// Nothing is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1325,6 +1464,53 @@ pub mod registry_client {
                 .insert(GrpcMethod::new("tramontane.v1.Registry", "Propose"));
             self.inner.unary(req, path, codec).await
         }
+        /// Changes what operators have ordered, in one transaction.
+        pub async fn order(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OrderRequest>,
+        ) -> std::result::Result<tonic::Response<super::OrderReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Registry/Order",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Registry", "Order"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Tells that a node may not be in the cluster, so that operators hear of it. It is remembered for a while.
+        pub async fn tell_refused(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RefusedNode>,
+        ) -> std::result::Result<
+            tonic::Response<super::TellRefusedReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Registry/TellRefused",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Registry", "TellRefused"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1368,6 +1554,19 @@ pub mod registry_server {
             &self,
             request: tonic::Request<super::ProposeRequest>,
         ) -> std::result::Result<tonic::Response<super::ProposeReply>, tonic::Status>;
+        /// Changes what operators have ordered, in one transaction.
+        async fn order(
+            &self,
+            request: tonic::Request<super::OrderRequest>,
+        ) -> std::result::Result<tonic::Response<super::OrderReply>, tonic::Status>;
+        /// Tells that a node may not be in the cluster, so that operators hear of it. It is remembered for a while.
+        async fn tell_refused(
+            &self,
+            request: tonic::Request<super::RefusedNode>,
+        ) -> std::result::Result<
+            tonic::Response<super::TellRefusedReply>,
+            tonic::Status,
+        >;
     }
     /// The parent's embedded registry (`tramontane://host:port`).
     #[derive(Debug)]
@@ -1579,6 +1778,92 @@ pub mod registry_server {
                     };
                     Box::pin(fut)
                 }
+                "/tramontane.v1.Registry/Order" => {
+                    #[allow(non_camel_case_types)]
+                    struct OrderSvc<T: Registry>(pub Arc<T>);
+                    impl<T: Registry> tonic::server::UnaryService<super::OrderRequest>
+                    for OrderSvc<T> {
+                        type Response = super::OrderReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OrderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Registry>::order(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OrderSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tramontane.v1.Registry/TellRefused" => {
+                    #[allow(non_camel_case_types)]
+                    struct TellRefusedSvc<T: Registry>(pub Arc<T>);
+                    impl<T: Registry> tonic::server::UnaryService<super::RefusedNode>
+                    for TellRefusedSvc<T> {
+                        type Response = super::TellRefusedReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RefusedNode>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Registry>::tell_refused(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TellRefusedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -1744,7 +2029,29 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("tramontane.v1.Admin", "Drain"));
             self.inner.unary(req, path, codec).await
         }
-        /// Says what the placement's leader would do next, and changes nothing.
+        /// Has a node get no new experts (or get them again); it keeps what it holds. UNAVAILABLE when the registry is.
+        pub async fn cordon(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CordonRequest>,
+        ) -> std::result::Result<tonic::Response<super::CordonReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Admin/Cordon",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Admin", "Cordon"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says what a rebalance would move, and changes nothing.
         pub async fn rehearse(
             &mut self,
             request: impl tonic::IntoRequest<super::RehearseRequest>,
@@ -1764,6 +2071,28 @@ pub mod admin_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("tramontane.v1.Admin", "Rehearse"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Has the leader move experts to where they should be, at once. Returns when that is ordered, not when it is done.
+        pub async fn rebalance(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RebalanceRequest>,
+        ) -> std::result::Result<tonic::Response<super::RebalanceReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Admin/Rebalance",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Admin", "Rebalance"));
             self.inner.unary(req, path, codec).await
         }
         /// Says the placements this coordinator has seen, oldest first.
@@ -1836,11 +2165,21 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::DrainRequest>,
         ) -> std::result::Result<tonic::Response<super::DrainReply>, tonic::Status>;
-        /// Says what the placement's leader would do next, and changes nothing.
+        /// Has a node get no new experts (or get them again); it keeps what it holds. UNAVAILABLE when the registry is.
+        async fn cordon(
+            &self,
+            request: tonic::Request<super::CordonRequest>,
+        ) -> std::result::Result<tonic::Response<super::CordonReply>, tonic::Status>;
+        /// Says what a rebalance would move, and changes nothing.
         async fn rehearse(
             &self,
             request: tonic::Request<super::RehearseRequest>,
         ) -> std::result::Result<tonic::Response<super::RehearseReply>, tonic::Status>;
+        /// Has the leader move experts to where they should be, at once. Returns when that is ordered, not when it is done.
+        async fn rebalance(
+            &self,
+            request: tonic::Request<super::RebalanceRequest>,
+        ) -> std::result::Result<tonic::Response<super::RebalanceReply>, tonic::Status>;
         /// Says the placements this coordinator has seen, oldest first.
         async fn history(
             &self,
@@ -2015,6 +2354,49 @@ pub mod admin_server {
                     };
                     Box::pin(fut)
                 }
+                "/tramontane.v1.Admin/Cordon" => {
+                    #[allow(non_camel_case_types)]
+                    struct CordonSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::CordonRequest>
+                    for CordonSvc<T> {
+                        type Response = super::CordonReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CordonRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::cordon(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CordonSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/tramontane.v1.Admin/Rehearse" => {
                     #[allow(non_camel_case_types)]
                     struct RehearseSvc<T: Admin>(pub Arc<T>);
@@ -2043,6 +2425,49 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RehearseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tramontane.v1.Admin/Rebalance" => {
+                    #[allow(non_camel_case_types)]
+                    struct RebalanceSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::RebalanceRequest>
+                    for RebalanceSvc<T> {
+                        type Response = super::RebalanceReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RebalanceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::rebalance(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RebalanceSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2240,6 +2665,9 @@ pub struct EngineStatus {
     /// Prompt tokens found there, since the start.
     #[prost(uint64, tag = "8")]
     pub prefix_hits: u64,
+    /// Tokens generated, since the start.
+    #[prost(uint64, tag = "9")]
+    pub generated: u64,
 }
 /// What a front door says in one call.
 #[derive(Clone, PartialEq, ::prost::Message)]

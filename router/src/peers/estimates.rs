@@ -42,6 +42,30 @@ struct Node {
     answers: u32,
     /// Seconds a unit.
     pace: f64,
+    traffic: Traffic,
+}
+
+/// What a node has done, for whoever shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Traffic {
+    /// Dispatches answered.
+    pub answers: u64,
+    /// Rows of these.
+    pub rows: u64,
+    /// Seconds that a dispatch was predicted to take, on a moving average.
+    pub predicted: f64,
+    /// Seconds that it took.
+    pub observed: f64,
+}
+
+impl Traffic {
+    fn note(&mut self, rows: usize, predicted: Duration, observed: Duration) {
+        let new = if self.answers == 0 { 1.0 } else { NEW };
+        self.answers += 1;
+        self.rows += rows as u64;
+        self.predicted += (predicted.as_secs_f64() - self.predicted) * new;
+        self.observed += (observed.as_secs_f64() - self.observed) * new;
+    }
 }
 
 /// Estimates of all nodes.
@@ -65,6 +89,11 @@ impl Estimates {
         self.nodes.get(node).filter(|n| n.answers >= MIN_ANSWERS).map(|n| n.pace)
     }
 
+    /// What `node` has done.
+    pub fn traffic(&self, node: &NodeId) -> Option<Traffic> {
+        self.nodes.get(node).map(|n| n.traffic)
+    }
+
     /// The paces of all nodes that are known well enough.
     pub fn costs(&self) -> Costs {
         let known = self.nodes.iter().filter(|(_, n)| n.answers >= MIN_ANSWERS);
@@ -79,7 +108,7 @@ impl Estimates {
 
     /// Takes in that `dispatch` was answered after `took`.
     pub fn observe(&mut self, dispatch: &Dispatch, took: Duration) {
-        let units = units_of(dispatch);
+        let (units, predicted) = (units_of(dispatch), self.predict(dispatch));
         let pace = took.as_secs_f64() / units;
         if let Some(expected) = self.pace(&dispatch.node) {
             self.ratios.push_back((pace / expected.max(f64::MIN_POSITIVE)).clamp(1.0, MAX_RATIO));
@@ -88,8 +117,10 @@ impl Estimates {
             }
             self.since_look += 1;
         }
-        let node = self.nodes.entry(dispatch.node.clone()).or_insert(Node { answers: 0, pace });
+        let node =
+            self.nodes.entry(dispatch.node.clone()).or_insert(Node { answers: 0, pace, traffic: Traffic::default() });
         node.answers = node.answers.saturating_add(1);
+        node.traffic.note(dispatch.work.iter().map(|w| w.rows.len()).sum(), predicted, took);
         node.pace += (pace - node.pace) * NEW;
         if self.since_look >= LOOK {
             self.since_look = 0;
@@ -123,6 +154,9 @@ mod tests {
             estimates.observe(&dispatch("a", 4), Duration::from_millis(16));
         }
         assert_eq!(estimates.predict(&dispatch("a", 4)).as_millis(), 16);
+        let traffic = estimates.traffic(&"a".into()).expect("it is known");
+        assert_eq!((traffic.answers, traffic.rows), (40, 160));
+        assert!((traffic.observed - 0.016).abs() < 1e-9 && traffic.predicted < 0.03, "{traffic:?}");
         assert_eq!(estimates.predict(&dispatch("a", 20)).as_millis(), 32);
         assert!(estimates.pace(&"b".into()).is_none());
     }

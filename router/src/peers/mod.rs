@@ -7,6 +7,6 @@ mod health;
 mod roster;
 
 pub use audit::{Audit, MAX_AUDIT_ROWS, Verdict, judge, sample};
-pub use estimates::{Estimates, MAX_RATIO, units};
+pub use estimates::{Estimates, MAX_RATIO, Traffic, units};
 pub use health::{Health, Quarantine};
 pub use roster::Roster;

@@ -3,8 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{NodeRoom, Problem};
+use super::{NodeRoom, Problem, Standing};
 use crate::{ExpertId, NodeId};
+
+/// The weight of a node that is as fast as the others together, or whose speed nobody knows.
+const AVERAGE: u64 = 4;
+/// The largest weight: of four times that speed, or more.
+const MAX_WEIGHT: u64 = 16;
+/// So that fullness, a whole number, tells all weights apart.
+const SCALE: u64 = 720_720;
 
 /// Where a replica on the board comes from: moving a new one costs nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,10 +28,26 @@ struct Seat<'p> {
     zone: &'p str,
     /// Bytes left.
     free: u64,
+    /// Whether it neither gets nor gives.
+    cordoned: bool,
+    /// Its share of the work, in parts of [`AVERAGE`].
+    weight: u64,
     replicas: BTreeMap<ExpertId, Origin>,
 }
 
 impl Seat<'_> {
+    /// How full `replicas` make it, beside others.
+    fn fullness(&self, replicas: usize) -> u64 {
+        replicas as u64 * SCALE / self.weight
+    }
+
+    /// Whether one replica fewer here and one more there makes the two more even.
+    fn should_give_to(&self, to: &Self) -> bool {
+        let (from, there) = (self.replicas.len() as u64, to.replicas.len() as u64);
+        // What a move changes in Σ replicas² ÷ weight; that sum falls with each, so moving ends.
+        (2 * from).saturating_sub(1) * to.weight > (2 * there + 1) * self.weight
+    }
+
     /// Replicas of one layer.
     fn of_layer(&self, layer: u32) -> usize {
         self.replicas.range(ExpertId::new(layer, 0)..=ExpertId::new(layer, u32::MAX)).count()
@@ -57,11 +80,17 @@ impl<'p> Board<'p> {
     /// An empty board of the problem's nodes that are not draining.
     pub(super) fn new(problem: &'p Problem, zones: &'p BTreeMap<NodeId, String>) -> Self {
         let zone = |node: &NodeRoom| zones.get(&node.id).map_or("", String::as_str);
-        let seat = |node: &'p NodeRoom| {
-            let (id, free, replicas) = (&node.id, node.capacity, BTreeMap::new());
-            Seat { id, zone: zone(node), free, replicas }
+        let weight = weights(&problem.nodes);
+        let seat = |node: &'p NodeRoom| Seat {
+            id: &node.id,
+            zone: zone(node),
+            free: node.capacity,
+            cordoned: node.standing == Standing::Cordoned,
+            weight: weight(node.speed),
+            replicas: BTreeMap::new(),
         };
-        let mut seats: Vec<_> = problem.nodes.iter().filter(|n| !n.draining).map(seat).collect();
+        let stays = |node: &&NodeRoom| node.standing != Standing::Leaving;
+        let mut seats: Vec<_> = problem.nodes.iter().filter(stays).map(seat).collect();
         seats.sort_by_key(|seat| seat.id);
         seats.dedup_by_key(|seat| seat.id);
         Self { seats, bytes: problem.experts.iter().map(|e| (e.id, e.bytes)).collect() }
@@ -70,6 +99,11 @@ impl<'p> Board<'p> {
     /// How many nodes there are.
     pub(super) fn len(&self) -> usize {
         self.seats.len()
+    }
+
+    /// How many nodes may hold `expert`: those that take experts, and the cordoned ones that have it.
+    pub(super) fn reach(&self, expert: ExpertId) -> usize {
+        self.seats.iter().filter(|s| !s.cordoned || s.replicas.contains_key(&expert)).count()
     }
 
     /// The experts to place, ascending.
@@ -90,7 +124,7 @@ impl<'p> Board<'p> {
     /// Keeps a replica of the previous placement, if its expert and node are still there and it still fits.
     pub(super) fn keep(&mut self, expert: ExpertId, node: &NodeId) {
         if let Ok(seat) = self.seats.binary_search_by_key(&node, |s| s.id)
-            && self.may_take(seat, expert)
+            && self.fits(seat, expert)
         {
             self.put(seat, expert, Origin::Kept);
         }
@@ -99,9 +133,14 @@ impl<'p> Board<'p> {
     /// Takes `expert` from that of its holders which shares a zone with most others, then the fullest (ties: the highest id).
     pub(super) fn drop_one(&mut self, expert: ExpertId) {
         let holders = (0..self.len()).filter(|&s| self.seats[s].replicas.contains_key(&expert));
-        if let Some(seat) = holders.max_by_key(|&s| (self.beside(expert, s, s), self.seats[s].replicas.len())) {
+        if let Some(seat) = holders.max_by_key(|&s| (self.beside(expert, s, s), self.length(s))) {
             self.take(seat, expert);
         }
+    }
+
+    /// How full the seat is.
+    fn length(&self, seat: usize) -> u64 {
+        self.seats[seat].fullness(self.seats[seat].replicas.len())
     }
 
     /// Replicas of `expert` in the zone of `seat`, without the one on `but`.
@@ -124,10 +163,10 @@ impl<'p> Board<'p> {
     fn spreading(&self, expert: ExpertId) -> Option<Move> {
         let crowded =
             |&from: &usize| self.seats[from].replicas.contains_key(&expert) && self.beside(expert, from, from) > 0;
-        let from = (0..self.len()).filter(crowded).max_by_key(|&from| self.beside(expert, from, from))?;
+        let from = self.open().filter(crowded).max_by_key(|&from| self.beside(expert, from, from))?;
         let free =
             |&to: &usize| self.may_take(to, expert) && self.beside(expert, to, from) < self.beside(expert, from, from);
-        let fullness = |&to: &usize| (self.beside(expert, to, from), self.seats[to].replicas.len());
+        let fullness = |&to: &usize| (self.beside(expert, to, from), self.length(to));
         let to = (0..self.len()).filter(free).min_by_key(fullness)?;
         Some(Move { expert, from, to })
     }
@@ -143,8 +182,8 @@ impl<'p> Board<'p> {
             let s = &self.seats[seat];
             (
                 self.beside(expert, seat, seat),
-                s.of_layer(expert.layer),
-                s.replicas.len(),
+                s.fullness(s.of_layer(expert.layer) + 1),
+                s.fullness(s.replicas.len() + 1),
                 (seat + n - preferred % n) % n,
             )
         });
@@ -153,26 +192,26 @@ impl<'p> Board<'p> {
         true
     }
 
-    /// Moves replicas until no node has two more than another, or no move is possible.
+    /// Moves replicas until no move makes two nodes more even (equal ones: until none has two more than another), or none is
+    /// possible.
     pub(super) fn balance(&mut self) {
-        // Ends, because every move lowers the sum of the squares of the nodes' loads.
         while self.balance_once() {}
     }
 
     /// Shortens the longest node it can, at the cost of new replicas if that will do, else of a kept one.
     fn balance_once(&mut self) -> bool {
-        let load = |seat: usize| self.seats[seat].replicas.len();
-        let mut order: Vec<usize> = (0..self.len()).collect();
-        order.sort_by_key(|&seat| (Reverse(load(seat)), seat));
+        let evens = |from: usize, to: usize| self.seats[from].should_give_to(&self.seats[to]);
+        let mut order: Vec<usize> = self.open().collect();
+        order.sort_by_key(|&seat| (Reverse(self.length(seat)), seat));
         for &from in &order {
             let start = [(from, Step { from: None, arrives: None })];
-            if let Some((_, moves)) = self.chain(&start, Some(Origin::New), |to| load(to) + 2 <= load(from)) {
+            if let Some((_, moves)) = self.chain(&start, Some(Origin::New), |to| evens(from, to)) {
                 self.apply(moves);
                 return true;
             }
         }
         let pairs = order.iter().flat_map(|&from| order.iter().rev().map(move |&to| (from, to)));
-        let mut uneven = pairs.filter(|&(from, to)| load(to) + 2 <= load(from));
+        let mut uneven = pairs.filter(|&(from, to)| evens(from, to));
         let Some(found) = uneven.find_map(|(from, to)| self.best_move(from, to)) else { return false };
         self.apply(vec![found]);
         true
@@ -194,7 +233,7 @@ impl<'p> Board<'p> {
     /// Makes room for `expert` on some node that lacks it, and names the node.
     fn make_room(&mut self, expert: ExpertId) -> Option<usize> {
         let step = Step { from: None, arrives: Some(expert) };
-        let lacking = (0..self.len()).filter(|&seat| !self.seats[seat].replicas.contains_key(&expert));
+        let lacking = self.open().filter(|&seat| !self.seats[seat].replicas.contains_key(&expert));
         let starts: Vec<_> = lacking.map(|seat| (seat, step)).collect();
         let (seat, moves) = self.chain(&starts, None, |_| true)?;
         self.apply(moves);
@@ -218,7 +257,7 @@ impl<'p> Board<'p> {
             let movable = seat.replicas.iter().filter(|&(_, &origin)| only.is_none_or(|o| o == origin));
             let makes_room = |e: &ExpertId| seat.free.saturating_add(self.bytes[e]) >= arriving;
             let leaving: Vec<ExpertId> = movable.map(|(&expert, _)| expert).filter(makes_room).collect();
-            for to in 0..self.len() {
+            for to in self.open() {
                 if reached.contains_key(&to) {
                     continue;
                 }
@@ -249,7 +288,16 @@ impl<'p> Board<'p> {
         }
     }
 
+    /// The seats that get and give.
+    fn open(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.len()).filter(|&seat| !self.seats[seat].cordoned)
+    }
+
     fn may_take(&self, seat: usize, expert: ExpertId) -> bool {
+        !self.seats[seat].cordoned && self.fits(seat, expert)
+    }
+
+    fn fits(&self, seat: usize, expert: ExpertId) -> bool {
         let seat = &self.seats[seat];
         !seat.replicas.contains_key(&expert) && self.bytes.get(&expert).is_some_and(|&bytes| bytes <= seat.free)
     }
@@ -262,6 +310,17 @@ impl<'p> Board<'p> {
     fn take(&mut self, seat: usize, expert: ExpertId) {
         self.seats[seat].free += self.bytes[&expert];
         self.seats[seat].replicas.remove(&expert);
+    }
+}
+
+/// The weight of a node by its speed, beside the known speeds of all that take experts.
+fn weights(nodes: &[NodeRoom]) -> impl Fn(u32) -> u64 {
+    let known = || nodes.iter().filter(|n| n.standing == Standing::Open && n.speed > 0).map(|n| u64::from(n.speed));
+    let (sum, count) = (known().sum::<u64>(), known().count() as u64);
+    move |speed| match (speed, sum) {
+        (0, _) | (_, 0) => AVERAGE,
+        // Rounded to parts of the average: experts are not moved for less.
+        (speed, sum) => ((2 * AVERAGE * u64::from(speed) * count + sum) / (2 * sum)).clamp(1, MAX_WEIGHT),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Placement;
+use super::{Placement, Standing};
 use crate::{ClusterView, Epoch, ExpertId, ModelId, NodeId};
 
 /// Why a placement is refused. Made for the operator, or the control loop, that proposed it.
@@ -57,6 +57,14 @@ pub enum Violation {
     /// Place the expert on a node that stays.
     #[error("{expert} is newly placed on {node}, which is draining")]
     DrainingNode {
+        /// The expert.
+        expert: ExpertId,
+        /// The node.
+        node: NodeId,
+    },
+    /// Place the expert on another node, or uncordon this one.
+    #[error("{expert} is newly placed on {node}, which is cordoned")]
+    CordonedNode {
         /// The expert.
         expert: ExpertId,
         /// The node.
@@ -124,8 +132,11 @@ fn check_nodes(view: &ClusterView, expert: ExpertId, nodes: &[NodeId], found: &m
         } else if !placed {
             match view.nodes.get(id) {
                 None => found.push(Violation::UnknownNode { expert, node }),
-                Some(record) if record.draining => found.push(Violation::DrainingNode { expert, node }),
-                Some(_) => {}
+                Some(record) => match view.standing(record) {
+                    Standing::Open => {}
+                    Standing::Cordoned => found.push(Violation::CordonedNode { expert, node }),
+                    Standing::Leaving => found.push(Violation::DrainingNode { expert, node }),
+                },
             }
         }
     }

@@ -5,6 +5,7 @@
 //! without a live holder on the way, and `check`, which every step passes, never has to refuse one.
 
 mod hot;
+mod reason;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use super::{ExpertSize, NodeRoom, Placement, Problem, SolveError, Wishes, check, solve_with};
 use crate::{ClusterView, Epoch, ExpertId, ModelId, NodeId};
 use hot::Hot;
+pub use reason::Reason;
 
 /// What the cluster should look like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +71,13 @@ pub enum Decision {
     },
     /// Nothing: all is as it should be.
     Settled,
+    /// Say that what this version of the orders asked for is done (or why nothing can be done); decide anew when the view shows that.
+    Rebalanced {
+        /// The version.
+        order: u64,
+        /// What stands in the way, if anything does.
+        blocked: Option<String>,
+    },
     /// Nothing yet. Decide anew when the view changes, or then.
     Wait {
         /// When, at the latest.
@@ -136,6 +145,8 @@ pub struct Controller {
     /// When `live` was last another.
     changed: Option<Duration>,
     hot: Hot,
+    /// The rebalance that is being followed.
+    rebalance: Option<u64>,
     /// Where everything is to go, while it is under way, and for which nodes and extra replicas it was made.
     goal: Option<(Situation, Placement)>,
 }
@@ -147,26 +158,61 @@ impl Controller {
     /// A controller that has seen nothing yet.
     pub fn new(desire: Desire, policy: ControllerPolicy) -> Self {
         let (live, gone, hot) = Default::default();
-        Self { desire, policy, live, gone, changed: None, hot, goal: None }
+        Self { desire, policy, live, gone, changed: None, hot, rebalance: None, goal: None }
     }
 
     /// Decides by `view` and the experts' `rates` (rows a second; an expert left out has none) at `now`, a time since any
     /// fixed moment.
     pub fn decide(&mut self, view: &ClusterView, rates: &BTreeMap<ExpertId, f32>, now: Duration) -> Decision {
         self.observe(view, now);
-        let urgent = self.is_urgent(view);
+        self.obey(view.orders.rebalance);
+        // An operator who wants everything moved now has waited enough.
+        let urgent = self.rebalance.is_some() || self.is_urgent(view);
         if let Some(wait) = self.patience(urgent, now) {
             return wait;
         }
         self.hot.observe(&self.desire, &self.policy, rates, now);
-        let goal = match self.goal(view) {
-            Ok(goal) => goal,
+        let decision = match self.goal(view) {
+            Ok(goal) => self.step(view, &goal, now),
             Err(SolveError::NoNodes) => {
-                return Decision::Wait { until: now.saturating_add(self.policy.grace), why: "nodes that stay" };
+                Decision::Wait { until: now.saturating_add(self.policy.grace), why: "nodes that take experts" }
             }
-            Err(error) => return Decision::Blocked { why: error.to_string() },
+            Err(error) => Decision::Blocked { why: error.to_string() },
         };
-        self.step(view, &goal, now)
+        match (self.rebalance, decision) {
+            (Some(order), Decision::Settled) => Decision::Rebalanced { order, blocked: None },
+            (Some(order), Decision::Blocked { why }) => Decision::Rebalanced { order, blocked: Some(why) },
+            (_, decision) => decision,
+        }
+    }
+
+    /// What a rebalance would change by now, from the view's placement to where everything would be, and why; without regard to
+    /// what was decided before.
+    ///
+    /// # Errors
+    /// Why nothing can be done.
+    pub fn rehearse(
+        desire: Desire,
+        policy: ControllerPolicy,
+        view: &ClusterView,
+        rates: &BTreeMap<ExpertId, f32>,
+    ) -> Result<Vec<(Change, Reason)>, SolveError> {
+        let mut controller = Self::new(desire, policy);
+        controller.hot.observe(&controller.desire, &controller.policy, rates, Duration::ZERO);
+        let goal = controller.goal(view)?;
+        let because = |change: Change| {
+            let reason = reason::reason(view, &goal, &controller.desire, &change);
+            (change, reason)
+        };
+        Ok(changes(view.placement.as_ref(), &goal).into_iter().map(because).collect())
+    }
+
+    /// A rebalance that is new is followed from what is, not from what was thought before.
+    fn obey(&mut self, rebalance: Option<u64>) {
+        if rebalance.is_some() && rebalance != self.rebalance {
+            (self.hot, self.goal) = (Hot::default(), None);
+        }
+        self.rebalance = rebalance;
     }
 
     fn observe(&mut self, view: &ClusterView, now: Duration) {
@@ -206,7 +252,7 @@ impl Controller {
 
     /// Where every expert should be, with as many replicas as there is room for.
     fn goal(&mut self, view: &ClusterView) -> Result<Placement, SolveError> {
-        let nodes: Vec<NodeRoom> = view.nodes.values().map(NodeRoom::from).collect();
+        let nodes = NodeRoom::all(view);
         let zones = view.nodes.iter().map(|(id, n)| (id.clone(), n.zone.clone())).collect();
         let wishes = Wishes { zones, extra: self.hot.extra() };
         let situation = (nodes, wishes, self.desire.replicas);

@@ -1,14 +1,21 @@
 //! Rescue: which survivor loads an expert that no live node holds. Everybody who sees the same nodes names the same one.
 
+use super::Standing;
 use crate::{ClusterView, ExpertId, NodeId};
 
 /// The live node that should load `expert` when nobody holds it: the one of highest score among those that are not
 /// draining (rendezvous hashing, Thaler and Ravishankar 1998), so that a node that comes or goes changes the answer
 /// only for the experts it wins or had won. `None` when no such node lives.
+///
+/// A cordoned node is named only where all that stay are cordoned: a request that fails is worse than an expert that an operator
+/// did not want there, and the expert goes when a node that is given it holds it.
 pub fn rescue(view: &ClusterView, expert: ExpertId) -> Option<NodeId> {
-    let survivors = view.nodes.iter().filter(|(_, node)| !node.draining);
-    // Reversed, because `max_by_key` takes the last of equals: the lowest id wins.
-    survivors.map(|(id, _)| id).rev().max_by_key(|id| score(id, expert)).cloned()
+    let of = |standing| {
+        let survivors = view.nodes.iter().filter(move |(_, node)| view.standing(node) == standing);
+        // Reversed, because `max_by_key` takes the last of equals: the lowest id wins.
+        survivors.map(|(id, _)| id).rev().max_by_key(|id| score(id, expert)).cloned()
+    };
+    of(Standing::Open).or_else(|| of(Standing::Cordoned))
 }
 
 /// FNV-1a (64 bit) of the node's name, the layer and the expert (little endian), mixed by splitmix64's finaliser so that
@@ -54,6 +61,15 @@ mod tests {
             assert!(old == new || old.as_str() == "b");
         }
         assert!(won.iter().all(|&n| n > 60), "uneven: {won:?}");
+    }
+
+    #[test]
+    fn a_cordoned_node_rescues_only_where_no_other_can() {
+        let mut view = view(&["a", "b"], &[]);
+        view.orders.cordoned.insert("a".into());
+        assert!((0..50).all(|e| rescue(&view, ExpertId::new(0, e)) == Some("b".into())));
+        view.nodes.get_mut(&"b".into()).unwrap().draining = true;
+        assert_eq!(rescue(&view, ExpertId::new(0, 0)), Some("a".into()));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Placement;
 use super::board::Board;
-use crate::{Epoch, ExpertId, ModelId, NodeId, NodeRecord};
+use crate::{ClusterView, Epoch, ExpertId, ModelId, NodeId};
 
 /// An expert to place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +22,38 @@ pub struct NodeRoom {
     pub id: NodeId,
     /// Bytes of experts it may hold.
     pub capacity: u64,
-    /// Whether it is leaving: it keeps no experts.
-    pub draining: bool,
+    /// Its speed beside others', in any unit; 0 where it is not known, which counts as the average.
+    pub speed: u32,
+    /// What may be placed on it.
+    pub standing: Standing,
 }
 
-impl From<&NodeRecord> for NodeRoom {
-    fn from(node: &NodeRecord) -> Self {
-        Self { id: node.id.clone(), capacity: node.capacity, draining: node.draining }
+/// What may be placed on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Anything that fits.
+    Open,
+    /// What is placed there already, and nothing new.
+    Cordoned,
+    /// Nothing: it is leaving.
+    Leaving,
+}
+
+impl NodeRoom {
+    /// A node that takes what fits, of unknown speed.
+    pub const fn open(id: NodeId, capacity: u64) -> Self {
+        Self { id, capacity, speed: 0, standing: Standing::Open }
+    }
+
+    /// The nodes of `view`.
+    pub fn all(view: &ClusterView) -> Vec<Self> {
+        let room = |node: &crate::NodeRecord| Self {
+            id: node.id.clone(),
+            capacity: node.capacity,
+            speed: node.speed,
+            standing: view.standing(node),
+        };
+        view.nodes.values().map(room).collect()
     }
 }
 
@@ -41,7 +66,7 @@ pub struct Problem {
     pub experts: Vec<ExpertSize>,
     /// The live nodes, each once, in any order.
     pub nodes: Vec<NodeRoom>,
-    /// Nodes that should hold each expert, at least 1; fewer nodes than that all hold every expert.
+    /// Nodes that should hold each expert, at least 1; where fewer may, all of them do.
     pub replicas: usize,
 }
 
@@ -52,7 +77,7 @@ pub enum SolveError {
     #[error("no replicas asked for")]
     NoReplicas,
     /// Wait for nodes.
-    #[error("no node that is not draining")]
+    #[error("no node that takes experts")]
     NoNodes,
     /// Give the placement of the problem's own model as the previous one.
     #[error("the previous placement is of model {previous}, not {model}")]
@@ -77,7 +102,7 @@ pub enum SolveError {
 }
 
 /// Places every expert on `min(replicas, nodes)` distinct nodes that are not draining, within their capacities, so that no
-/// node has two replicas more than another if capacities permit.
+/// node has two replicas more than another if capacities permit; where speeds are known, replicas in proportion to them.
 ///
 /// - Without a previous placement the i-th expert goes to the i-th node, round and round: each layer is spread evenly, and
 ///   8 experts on 8 nodes give each node one column. Second replicas are shifted by 1, 2, … from layer to layer, so that
@@ -85,6 +110,7 @@ pub enum SolveError {
 /// - With one, what is placed stays, but for what balance needs: a node that joins n others takes at most
 ///   ⌈replicas in all ÷ (n + 1)⌉, and nothing else moves; when one leaves, its replicas alone find new nodes, unless distinct
 ///   nodes for the replicas of an expert leave no other way to balance.
+/// - A cordoned node keeps what is placed on it, neither gets nor gives, and is no node for an expert it does not have.
 /// - Idempotent: where nothing would change, the previous placement is returned as it is, with its epoch. Else the epoch is
 ///   one after the previous one, which is the parent; the first placement is epoch 1 with parent 0.
 ///
@@ -120,11 +146,25 @@ pub fn solve_with(problem: &Problem, wishes: &Wishes, previous: Option<&Placemen
     if nodes == 0 {
         return Err(SolveError::NoNodes);
     }
-    let wanted = |expert: ExpertId| (problem.replicas + wishes.extra.get(&expert).copied().unwrap_or(0)).min(nodes);
-    if let Some(previous) = previous {
-        keep(&mut board, previous, wanted);
+    let experts = board.experts();
+    for (&expert, nodes) in previous.iter().flat_map(|previous| &previous.replicas) {
+        nodes.iter().for_each(|node| board.keep(expert, node));
     }
-    fill(&mut board, problem, wanted)?;
+    let extra = |expert| wishes.extra.get(&expert).copied().unwrap_or(0);
+    if experts.iter().any(|&expert| board.reach(expert) == 0) {
+        return Err(SolveError::NoNodes);
+    }
+    let copies = |expert: ExpertId| {
+        let reach = board.reach(expert);
+        ((problem.replicas + extra(expert)).min(reach), problem.replicas.min(reach))
+    };
+    let wanted: Wanted = experts.iter().map(|&expert| (expert, copies(expert))).collect();
+    for &expert in &experts {
+        for _ in wanted[&expert].0..board.copies(expert) {
+            board.drop_one(expert);
+        }
+    }
+    fill(&mut board, problem, &wanted)?;
     board.spread();
     board.balance();
 
@@ -136,26 +176,17 @@ pub fn solve_with(problem: &Problem, wishes: &Wishes, previous: Option<&Placemen
     })
 }
 
-/// Puts what is placed already on the board, and takes away what is over what is `wanted`.
-fn keep(board: &mut Board<'_>, previous: &Placement, wanted: impl Fn(ExpertId) -> usize) {
-    for (&expert, nodes) in &previous.replicas {
-        nodes.iter().for_each(|node| board.keep(expert, node));
-    }
-    for expert in board.experts() {
-        for _ in wanted(expert)..board.copies(expert) {
-            board.drop_one(expert);
-        }
-    }
-}
+/// How many replicas each expert should have, and how many of them it must have.
+type Wanted = BTreeMap<ExpertId, (usize, usize)>;
 
 /// Places what is missing, layer by layer; in a layer first replicas first, so that second ones go beside a finished round.
-fn fill(board: &mut Board<'_>, problem: &Problem, wanted: impl Fn(ExpertId) -> usize) -> Result<(), SolveError> {
+fn fill(board: &mut Board<'_>, problem: &Problem, wanted: &Wanted) -> Result<(), SolveError> {
     let nodes = board.len();
-    let needed = problem.replicas.min(nodes);
     let places: Vec<(usize, ExpertId)> = board.experts().into_iter().enumerate().collect();
     for layer in places.chunk_by(|(_, a), (_, b)| a.layer == b.layer) {
         for (copy, &(i, expert)) in (0..nodes).flat_map(|copy| layer.iter().map(move |place| (copy, place))) {
-            if board.copies(expert) > copy || copy >= wanted(expert) {
+            let (wanted, needed) = wanted[&expert];
+            if board.copies(expert) > copy || copy >= wanted {
                 continue;
             }
             // Different copies of an expert have different shifts, all below the number of nodes.

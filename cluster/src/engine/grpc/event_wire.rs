@@ -160,6 +160,7 @@ pub(super) fn report_to_pb(info: &EngineInfo, status: EngineStatus) -> pb::Engin
         preemptions: status.preemptions,
         prefix_queries: status.prefix_queries,
         prefix_hits: status.prefix_hits,
+        generated: status.generated,
     };
     pb::EngineReport { serves: Some(serves), status: Some(status) }
 }
@@ -188,6 +189,7 @@ pub(super) fn report_from_pb(report: pb::EngineReport) -> Result<(EngineInfo, En
         preemptions: status.preemptions,
         prefix_queries: status.prefix_queries,
         prefix_hits: status.prefix_hits,
+        generated: status.generated,
     };
     Ok((info, status))
 }
@@ -253,6 +255,7 @@ mod tests {
                 preemptions: 5,
                 prefix_queries: 6,
                 prefix_hits: 7,
+                generated: 8,
             };
             assert_eq!(report_from_pb(report_to_pb(&info, status)), Ok((info.clone(), status)));
         }

@@ -20,7 +20,9 @@ pub(super) struct Keys {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Node(NodeId),
+    Refused(NodeId),
     Placement,
+    Orders,
     Other,
 }
 
@@ -55,6 +57,12 @@ impl EngineKeys {
     }
 }
 
+/// Why a node may not be in the cluster.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    pub(super) why: String,
+}
+
 /// Who leads, as it stands under the leader's key.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LeaderRecord {
@@ -86,7 +94,19 @@ impl Keys {
         format!("{}models/{}/placement", self.root, self.model)
     }
 
-    /// The range that is watched, from and to: `models/` and `nodes/`, which are neighbours, so that both come in one
+    pub(super) fn orders(&self) -> String {
+        format!("{}models/{}/orders", self.root, self.model)
+    }
+
+    pub(super) fn refused(&self, id: &NodeId) -> String {
+        format!("{}{id}", self.all_refused())
+    }
+
+    fn all_refused(&self) -> String {
+        format!("{}nodes-refused/", self.root)
+    }
+
+    /// The range that is watched, from and to: `models/`, `nodes-refused/` and `nodes/`, which are neighbours, so that all come in one
     /// stream with one revision; `keys/`, `leader` and `usage/`, which change with the traffic, lie outside.
     pub(super) fn watched(&self) -> (String, String) {
         // '0' follows '/'.
@@ -95,10 +115,16 @@ impl Keys {
 
     pub(super) fn parse(&self, key: &[u8]) -> Key {
         let Ok(key) = std::str::from_utf8(key) else { return Key::Other };
-        match key.strip_prefix(&self.nodes()) {
-            Some(id) => Key::Node(NodeId::from(id)),
-            None if key == self.placement() => Key::Placement,
-            None => Key::Other,
+        if let Some(id) = key.strip_prefix(&self.nodes()) {
+            return Key::Node(NodeId::from(id));
+        }
+        if let Some(id) = key.strip_prefix(&self.all_refused()) {
+            return Key::Refused(NodeId::from(id));
+        }
+        match key {
+            key if key == self.placement() => Key::Placement,
+            key if key == self.orders() => Key::Orders,
+            _ => Key::Other,
         }
     }
 }
@@ -128,7 +154,9 @@ mod tests {
         let keys = Keys::new("c", "org/m".into());
         let (from, to) = keys.watched();
         let inside = |key: &str| (from.as_str()..to.as_str()).contains(&key);
-        for key in [keys.node(&"n".into()), keys.node(&"~/ü".into()), keys.placement(), keys.profile()] {
+        let (n, odd) = ("n".into(), "~/ü".into());
+        let orders = keys.orders();
+        for key in [keys.node(&n), keys.node(&odd), keys.refused(&odd), keys.placement(), keys.profile(), orders] {
             assert!(inside(&key), "{key}");
         }
         for key in ["keys/k", "leader", "usage/k", "nodf/x"] {
@@ -142,6 +170,8 @@ mod tests {
         let keys = Keys::new("c", "m".into());
         assert_eq!(keys.parse(keys.node(&"a/b".into()).as_bytes()), Key::Node("a/b".into()));
         assert_eq!(keys.parse(keys.placement().as_bytes()), Key::Placement);
+        assert_eq!(keys.parse(keys.refused(&"a/b".into()).as_bytes()), Key::Refused("a/b".into()));
+        assert_eq!(keys.parse(keys.orders().as_bytes()), Key::Orders);
         assert_eq!(keys.parse(b"/tramontane/c/models/other/placement"), Key::Other);
         assert_eq!(keys.parse(&[0xff]), Key::Other);
     }

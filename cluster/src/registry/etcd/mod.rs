@@ -7,12 +7,14 @@
 //! | `nodes/<id>` | a node's record | by the node, under its lease |
 //! | `coordinators/<id>` | an engine's record: where front doors reach it, what it serves | by its coordinator, under its lease |
 //! | `leader` | who leads: `{"name": …}` | by a candidate, under its lease, when the key is absent |
+//! | `nodes-refused/<id>` | why a node may not be in the cluster: `{"why": …}` | by that node, for ten minutes |
+//! | `models/<model>/orders` | what operators have ordered: cordoned nodes, a rebalance | by whom an operator asked (the leader, when a rebalance is done), in one transaction that checks that nobody wrote between |
 //! | `models/<model>/profile` | what decides the bits of all answers | once, by the first process |
 //! | `models/<model>/placement` | who should hold what | by the leader, in one transaction that checks leadership and parent |
 //!
 //! etcd away: the watch keeps the last view, proposals are refused with [`RegistryError::Lost`], and leases are renewed when
 //! it is back. A node or engine whose lease ended comes back by itself. An older placement than was seen (etcd restored from a
-//! snapshot) is not taken: [`Health::WentBack`].
+//! snapshot) is not taken: [`Health::WentBack`]; nor are older orders, which the next order, or a restored placement, writes anew.
 //!
 //! [`RegistryError::Lost`]: super::RegistryError::Lost
 //! [`Health::WentBack`]: super::Health::WentBack
@@ -25,6 +27,8 @@ mod leader;
 mod lease;
 mod node;
 mod options;
+mod orders;
+mod refused;
 mod registry;
 mod seen;
 
@@ -40,6 +44,7 @@ use crate::transport::causes;
 
 pub use directory::EtcdDirectory;
 pub use options::{EtcdOptions, EtcdTls, MAX_ENDPOINTS};
+pub use refused::tell_refused;
 pub use registry::EtcdRegistry;
 
 /// How long etcd may take to answer one call.

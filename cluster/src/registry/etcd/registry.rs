@@ -7,15 +7,15 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tramontane_router::placement::{Placement, follows, may_take};
-use tramontane_router::{ClusterView, Epoch, ModelId, NodeRecord, NumericProfile};
+use tramontane_router::placement::{Order, Orders, Placement, follows, may_take};
+use tramontane_router::{ClusterView, Epoch, ModelId, NodeId, NodeRecord, NumericProfile};
 
 use super::follow::Follower;
 use super::keys::{Keys, decode, encode};
 use super::leader::{Leading, lead, leader_in};
 use super::options::{EtcdOptions, kv};
 use super::seen::SeenCluster;
-use super::{count, farewell, node, within};
+use super::{count, farewell, node, orders, refused, within};
 use crate::registry::{Accepted, Health, Leadership, Lease, Registry, RegistryError, Watch, nothing_to_restore, rules};
 
 /// A cluster's registry in etcd.
@@ -55,7 +55,7 @@ impl EtcdRegistry {
         let (views, watched) = watch::channel(Arc::default());
         let (healths, health) = watch::channel(Health::Connected);
         let follower = Follower { client: client.clone(), views, health: healths };
-        let mut seen = SeenCluster::new(keys.clone());
+        let mut seen = SeenCluster::new(keys.clone(), profile.clone());
         // Before anybody acts on a view, there is one.
         let revision = follower.list(&mut seen).await?;
         tokio::spawn(follower.follow(seen, revision));
@@ -127,9 +127,12 @@ impl Registry for EtcdRegistry {
         async move {
             // Counted before it is written: nodes that join at the same moment may be a few too many.
             rules::admit(&self.profile, count(&self.client, &self.keys.nodes()).await?, &record)?;
-            let lease =
-                node::join(&self.client, &self.keys, self.ttl_seconds, self.profile.clone(), record, &self.tasks)
-                    .await?;
+            let (id, profile) = (record.id.clone(), self.profile.clone());
+            let joined = node::join(&self.client, &self.keys, self.ttl_seconds, profile, record, &self.tasks);
+            let lease = joined.await?;
+            if self.views.borrow().refused.contains_key(&id) {
+                refused::forget(&self.client, &self.keys, &id).await;
+            }
             Ok(Box::new(lease) as Box<dyn Lease>)
         }
         .boxed()
@@ -155,6 +158,18 @@ impl Registry for EtcdRegistry {
         .boxed()
     }
 
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<Orders, RegistryError>> {
+        async move {
+            let seen = self.views.borrow().orders.clone();
+            orders::order(&self.client, &self.keys, &seen, &order).await
+        }
+        .boxed()
+    }
+
+    fn tell_refused(&self, node: NodeId, why: String) -> BoxFuture<'_, ()> {
+        async move { refused::tell(&self.client, &self.keys, &node, why).await }.boxed()
+    }
+
     fn lead(&self, name: &str) -> BoxFuture<'_, Result<Box<dyn Leadership>, RegistryError>> {
         let name = name.to_owned();
         async move {
@@ -172,7 +187,10 @@ impl Registry for EtcdRegistry {
                 return Err(nothing_to_restore());
             }
             let newest = live.epoch.max(found.map_or(Epoch(0), |placement| placement.epoch));
-            self.write(&Placement { epoch: newest.next(), parent: newest, ..live }, revision).await
+            let restored = self.write(&Placement { epoch: newest.next(), parent: newest, ..live }, revision).await?;
+            let seen = self.views.borrow().orders.clone();
+            orders::restore(&self.client, &self.keys, &seen).await?;
+            Ok(restored)
         }
         .boxed()
     }

@@ -1,19 +1,25 @@
 //! What a watcher has seen of its cluster, entry by entry. Pure.
 
+use std::collections::BTreeMap;
 use std::mem;
 
-use tramontane_router::placement::{Placement, WentBack, may_take};
-use tramontane_router::{ClusterView, NodeRecord};
+use tramontane_router::placement::{Orders, Placement, WentBack, may_take};
+use tramontane_router::{ClusterView, NodeId, NodeRecord, NumericProfile};
 
 use super::follow::Seen;
-use super::keys::{Key, Keys, decode};
-use crate::registry::{Health, MAX_NODES, RegistryError};
+use super::keys::{Key, Keys, Refusal, decode};
+use crate::registry::{Health, MAX_NODES, MAX_REFUSED, RegistryError};
 
-/// Nodes and placement so far.
+/// Nodes, placement and orders so far.
 #[derive(Clone, Debug)]
 pub(super) struct SeenCluster {
     keys: Keys,
+    profile: NumericProfile,
     view: ClusterView,
+    /// Records of nodes that do not belong here, and why: they came past the check, or its cluster changed. They are no nodes.
+    misfits: BTreeMap<NodeId, String>,
+    /// Why nodes were refused, as they told.
+    told: BTreeMap<NodeId, String>,
     /// Why the placement in the view is not the registry's.
     went_back: Option<WentBack>,
 }
@@ -27,6 +33,7 @@ impl Seen for SeenCluster {
 
     fn list<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
         let before = mem::take(&mut self.view);
+        (self.misfits, self.told) = Default::default();
         let mut found = None;
         for (key, value) in entries {
             match self.keys.parse(key) {
@@ -35,7 +42,11 @@ impl Seen for SeenCluster {
             }
         }
         self.view.placement = before.placement;
+        if self.view.orders.version < before.orders.version {
+            self.view.orders = before.orders;
+        }
         self.take(found);
+        self.name_refused();
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) {
@@ -44,7 +55,15 @@ impl Seen for SeenCluster {
                 let name = self.keys.node(&id);
                 match decode::<NodeRecord>(&name, value) {
                     Ok(record) if record.id != id => tracing::error!(key = name, "another node's record; passed over"),
+                    Ok(record) if self.profile.difference(&record.profile).is_some() => {
+                        let why = self.profile.difference(&record.profile).unwrap_or_default();
+                        self.view.nodes.remove(&id);
+                        if self.misfits.len() < MAX_REFUSED {
+                            self.misfits.insert(id, why);
+                        }
+                    }
                     Ok(record) if self.view.nodes.contains_key(&id) || self.view.nodes.len() < MAX_NODES => {
+                        self.misfits.remove(&id);
                         self.view.nodes.insert(id, record);
                     }
                     Ok(_) => tracing::error!(key = name, "more than {MAX_NODES} nodes; passed over"),
@@ -56,16 +75,36 @@ impl Seen for SeenCluster {
                     self.take(found);
                 }
             }
+            Key::Orders => match decode::<Orders>(&self.keys.orders(), value) {
+                // Older ones come from an older snapshot.
+                Ok(orders) if orders.version < self.view.orders.version => {}
+                Ok(orders) => self.view.orders = orders,
+                Err(error) => tracing::error!(%error, "no orders; the last ones stand"),
+            },
+            Key::Refused(id) => match decode::<Refusal>(&self.keys.refused(&id), value) {
+                Ok(Refusal { why }) if self.told.contains_key(&id) || self.told.len() < MAX_REFUSED => {
+                    self.told.insert(id, why);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "no refusal; passed over"),
+            },
             Key::Other => {}
         }
+        self.name_refused();
     }
 
     fn delete(&mut self, key: &[u8]) {
         match self.keys.parse(key) {
-            Key::Node(id) => _ = self.view.nodes.remove(&id),
+            Key::Node(id) => {
+                self.view.nodes.remove(&id);
+                self.misfits.remove(&id);
+            }
+            Key::Refused(id) => _ = self.told.remove(&id),
             Key::Placement => self.take(None),
-            Key::Other => {}
+            // Nobody deletes them; who does has the last ones stand.
+            Key::Orders | Key::Other => {}
         }
+        self.name_refused();
     }
 
     fn view(&self) -> &ClusterView {
@@ -78,8 +117,14 @@ impl Seen for SeenCluster {
 }
 
 impl SeenCluster {
-    pub(super) fn new(keys: Keys) -> Self {
-        Self { keys, view: ClusterView::default(), went_back: None }
+    pub(super) fn new(keys: Keys, profile: NumericProfile) -> Self {
+        let (view, misfits, told) = Default::default();
+        Self { keys, profile, view, misfits, told, went_back: None }
+    }
+
+    fn name_refused(&mut self) {
+        let both = self.told.iter().chain(&self.misfits).take(MAX_REFUSED);
+        self.view.refused = both.map(|(node, why)| (node.clone(), why.clone())).collect();
     }
 
     fn placement_of(&self, value: &[u8]) -> Option<Placement> {
@@ -111,8 +156,12 @@ mod tests {
         Placement { model: "m".into(), epoch: Epoch(epoch), parent: Epoch(epoch - 1), replicas }
     }
 
+    fn profile() -> NumericProfile {
+        NumericProfile { contract: 1, weights: "00".into(), quantization: "f32".into() }
+    }
+
     fn record(id: &str) -> NodeRecord {
-        let profile = NumericProfile { contract: 1, weights: "00".into(), quantization: "f32".into() };
+        let profile = profile();
         let (addr, zone, held) = (String::new(), String::new(), [].into());
         NodeRecord { id: id.into(), addr, held, profile, capacity: 1, speed: 0, zone, draining: false }
     }
@@ -124,7 +173,7 @@ mod tests {
     #[test]
     fn a_list_replaces_the_nodes_and_keeps_a_newer_placement() {
         let keys = Keys::new("c", "m".into());
-        let mut seen = SeenCluster::new(keys.clone());
+        let mut seen = SeenCluster::new(keys.clone(), profile());
         let (a, b) = (keys.node(&"a".into()), keys.node(&"b".into()));
         seen.put(a.as_bytes(), &json(&record("a")));
         seen.put(keys.placement().as_bytes(), &json(&placement(3)));
@@ -140,9 +189,44 @@ mod tests {
     }
 
     #[test]
+    fn older_orders_are_not_taken_and_deleted_ones_stand() {
+        let keys = Keys::new("c", "m".into());
+        let mut seen = SeenCluster::new(keys.clone(), profile());
+        let orders = |version| Orders { version, cordoned: ["a".into()].into(), rebalance: None };
+        let key = keys.orders();
+        seen.put(key.as_bytes(), &json(&orders(3)));
+        seen.put(key.as_bytes(), &json(&orders(2)));
+        seen.put(key.as_bytes(), b"[]");
+        seen.delete(key.as_bytes());
+        seen.list([].into_iter());
+        assert_eq!(seen.view.orders, orders(3));
+        let (newer, key) = (json(&orders(4)), key.into_bytes());
+        seen.list([(key.as_slice(), newer.as_slice())].into_iter());
+        assert_eq!(seen.view.orders, orders(4));
+    }
+
+    #[test]
+    fn a_record_that_does_not_fit_is_no_node_and_is_named_with_what_differs() {
+        let keys = Keys::new("c", "m".into());
+        let mut seen = SeenCluster::new(keys.clone(), profile());
+        let key = keys.node(&"a".into());
+        let mut other = record("a");
+        other.profile.quantization = "q8_0".into();
+        seen.put(key.as_bytes(), &json(&other));
+        assert!(seen.view.nodes.is_empty());
+        assert_eq!(seen.view.refused[&"a".into()], "quantisation f32 here, q8_0 there");
+        seen.put(keys.refused(&"b".into()).as_bytes(), &json(&Refusal { why: "x".into() }));
+        assert_eq!(seen.view.refused.len(), 2);
+        seen.put(key.as_bytes(), &json(&record("a")));
+        assert_eq!((seen.view.nodes.len(), seen.view.refused.len()), (1, 1));
+        seen.delete(keys.refused(&"b".into()).as_bytes());
+        assert!(seen.view.refused.is_empty());
+    }
+
+    #[test]
     fn rubbish_under_our_keys_changes_nothing() {
         let keys = Keys::new("c", "m".into());
-        let mut seen = SeenCluster::new(keys.clone());
+        let mut seen = SeenCluster::new(keys.clone(), profile());
         seen.put(keys.placement().as_bytes(), &json(&placement(3)));
         seen.put(keys.placement().as_bytes(), b"{");
         seen.put(keys.node(&"a".into()).as_bytes(), b"[]");

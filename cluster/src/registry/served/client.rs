@@ -12,8 +12,8 @@ use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::registry_client::RegistryClient;
-use tramontane_router::placement::Placement;
-use tramontane_router::{ClusterView, Epoch, NodeRecord};
+use tramontane_router::placement::{Order, Orders, Placement};
+use tramontane_router::{ClusterView, Epoch, NodeId, NodeRecord};
 
 use super::{HEARTBEAT, REPLY_TIMEOUT, UPDATES};
 use crate::registry::{
@@ -125,6 +125,31 @@ impl Registry for ServedRegistry {
         let mut receiver = self.views.clone();
         receiver.mark_changed();
         Watch(receiver)
+    }
+
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<Orders, RegistryError>> {
+        use pb::order_reply::Outcome;
+        let mut client = self.client.clone();
+        async move {
+            let request = Request::new(wire::order_to_pb(&order));
+            match within(async { client.order(request).await.map_err(lost) }).await?.into_inner().outcome {
+                Some(Outcome::Orders(orders)) => Ok(wire::orders_from_pb(orders)),
+                Some(Outcome::Refused(refused)) => Err(wire::refused_from_pb(refused)),
+                None => Err(RegistryError::Lost { why: "an empty answer".into() }),
+            }
+        }
+        .boxed()
+    }
+
+    fn tell_refused(&self, node: NodeId, why: String) -> BoxFuture<'_, ()> {
+        let mut client = self.client.clone();
+        async move {
+            let request = Request::new(wire::refused_node(&node, &why));
+            if let Err(error) = within(async { client.tell_refused(request).await.map_err(lost) }).await {
+                tracing::warn!(%error, "the cluster has not heard of the refusal");
+            }
+        }
+        .boxed()
     }
 
     fn propose(&self, placement: Placement) -> BoxFuture<'_, Result<Accepted, RegistryError>> {

@@ -80,6 +80,23 @@ impl Service for Served {
         };
         Ok(Response::new(pb::ProposeReply { outcome: Some(outcome) }))
     }
+
+    async fn order(&self, request: Request<pb::OrderRequest>) -> Result<Response<pb::OrderReply>, Status> {
+        use pb::order_reply::Outcome;
+        let order = wire::order_from_pb(request.into_inner()).map_err(invalid)?;
+        let outcome = match self.registry.order(order).await {
+            Ok(orders) => Outcome::Orders(wire::orders_to_pb(&orders)),
+            Err(error @ RegistryError::Lost { .. }) => return Err(Status::unavailable(error.to_string())),
+            Err(error) => Outcome::Refused(wire::refused_to_pb(error)),
+        };
+        Ok(Response::new(pb::OrderReply { outcome: Some(outcome) }))
+    }
+
+    async fn tell_refused(&self, request: Request<pb::RefusedNode>) -> Result<Response<pb::TellRefusedReply>, Status> {
+        let pb::RefusedNode { node, why } = request.into_inner();
+        self.registry.tell_refused(node.into(), why).await;
+        Ok(Response::new(pb::TellRefusedReply {}))
+    }
 }
 
 fn invalid(malformed: Malformed) -> Status {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::placement::{Ledger, Term};
+use crate::placement::{Ledger, Order, Term};
 use crate::testing::record;
 
 fn desire(experts: u32, replicas: usize) -> Desire {
@@ -149,7 +149,7 @@ fn a_node_that_drains_is_emptied_at_once_and_a_last_one_never() {
     for node in world.view.nodes.values_mut() {
         node.draining = true;
     }
-    assert!(matches!(world.decide(), Decision::Wait { why: "nodes that stay", .. }));
+    assert!(matches!(world.decide(), Decision::Wait { why: "nodes that take experts", .. }));
     assert!(!is_drained(&world.view, &"a".into()));
 }
 
@@ -246,4 +246,76 @@ proptest! {
             prop_assert_eq!(world.holders(e).len(), replicas);
         }
     }
+}
+
+#[test]
+fn a_rebalance_waits_for_nobody_and_says_when_it_is_done() {
+    let mut world = World::new(&["a", "b"], 8, 1);
+    world.settle();
+    world.view.nodes.insert("c".into(), record("c"));
+    world.view.nodes.remove(&NodeId::from("b"));
+    // By itself it would wait, for who comes to settle and for who is gone to come back; but an operator orders it.
+    world.load();
+    world.view.orders = world.view.orders.after(&Order::Rebalance).expect("there is room");
+    let rehearsed = Controller::rehearse(desire(8, 1), ControllerPolicy::default(), &world.view, &BTreeMap::new());
+    let rehearsed = rehearsed.expect("it can be done");
+    assert!(rehearsed.iter().all(|(_, reason)| matches!(reason, Reason::Homeless | Reason::Gone(_))), "{rehearsed:?}");
+    let mut proposals = 0;
+    let order = loop {
+        match world.decide() {
+            Decision::Propose { .. } => proposals += 1,
+            Decision::Rebalanced { order, blocked: None } => break order,
+            other => panic!("{other:?}"),
+        }
+        world.load();
+    };
+    assert_eq!((order, world.view.nodes[&NodeId::from("c")].held.len()), (1, 4));
+    assert!(proposals > 0);
+    world.view.orders = world.view.orders.after(&Order::Rebalanced(order)).expect("there is room");
+    assert!(matches!(world.decide(), Decision::Wait { .. }), "patient again");
+}
+
+#[test]
+fn a_rebalance_that_cannot_be_is_given_up() {
+    let mut world = World::new(&["a"], 8, 1);
+    world.view.nodes.values_mut().for_each(|node| node.capacity = 10);
+    world.view.orders = world.view.orders.after(&Order::Rebalance).expect("there is room");
+    assert!(
+        matches!(world.decide(), Decision::Rebalanced { order: 1, blocked: Some(why) } if why.contains("no node has room"))
+    );
+}
+
+#[test]
+fn a_cordoned_node_is_given_nothing_new_and_keeps_what_it_has() {
+    let mut world = World::new(&["a", "b"], 8, 2);
+    world.settle();
+    world.view.orders = world.view.orders.after(&Order::Cordon("a".into())).expect("there is room");
+    world.view.nodes.insert("c".into(), record("c"));
+    world.settle();
+    let held = |world: &World, id: &str| world.view.nodes[&NodeId::from(id)].held.len();
+    assert_eq!([held(&world, "a"), held(&world, "b") + held(&world, "c")], [8, 8]);
+    world.view.nodes.remove(&NodeId::from("b"));
+    world.settle();
+    assert_eq!([held(&world, "a"), held(&world, "c")], [8, 8], "only the others make up for it");
+    world.view.orders = world.view.orders.after(&Order::Uncordon("a".into())).expect("there is room");
+    world.view.nodes.insert("d".into(), record("d"));
+    world.settle();
+    assert!(held(&world, "a") < 8 && held(&world, "d") > 0, "it gives and gets again");
+}
+
+#[test]
+fn it_is_said_why_an_expert_moves() {
+    let mut world = World::new(&["a", "b", "c"], 8, 1);
+    world.settle();
+    world.view.nodes.get_mut(&NodeId::from("a")).expect("a").draining = true;
+    let why = |world: &World, rates: &BTreeMap<ExpertId, f32>| {
+        let changes = Controller::rehearse(desire(8, 1), ControllerPolicy::default(), &world.view, rates);
+        changes.expect("it can be done").into_iter().map(|(_, reason)| reason.to_string()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(why(&world, &BTreeMap::new()), ["a leaves".to_owned()].into());
+    world.view.nodes.get_mut(&NodeId::from("a")).expect("a").draining = false;
+    assert_eq!(why(&world, &BTreeMap::new()), BTreeSet::new());
+    assert_eq!(why(&world, &[(ExpertId::new(0, 3), 100.0)].into()), ["it is hot".to_owned()].into());
+    world.view.nodes.insert("d".into(), record("d"));
+    assert_eq!(why(&world, &BTreeMap::new()), ["balance".to_owned()].into());
 }

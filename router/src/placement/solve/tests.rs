@@ -9,7 +9,7 @@ use super::*;
 const BYTES: u64 = 10;
 
 fn node(i: usize, experts: usize) -> NodeRoom {
-    NodeRoom { id: format!("n{i:02}").into(), capacity: experts as u64 * BYTES, draining: false }
+    NodeRoom::open(format!("n{i:02}").into(), experts as u64 * BYTES)
 }
 
 fn problem(layers: u32, experts: u32, nodes: usize, replicas: usize) -> Problem {
@@ -25,7 +25,7 @@ fn problem(layers: u32, experts: u32, nodes: usize, replicas: usize) -> Problem 
 /// Replicas a node of the problem that is not draining has.
 fn loads(problem: &Problem, placement: &Placement) -> Vec<usize> {
     let on = |id: &NodeId| placement.replicas.values().filter(|nodes| nodes.contains(id)).count();
-    problem.nodes.iter().filter(|n| !n.draining).map(|n| on(&n.id)).collect()
+    problem.nodes.iter().filter(|n| n.standing != Standing::Leaving).map(|n| on(&n.id)).collect()
 }
 
 fn spread(loads: &[usize]) -> usize {
@@ -44,7 +44,8 @@ fn moves(before: &Placement, after: &Placement) -> Vec<(ExpertId, NodeId)> {
 /// Each expert on `replicas` distinct nodes, ascending, none of them draining, and nobody over capacity.
 fn assert_valid(problem: &Problem, placement: &Placement) {
     assert_eq!(placement.replicas.len(), problem.experts.len());
-    let rooms: BTreeMap<_, _> = problem.nodes.iter().filter(|n| !n.draining).map(|n| (&n.id, n.capacity)).collect();
+    let rooms: BTreeMap<_, _> =
+        problem.nodes.iter().filter(|n| n.standing != Standing::Leaving).map(|n| (&n.id, n.capacity)).collect();
     let mut used = BTreeMap::<&NodeId, u64>::new();
     for expert in &problem.experts {
         let nodes = &placement.replicas[&expert.id];
@@ -108,11 +109,11 @@ fn unequal_capacities_are_filled_before_it_gives_up() {
 fn a_draining_node_is_emptied_and_a_last_one_is_not() {
     let mut problem = problem(4, 4, 3, 1);
     let before = solve(&problem, None).unwrap();
-    problem.nodes[1].draining = true;
+    problem.nodes[1].standing = Standing::Leaving;
     let after = solve(&problem, Some(&before)).unwrap();
     assert_valid(&problem, &after);
     assert_eq!(moves(&before, &after).len(), loads(&self::problem(4, 4, 3, 1), &before)[1]);
-    problem.nodes.iter_mut().for_each(|n| n.draining = true);
+    problem.nodes.iter_mut().for_each(|n| n.standing = Standing::Leaving);
     assert_eq!(solve(&problem, Some(&before)), Err(SolveError::NoNodes));
 }
 
@@ -191,7 +192,59 @@ fn when_a_node_leaves_only_its_experts_move() {
     });
 }
 
+#[test]
+fn a_cordoned_node_keeps_what_it_has_and_gets_nothing() {
+    let mut problem = problem(2, 8, 2, 2);
+    let before = solve(&problem, None).unwrap();
+    problem.nodes[0].standing = Standing::Cordoned;
+    problem.nodes.push(node(2, 10_000));
+    let after = solve(&problem, Some(&before)).unwrap();
+    let on = |placement: &Placement, i: usize| loads(&problem, placement)[i];
+    assert_eq!((on(&after, 0), on(&after, 1) + on(&after, 2)), (16, 16), "it neither gets nor gives");
+    assert_eq!(solve(&problem, Some(&after)).unwrap(), after);
+    // It is no node for what it does not have: one replica is all there can be.
+    problem.nodes.truncate(2);
+    let alone = solve(&problem, None).unwrap();
+    assert_eq!(loads(&problem, &alone), [0, 16]);
+    problem.nodes.truncate(1);
+    assert_eq!(solve(&problem, None), Err(SolveError::NoNodes));
+    assert_eq!(loads(&problem, &solve(&problem, Some(&before)).unwrap()), [16], "what it has, it keeps");
+}
+
+#[test]
+fn nodes_get_experts_in_proportion_to_their_speed_and_unknown_ones_as_the_average() {
+    let mut problem = problem(4, 8, 4, 1);
+    for (node, speed) in problem.nodes.iter_mut().zip([3000, 1000, 2000, 0]) {
+        node.speed = speed;
+    }
+    let placed = solve(&problem, None).unwrap();
+    assert_eq!(loads(&problem, &placed), [12, 4, 8, 8]);
+    assert_eq!(solve(&problem, Some(&placed)).unwrap(), placed);
+    // What is measured a little differently moves nothing.
+    problem.nodes[1].speed = 1050;
+    assert_eq!(solve(&problem, Some(&placed)).unwrap(), placed);
+    problem.nodes[1].speed = 3000;
+    assert!(loads(&problem, &solve(&problem, Some(&placed)).unwrap())[1] >= 8);
+}
+
 proptest! {
+    #[test]
+    fn speeds_and_cordons_keep_it_valid_and_stable(
+        nodes in prop::collection::vec((0u32..5000, any::<bool>()), 1..7), experts in 1u32..9, replicas in 1usize..4, cordons in any::<u8>(),
+    ) {
+        let mut problem = problem(3, experts, nodes.len(), replicas);
+        let before = solve(&problem, None).unwrap();
+        for (i, (room, &(speed, known))) in problem.nodes.iter_mut().zip(&nodes).enumerate() {
+            room.speed = if known { speed } else { 0 };
+            room.standing = if cordons >> i & 1 == 1 { Standing::Cordoned } else { Standing::Open };
+        }
+        let after = solve(&problem, Some(&before)).unwrap();
+        assert_valid(&problem, &after);
+        let is_cordoned = |id: &NodeId| problem.nodes.iter().any(|n| n.id == *id && n.standing == Standing::Cordoned);
+        prop_assert!(moves(&before, &after).iter().chain(&moves(&after, &before)).all(|(_, node)| !is_cordoned(node)));
+        prop_assert_eq!(&solve(&problem, Some(&after)).unwrap(), &after);
+    }
+
     #[test]
     fn any_history_ends_valid_balanced_and_stable(layers in 1u32..5, experts in 1u32..9, history in prop::collection::vec((1u8..=255, 1usize..4, 0usize..6), 1..8)) {
         let mut previous: Option<Placement> = None;
