@@ -11,6 +11,8 @@ mod chat;
 mod checkpoint;
 #[path = "processes/faults.rs"]
 mod faults;
+#[path = "processes/plan.rs"]
+mod plan;
 #[path = "processes/procfs.rs"]
 mod procfs;
 #[path = "processes/refusals.rs"]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -19,6 +20,7 @@ use crate::coordinator::CoordinatorArgs;
 use crate::gateway::GatewayArgs;
 use crate::metrics::MetricsArgs;
 use crate::models::ModelsArgs;
+use crate::plan::PlanArgs;
 use crate::registry::RegistryArgs;
 use crate::tls::{FrontTlsArgs, TlsArgs};
 
@@ -112,6 +114,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Measure how fast a model runs on this machine
     Bench(BenchArgs),
+    /// Compute what a cluster would hold, how fast it would be, and what it would survive
+    Plan(Box<PlanArgs>),
 }
 
 /// Runs a whole cluster on this machine: serves until Ctrl-C, or completes a prompt.
@@ -314,15 +318,19 @@ impl QuantizeArg {
             Self::Q4_0 => "q4_0",
         }
     }
+
+    /// What it asks for.
+    pub(crate) const fn quantize(self) -> Quantize {
+        match self {
+            Self::Q8_0 => Quantize::Q8_0,
+            Self::Q4_0 => Quantize::Q4_0,
+        }
+    }
 }
 
 impl ModelArgs {
     pub(crate) fn quantize(&self) -> Quantize {
-        match self.quantize {
-            None => Quantize::AsStored,
-            Some(QuantizeArg::Q8_0) => Quantize::Q8_0,
-            Some(QuantizeArg::Q4_0) => Quantize::Q4_0,
-        }
+        self.quantize.map_or(Quantize::AsStored, QuantizeArg::quantize)
     }
 }
 
@@ -367,14 +375,14 @@ pub(crate) fn within(text: &str, range: std::ops::RangeInclusive<usize>) -> Resu
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
-    number(text, |t| (0.0..=2.0).contains(&t), "a number from 0 to 2")
+    number(text, |t: f32| (0.0..=2.0).contains(&t), "a number from 0 to 2")
 }
 
 fn top_p(text: &str) -> Result<f32, String> {
-    number(text, |p| p > 0.0 && p <= 1.0, "a number above 0, at most 1")
+    number(text, |p: f32| p > 0.0 && p <= 1.0, "a number above 0, at most 1")
 }
 
-fn number(text: &str, valid: impl Fn(f32) -> bool, wanted: &str) -> Result<f32, String> {
+pub(crate) fn number<T: FromStr + Copy>(text: &str, valid: impl Fn(T) -> bool, wanted: &str) -> Result<T, String> {
     text.parse().ok().filter(|&x| valid(x)).ok_or_else(|| format!("{wanted} is wanted"))
 }
 

@@ -13,6 +13,7 @@ mod certs;
 mod chat;
 mod client;
 mod coordinator;
+mod cost;
 mod demo;
 mod door;
 mod engine;
@@ -27,6 +28,7 @@ mod office;
 mod output;
 mod panics;
 mod placing;
+mod plan;
 mod progress;
 mod registry;
 mod signals;
@@ -97,6 +99,7 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Models(args) => models::run(args.command),
         Command::Chat(args) => chat::run(args).await,
         Command::Bench(args) => bench::run(args.command).await,
+        Command::Plan(args) => plan::run(&args),
         Command::Status(args) => return admin::tell(&args, Topic::Status).await,
         Command::Nodes(args) => return admin::tell(&args, Topic::Nodes).await,
         Command::Experts(args) => return admin::tell(&args, Topic::Experts).await,

@@ -15,8 +15,8 @@ use tramontane_model::tools::{self, Report, SynthOptions};
 use tramontane_router::placement::{ExpertSize, NodeRoom, Problem, solve};
 use tramontane_router::{ExpertId, ModelId};
 
-pub(crate) use args::ModelsArgs;
 use args::{InspectArgs, ModelsCommand, QuantizeArgs, SplitArgs, SynthArgs, VerifyArgs};
+pub(crate) use args::{ModelsArgs, TypeArg};
 
 use crate::demo;
 use crate::expert_node::cores;

@@ -22,27 +22,27 @@ const FILL: u8 = 0x5a;
 
 /// What the machine's memory gives.
 #[derive(Debug, Serialize)]
-pub(super) struct ReadBandwidth {
+pub(crate) struct ReadBandwidth {
     /// Bytes that were read at each pass.
-    pub(super) buffer_bytes: u64,
+    pub(crate) buffer_bytes: u64,
     /// 10⁹ bytes a second, over the passes.
-    pub(super) gigabytes_per_second: Summary,
+    pub(crate) gigabytes_per_second: Summary,
 }
 
 /// How fast the machine multiplies and adds, from registers alone, by the instructions that the engine uses.
 #[derive(Debug, Serialize)]
-pub(super) struct Arithmetic {
+pub(crate) struct Arithmetic {
     /// 10⁹ f32 operations a second, a multiply-add two.
-    pub(super) float_gigaflops: Summary,
+    pub(crate) float_gigaflops: Summary,
     /// 10⁹ operations a second on 8-bit integers.
-    pub(super) int8_gigaops: Summary,
+    pub(crate) int8_gigaops: Summary,
 }
 
 /// Rounds of a pass over the arithmetic units: some 50 ms.
 const BURN_ROUNDS: usize = 30_000;
 
 /// `None` where the engine runs without an instruction set of its own.
-pub(super) fn arithmetic(compute: &Compute) -> Option<Arithmetic> {
+pub(crate) fn arithmetic(compute: &Compute) -> Option<Arithmetic> {
     let pass = |unit| {
         let started = Instant::now();
         let operations = burn(compute, unit, BURN_ROUNDS)?;
@@ -54,19 +54,19 @@ pub(super) fn arithmetic(compute: &Compute) -> Option<Arithmetic> {
 
 /// What this process takes, in bytes; `None` where the system does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// The most that was resident.
-    pub(super) peak_rss_bytes: Option<u64>,
+    pub(crate) peak_rss_bytes: Option<u64>,
     /// What is resident.
-    pub(super) rss_bytes: Option<u64>,
+    pub(crate) rss_bytes: Option<u64>,
     /// Of it, in anonymous huge pages.
-    pub(super) anon_huge_pages_bytes: Option<u64>,
+    pub(crate) anon_huge_pages_bytes: Option<u64>,
     /// Of it, files mapped by huge pages.
-    pub(super) file_pmd_mapped_bytes: Option<u64>,
+    pub(crate) file_pmd_mapped_bytes: Option<u64>,
 }
 
 /// The CPU's name, where the system says it.
-pub(super) fn cpu() -> Option<String> {
+pub(crate) fn cpu() -> Option<String> {
     std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| cpu_name(&text).map(str::to_owned))
 }
 
@@ -77,7 +77,7 @@ fn cpu_name(cpuinfo: &str) -> Option<&str> {
 }
 
 /// What this process takes now.
-pub(super) fn memory() -> Memory {
+pub(crate) fn memory() -> Memory {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     memory_of(&read("/proc/self/status"), &read("/proc/self/smaps_rollup"))
 }
@@ -98,7 +98,7 @@ fn kibibytes(text: &str, name: &str) -> Option<u64> {
 }
 
 /// A buffer that is read to see what the memory gives at that moment.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     buffer: MmapMut,
     pool: Arc<Pool>,
 }
@@ -108,7 +108,7 @@ impl Reader {
     ///
     /// # Errors
     /// When the system does not give the memory.
-    pub(super) fn new(pool: Arc<Pool>, bytes: u64) -> io::Result<Self> {
+    pub(crate) fn new(pool: Arc<Pool>, bytes: u64) -> io::Result<Self> {
         let pieces = usize::try_from(bytes / PIECE as u64).map_err(io::Error::other)?.max(1);
         let length = pieces.checked_mul(PIECE).ok_or(io::ErrorKind::OutOfMemory)?;
         let mut buffer = MmapMut::map_anon(length)?;
@@ -123,14 +123,14 @@ impl Reader {
     }
 
     /// 10⁹ bytes a second, of one pass on all threads.
-    pub(super) fn pass(&self) -> f64 {
+    pub(crate) fn pass(&self) -> f64 {
         let started = Instant::now();
         black_box(sum(&self.pool, &self.buffer));
         self.buffer.len() as f64 / started.elapsed().as_secs_f64() / 1e9
     }
 
     /// What `passes` came to; `None` of none.
-    pub(super) fn summary(&self, passes: &[f64]) -> Option<ReadBandwidth> {
+    pub(crate) fn summary(&self, passes: &[f64]) -> Option<ReadBandwidth> {
         Some(ReadBandwidth { buffer_bytes: self.buffer.len() as u64, gigabytes_per_second: Summary::of(passes)? })
     }
 }

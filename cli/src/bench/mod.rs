@@ -2,28 +2,27 @@
 //! from outside.
 
 mod args;
-mod cost;
 mod llama_bench;
 mod load;
-mod machine;
+pub(crate) mod machine;
 mod measure;
 mod plan;
 mod report;
-mod stats;
+pub(crate) mod stats;
 
 use anyhow::{Context, bail};
 use tokio::task::spawn_blocking;
 use tramontane_kernels::{Compute, KvType};
 
-pub(crate) use args::BenchArgs;
-use args::{BenchCommand, EngineArgs, OutputArg};
-use cost::ActiveWeights;
+pub(crate) use args::{BenchArgs, OutputArg};
+use args::{BenchCommand, EngineArgs};
 use llama_bench::{Given, Program, is_gguf};
 use machine::{Arithmetic, Memory, ReadBandwidth, Reader};
 use measure::{Engine, Others, Samples, measure, warm_up};
 use plan::Plan;
 use report::{EngineReport, MachineReport, ModelReport, Report, Sizes};
 
+use crate::cost::ModelWeights;
 use crate::expert_node::cores;
 use crate::model::Model;
 use crate::output::out;
@@ -127,7 +126,7 @@ fn report(
     arithmetic: Option<Arithmetic>,
 ) -> anyhow::Result<Report> {
     let config = &model.config;
-    let weights = ActiveWeights::of(&model.checkpoint, config, model.quantize)?;
+    let weights = ModelWeights::of(&model.checkpoint, config, model.quantize)?;
     let sizes = Sizes { config, weights: &weights, kv_type: setup.kv_type };
     let labels: Vec<&str> = measured.labels.iter().map(String::as_str).collect();
     let cases = measured.plan.cases.iter().zip(&measured.samples);

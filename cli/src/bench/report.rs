@@ -6,11 +6,11 @@ use serde::Serialize;
 use tramontane_kernels::KvType;
 use tramontane_model::config::ModelConfig;
 
-use super::cost::{ActiveWeights, kv_bytes};
 use super::machine::{Arithmetic, Memory, ReadBandwidth};
 use super::measure::Samples;
 use super::plan::{Case, Work};
 use super::stats::{Summary, ratio};
+use crate::cost::{ModelWeights, kv_bytes};
 use crate::output::bytes;
 
 /// All of it.
@@ -115,7 +115,7 @@ pub(super) struct OtherReport {
 /// What costs are reckoned from.
 pub(super) struct Sizes<'a> {
     pub(super) config: &'a ModelConfig,
-    pub(super) weights: &'a ActiveWeights,
+    pub(super) weights: &'a ModelWeights,
     pub(super) kv_type: KvType,
 }
 
@@ -263,10 +263,10 @@ mod tests {
     use crate::demo;
 
     /// Reports of `pp8`, `tg4` and `tg4 x 2` on Breeze, at 3 tokens a second where another engine has 2 in the first two.
-    fn cases(read: &[f64]) -> (Vec<CaseReport>, ActiveWeights) {
+    fn cases(read: &[f64]) -> (Vec<CaseReport>, ModelWeights) {
         let checkpoint = Checkpoint::from_files(&demo::FILES).expect("the demo model opens");
         let config = checkpoint.config().expect("it has a configuration");
-        let weights = ActiveWeights::of(&checkpoint, &config, Quantize::AsStored).expect("it is whole");
+        let weights = ModelWeights::of(&checkpoint, &config, Quantize::AsStored).expect("it is whole");
         let sizes = Sizes { config: &config, weights: &weights, kv_type: KvType::F16 };
         let work = WorkArgs {
             prompt_tokens: 8,

@@ -4,18 +4,18 @@ use serde::Serialize;
 
 /// The middle and the ends of some measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Summary {
+pub(crate) struct Summary {
     /// The middle one; of an even number the mean of the two in the middle.
-    pub(super) median: f64,
+    pub(crate) median: f64,
     /// The smallest.
-    pub(super) min: f64,
+    pub(crate) min: f64,
     /// The largest.
-    pub(super) max: f64,
+    pub(crate) max: f64,
 }
 
 impl Summary {
     /// Of `samples` in any order; `None` of none.
-    pub(super) fn of(samples: &[f64]) -> Option<Self> {
+    pub(crate) fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (&min, &max) = (sorted.first()?, sorted.last()?);
@@ -27,7 +27,7 @@ impl Summary {
 
 /// `ours ÷ theirs`: the ratio of the medians; the ends are those of the ratios of each round, whose two measurements stand
 /// at the same place in the two lists. `None` where there is no round.
-pub(super) fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Summary> {
+pub(crate) fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Summary> {
     let rounds: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
     let Summary { min, max, .. } = Summary::of(&rounds)?;
     Some(Summary { median: Summary::of(ours)?.median / Summary::of(theirs)?.median, min, max })

@@ -10,6 +10,7 @@ use tramontane_model::weights::Packing;
 use tramontane_router::flight::Policy;
 use tramontane_router::{NodeId, RowFormat};
 
+use crate::cost::kv_position_bytes;
 use crate::model::Model;
 
 /// Expert nodes of an embedded cluster, unless it is told how many.
@@ -27,7 +28,7 @@ pub(crate) fn node_id(i: usize) -> NodeId {
 
 /// Bytes of one block of keys and values in all layers.
 pub(crate) fn kv_block_bytes(config: &ModelConfig, ty: KvType) -> u64 {
-    (config.layers * config.kv_heads * config.head_dim * KV_BLOCK * 2 * ty.bytes()) as u64
+    (kv_position_bytes(config, ty) * KV_BLOCK) as u64
 }
 
 /// The model's forward pass: its decoder on `compute`, room for `kv_blocks` blocks of keys and values, and the way to its

@@ -20,6 +20,7 @@ use tramontane_kernels::Unquantizable;
 pub use inspect::{ExpertBytes, FileReport, LayerReport, Report, TensorReport, inspect};
 pub use quantize::quantize;
 pub use recipe::Recipe;
+pub use slots::{Role, Slot, slots};
 pub use split::split;
 pub use synth::{Like, SynthOptions, synth};
 pub use verify::{Verdict, verify};

@@ -43,7 +43,7 @@ impl Recipe {
     }
 
     /// The type of the tensor `slot`. Norms and the gate stay F32: they are small, and an error in them costs most.
-    pub(super) fn type_of(self, slot: &Slot, config: &ModelConfig) -> WeightType {
+    pub fn type_of(self, slot: &Slot, config: &ModelConfig) -> WeightType {
         let wanted = match slot.role {
             Role::AttentionNorm
             | Role::OutputNorm

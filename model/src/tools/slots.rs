@@ -5,18 +5,30 @@ use crate::config::{ModelConfig, OutputHead, QkNorm};
 
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub enum Role {
+    /// A row a token.
     Embeddings,
+    /// Before the output.
     OutputNorm,
+    /// Hidden state to logits.
     Output,
+    /// Before attention.
     AttentionNorm,
+    /// To queries.
     Query,
+    /// To keys.
     Key,
+    /// To values.
     Value,
+    /// From attention.
     AttentionOutput,
+    /// Of a query head.
     QueryNorm,
+    /// Of a key head.
     KeyNorm,
+    /// Before the experts.
     ExpertNorm,
+    /// To the experts' scores.
     Gate,
     /// Matrix w1, w2 or w3 (0, 1, 2) of all experts.
     Experts(usize),
@@ -24,13 +36,15 @@ pub(super) enum Role {
 
 /// One tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
-    pub(super) name: String,
-    pub(super) role: Role,
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
     /// Its layer; 0 outside of them.
-    pub(super) layer: usize,
+    pub layer: usize,
     /// Outermost dimension first.
-    pub(super) shape: Vec<usize>,
+    pub shape: Vec<usize>,
 }
 
 impl Slot {
@@ -41,7 +55,7 @@ impl Slot {
 }
 
 /// All tensors of a model of `config`, in the order in which llama.cpp's tools write them.
-pub(super) fn slots(config: &ModelConfig) -> Vec<Slot> {
+pub fn slots(config: &ModelConfig) -> Vec<Slot> {
     let names = Naming::Gguf.names();
     let outer =
         |name: &str, role, shape: &[usize]| Slot { name: name.to_owned(), role, layer: 0, shape: shape.to_vec() };

@@ -1,58 +1,12 @@
-//! The solver's working state: nodes with their replicas and room, and the moves that balance them.
+//! The solver's working state: nodes with their replicas and room, and the moves that balance them. Clusters of thousands are searched
+//! here again and again, so who holds what, and how full the emptiest is, are kept beside the seats.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
+use super::seat::{Origin, SCALE, Seat, weights};
 use super::{NodeRoom, Problem, Standing};
 use crate::{ExpertId, NodeId};
-
-/// The weight of a node that is as fast as the others together, or whose speed nobody knows.
-const AVERAGE: u64 = 4;
-/// The largest weight: of four times that speed, or more.
-const MAX_WEIGHT: u64 = 16;
-/// So that fullness, a whole number, tells all weights apart.
-const SCALE: u64 = 720_720;
-
-/// Where a replica on the board comes from: moving a new one costs nothing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// The previous placement has it on this node.
-    Kept,
-    /// It was put here just now.
-    New,
-}
-
-/// One node.
-struct Seat<'p> {
-    id: &'p NodeId,
-    zone: &'p str,
-    /// Bytes left.
-    free: u64,
-    /// Whether it neither gets nor gives.
-    cordoned: bool,
-    /// Its share of the work, in parts of [`AVERAGE`].
-    weight: u64,
-    replicas: BTreeMap<ExpertId, Origin>,
-}
-
-impl Seat<'_> {
-    /// How full `replicas` make it, beside others.
-    fn fullness(&self, replicas: usize) -> u64 {
-        replicas as u64 * SCALE / self.weight
-    }
-
-    /// Whether one replica fewer here and one more there makes the two more even.
-    fn should_give_to(&self, to: &Self) -> bool {
-        let (from, there) = (self.replicas.len() as u64, to.replicas.len() as u64);
-        // What a move changes in Σ replicas² ÷ weight; that sum falls with each, so moving ends.
-        (2 * from).saturating_sub(1) * to.weight > (2 * there + 1) * self.weight
-    }
-
-    /// Replicas of one layer.
-    fn of_layer(&self, layer: u32) -> usize {
-        self.replicas.range(ExpertId::new(layer, 0)..=ExpertId::new(layer, u32::MAX)).count()
-    }
-}
 
 /// `expert` goes from one seat to another.
 struct Move {
@@ -73,27 +27,54 @@ struct Step {
 /// All nodes that may hold experts, ascending by id; a seat is an index into them.
 pub(super) struct Board<'p> {
     seats: Vec<Seat<'p>>,
+    /// How many zones they stand in.
+    zones: usize,
+    /// How many of them are cordoned.
+    cordoned: usize,
     bytes: BTreeMap<ExpertId, u64>,
+    /// The seats that hold each expert, ascending: what a cluster of thousands would be searched for again and again.
+    holders: BTreeMap<ExpertId, Vec<usize>>,
+    /// How many seats have each [`Seat::next`].
+    lengths: BTreeMap<u64, usize>,
+    /// How full one replica makes the fastest seat.
+    fastest: u64,
 }
 
 impl<'p> Board<'p> {
     /// An empty board of the problem's nodes that are not draining.
     pub(super) fn new(problem: &'p Problem, zones: &'p BTreeMap<NodeId, String>) -> Self {
         let zone = |node: &NodeRoom| zones.get(&node.id).map_or("", String::as_str);
+        let mut numbers: BTreeMap<&str, usize> = problem.nodes.iter().map(|node| (zone(node), 0)).collect();
+        numbers.values_mut().zip(0..).for_each(|(number, i)| *number = i);
         let weight = weights(&problem.nodes);
-        let seat = |node: &'p NodeRoom| Seat {
-            id: &node.id,
-            zone: zone(node),
-            free: node.capacity,
-            cordoned: node.standing == Standing::Cordoned,
-            weight: weight(node.speed),
-            replicas: BTreeMap::new(),
+        let seat = |node: &'p NodeRoom| {
+            let weight = weight(node.speed);
+            Seat {
+                id: &node.id,
+                zone: numbers[zone(node)],
+                free: node.capacity,
+                cordoned: node.standing == Standing::Cordoned,
+                weight,
+                replicas: BTreeMap::new(),
+                next: SCALE / weight,
+            }
         };
         let stays = |node: &&NodeRoom| node.standing != Standing::Leaving;
         let mut seats: Vec<_> = problem.nodes.iter().filter(stays).map(seat).collect();
         seats.sort_by_key(|seat| seat.id);
         seats.dedup_by_key(|seat| seat.id);
-        Self { seats, bytes: problem.experts.iter().map(|e| (e.id, e.bytes)).collect() }
+        let mut lengths = BTreeMap::<u64, usize>::new();
+        seats.iter().for_each(|seat| *lengths.entry(seat.next).or_default() += 1);
+        Self {
+            zones: numbers.len(),
+            cordoned: seats.iter().filter(|seat| seat.cordoned).count(),
+            seats,
+            bytes: problem.experts.iter().map(|e| (e.id, e.bytes)).collect(),
+            holders: BTreeMap::new(),
+            // All are empty.
+            fastest: lengths.keys().next().copied().unwrap_or(SCALE),
+            lengths,
+        }
     }
 
     /// How many nodes there are.
@@ -103,7 +84,8 @@ impl<'p> Board<'p> {
 
     /// How many nodes may hold `expert`: those that take experts, and the cordoned ones that have it.
     pub(super) fn reach(&self, expert: ExpertId) -> usize {
-        self.seats.iter().filter(|s| !s.cordoned || s.replicas.contains_key(&expert)).count()
+        let kept = self.seats_of(expert).iter().filter(|&&seat| self.seats[seat].cordoned).count();
+        self.len() - self.cordoned + kept
     }
 
     /// The experts to place, ascending.
@@ -113,12 +95,16 @@ impl<'p> Board<'p> {
 
     /// The nodes that hold `expert`, ascending.
     pub(super) fn holders(&self, expert: ExpertId) -> Vec<NodeId> {
-        self.seats.iter().filter(|s| s.replicas.contains_key(&expert)).map(|s| s.id.clone()).collect()
+        self.seats_of(expert).iter().map(|&seat| self.seats[seat].id.clone()).collect()
     }
 
     /// How many nodes hold `expert`.
     pub(super) fn copies(&self, expert: ExpertId) -> usize {
-        self.seats.iter().filter(|s| s.replicas.contains_key(&expert)).count()
+        self.seats_of(expert).len()
+    }
+
+    fn seats_of(&self, expert: ExpertId) -> &[usize] {
+        self.holders.get(&expert).map_or(&[], Vec::as_slice)
     }
 
     /// Keeps a replica of the previous placement, if its expert and node are still there and it still fits.
@@ -132,7 +118,7 @@ impl<'p> Board<'p> {
 
     /// Takes `expert` from that of its holders which shares a zone with most others, then the fullest (ties: the highest id).
     pub(super) fn drop_one(&mut self, expert: ExpertId) {
-        let holders = (0..self.len()).filter(|&s| self.seats[s].replicas.contains_key(&expert));
+        let holders = self.seats_of(expert).iter().copied();
         if let Some(seat) = holders.max_by_key(|&s| (self.beside(expert, s, s), self.length(s))) {
             self.take(seat, expert);
         }
@@ -146,8 +132,7 @@ impl<'p> Board<'p> {
     /// Replicas of `expert` in the zone of `seat`, without the one on `but`.
     fn beside(&self, expert: ExpertId, seat: usize, but: usize) -> usize {
         let zone = self.seats[seat].zone;
-        let others = self.seats.iter().enumerate().filter(|&(other, s)| other != but && s.zone == zone);
-        others.filter(|(_, s)| s.replicas.contains_key(&expert)).count()
+        self.seats_of(expert).iter().filter(|&&other| other != but && self.seats[other].zone == zone).count()
     }
 
     /// Moves replicas that share a zone to zones that have none of theirs, where there is room.
@@ -161,9 +146,13 @@ impl<'p> Board<'p> {
     }
 
     fn spreading(&self, expert: ExpertId) -> Option<Move> {
-        let crowded =
-            |&from: &usize| self.seats[from].replicas.contains_key(&expert) && self.beside(expert, from, from) > 0;
-        let from = self.open().filter(crowded).max_by_key(|&from| self.beside(expert, from, from))?;
+        let crowded = |&from: &usize| !self.seats[from].cordoned && self.beside(expert, from, from) > 0;
+        let from = self
+            .seats_of(expert)
+            .iter()
+            .copied()
+            .filter(crowded)
+            .max_by_key(|&from| self.beside(expert, from, from))?;
         let free =
             |&to: &usize| self.may_take(to, expert) && self.beside(expert, to, from) < self.beside(expert, from, from);
         let fullness = |&to: &usize| (self.beside(expert, to, from), self.length(to));
@@ -176,20 +165,40 @@ impl<'p> Board<'p> {
     /// Says whether it found a place.
     #[must_use]
     pub(super) fn place(&mut self, expert: ExpertId, preferred: usize) -> bool {
-        let n = self.len();
-        let candidates = (0..n).filter(|&seat| self.may_take(seat, expert));
-        let best = candidates.min_by_key(|&seat| {
-            let s = &self.seats[seat];
-            (
-                self.beside(expert, seat, seat),
-                s.fullness(s.of_layer(expert.layer) + 1),
-                s.fullness(s.replicas.len() + 1),
-                (seat + n - preferred % n) % n,
-            )
-        });
-        let Some(seat) = best.or_else(|| self.make_room(expert)) else { return false };
+        let Some(seat) = self.best_seat(expert, preferred).or_else(|| self.make_room(expert)) else { return false };
         self.put(seat, expert, Origin::New);
         true
+    }
+
+    /// The node that [`Board::place`] describes, among those with room.
+    fn best_seat(&self, expert: ExpertId, preferred: usize) -> Option<usize> {
+        let bytes = *self.bytes.get(&expert)?;
+        let mut beside = vec![0_usize; self.zones];
+        self.seats_of(expert).iter().for_each(|&seat| beside[self.seats[seat].zone] += 1);
+        let shortest = self.lengths.keys().next().copied();
+        let mut best: Option<((usize, u64, u64), usize)> = None;
+        let start = preferred % self.len();
+        // From the preferred one on, so that of equals the first is taken.
+        for seat in (start..self.len()).chain(0..start) {
+            let s = &self.seats[seat];
+            if s.cordoned || bytes > s.free {
+                continue;
+            }
+            // Most seats are worse whatever they hold of the layer, which takes long to look up.
+            let empty = (beside[s.zone], s.fullness(1), s.next);
+            if best.is_some_and(|(key, _)| empty >= key) || s.replicas.contains_key(&expert) {
+                continue;
+            }
+            let key = (empty.0, s.fullness(s.of_layer(expert.layer) + 1), s.next);
+            if best.is_none_or(|(best, _)| key < best) {
+                best = Some((key, seat));
+                // None can be better: no seat is faster than the fastest, or emptier than the emptiest.
+                if key.0 == 0 && key.1 == self.fastest && Some(key.2) == shortest {
+                    break;
+                }
+            }
+        }
+        best.map(|(_, seat)| seat)
     }
 
     /// Moves replicas until no move makes two nodes more even (equal ones: until none has two more than another), or none is
@@ -201,7 +210,9 @@ impl<'p> Board<'p> {
     /// Shortens the longest node it can, at the cost of new replicas if that will do, else of a kept one.
     fn balance_once(&mut self) -> bool {
         let evens = |from: usize, to: usize| self.seats[from].should_give_to(&self.seats[to]);
-        let mut order: Vec<usize> = self.open().collect();
+        // Who has nothing to give to the one that most should be given to has nothing to give to anybody.
+        let Some(neediest) = self.neediest() else { return false };
+        let mut order: Vec<usize> = self.open().filter(|&from| evens(from, neediest)).collect();
         order.sort_by_key(|&seat| (Reverse(self.length(seat)), seat));
         for &from in &order {
             let start = [(from, Step { from: None, arrives: None })];
@@ -210,11 +221,23 @@ impl<'p> Board<'p> {
                 return true;
             }
         }
-        let pairs = order.iter().flat_map(|&from| order.iter().rev().map(move |&to| (from, to)));
+        let mut takers: Vec<usize> = self.open().collect();
+        takers.sort_by_key(|&seat| (self.length(seat), Reverse(seat)));
+        let pairs = order.iter().flat_map(|&from| takers.iter().map(move |&to| (from, to)));
         let mut uneven = pairs.filter(|&(from, to)| evens(from, to));
         let Some(found) = uneven.find_map(|(from, to)| self.best_move(from, to)) else { return false };
         self.apply(vec![found]);
         true
+    }
+
+    /// The seat that any other should rather give to than to the rest.
+    fn neediest(&self) -> Option<usize> {
+        // As `should_give_to` compares: (2 × replicas + 1) ÷ weight.
+        let need = |seat: usize| (2 * self.seats[seat].replicas.len() as u64 + 1, self.seats[seat].weight);
+        self.open().min_by(|&a, &b| {
+            let ((a, weight_a), (b, weight_b)) = (need(a), need(b));
+            (a * weight_b).cmp(&(b * weight_a))
+        })
     }
 
     /// The move between two nodes that spreads its layer best.
@@ -257,6 +280,9 @@ impl<'p> Board<'p> {
             let movable = seat.replicas.iter().filter(|&(_, &origin)| only.is_none_or(|o| o == origin));
             let makes_room = |e: &ExpertId| seat.free.saturating_add(self.bytes[e]) >= arriving;
             let leaving: Vec<ExpertId> = movable.map(|(&expert, _)| expert).filter(makes_room).collect();
+            if leaving.is_empty() {
+                continue;
+            }
             for to in self.open() {
                 if reached.contains_key(&to) {
                     continue;
@@ -305,22 +331,32 @@ impl<'p> Board<'p> {
     fn put(&mut self, seat: usize, expert: ExpertId, origin: Origin) {
         self.seats[seat].free -= self.bytes[&expert];
         self.seats[seat].replicas.insert(expert, origin);
+        let holders = self.holders.entry(expert).or_default();
+        if let Err(at) = holders.binary_search(&seat) {
+            holders.insert(at, seat);
+        }
+        self.measure(seat);
     }
 
     fn take(&mut self, seat: usize, expert: ExpertId) {
         self.seats[seat].free += self.bytes[&expert];
         self.seats[seat].replicas.remove(&expert);
+        self.holders.entry(expert).or_default().retain(|&holder| holder != seat);
+        self.measure(seat);
     }
-}
 
-/// The weight of a node by its speed, beside the known speeds of all that take experts.
-fn weights(nodes: &[NodeRoom]) -> impl Fn(u32) -> u64 {
-    let known = || nodes.iter().filter(|n| n.standing == Standing::Open && n.speed > 0).map(|n| u64::from(n.speed));
-    let (sum, count) = (known().sum::<u64>(), known().count() as u64);
-    move |speed| match (speed, sum) {
-        (0, _) | (_, 0) => AVERAGE,
-        // Rounded to parts of the average: experts are not moved for less.
-        (speed, sum) => ((2 * AVERAGE * u64::from(speed) * count + sum) / (2 * sum)).clamp(1, MAX_WEIGHT),
+    /// Notes that a seat has more replicas than before, or fewer.
+    fn measure(&mut self, seat: usize) {
+        let s = &mut self.seats[seat];
+        let next = s.fullness(s.replicas.len() + 1);
+        let before = std::mem::replace(&mut s.next, next);
+        *self.lengths.entry(next).or_default() += 1;
+        if let Some(count) = self.lengths.get_mut(&before) {
+            *count -= 1;
+            if *count == 0 {
+                self.lengths.remove(&before);
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod document;
 mod ledger;
 mod orders;
 mod rescue;
+mod seat;
 mod solve;
 
 pub use check::{Violation, check};

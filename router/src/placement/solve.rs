@@ -184,7 +184,8 @@ fn fill(board: &mut Board<'_>, problem: &Problem, wanted: &Wanted) -> Result<(),
     let nodes = board.len();
     let places: Vec<(usize, ExpertId)> = board.experts().into_iter().enumerate().collect();
     for layer in places.chunk_by(|(_, a), (_, b)| a.layer == b.layer) {
-        for (copy, &(i, expert)) in (0..nodes).flat_map(|copy| layer.iter().map(move |place| (copy, place))) {
+        let most = layer.iter().map(|(_, expert)| wanted[expert].0).max().unwrap_or(0);
+        for (copy, &(i, expert)) in (0..most).flat_map(|copy| layer.iter().map(move |place| (copy, place))) {
             let (wanted, needed) = wanted[&expert];
             if board.copies(expert) > copy || copy >= wanted {
                 continue;
