@@ -13,6 +13,7 @@ use tramontane_cluster::registry::Registry;
 use tramontane_cluster::tls::{Role, Security};
 use tramontane_coordinator::metrics::ClusterCollector;
 use tramontane_coordinator::{AUDIT_EVERY, ClusterAdmin};
+use tramontane_gateway::metrics::EngineCollector;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
@@ -126,10 +127,13 @@ async fn serve(
     let exchange = GrpcExchange::new(Handle::current(), model.profile.clone(), security.clone());
     let exchange = Box::new(exchange.counted_by(exchange_metrics.clone()));
     let kv = KvRoom::of(&args.kv);
-    let Started { engine, peers } = start_engine(model, compute, kv, exchange, registry.watch(), args.audit.into())?;
+    let Started { engine, peers, metrics } =
+        start_engine(model, compute, kv, exchange, registry.watch(), args.audit.into())?;
     admin.serves(Arc::new(engine.clone()), peers);
     let front = front_door(&model.checkpoint, &model.config, &model.profile, Arc::new(engine.clone()))?;
     door.show(&front, &security, |registry| {
+        registry.register_collector(Box::new(EngineCollector(Arc::new(engine.clone()))));
+        metrics.register(registry);
         exchange_metrics.register(registry);
         registry.register_collector(Box::new(ClusterCollector(admin.clone())));
     });

@@ -19,7 +19,6 @@ use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::grpc::{GrpcServer, Health};
 use tramontane_gateway::http::{CLOSING, Gateway, Speaks, Timeouts, bind, routes, serve};
 use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
-use tramontane_gateway::metrics::EngineCollector;
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
@@ -140,7 +139,7 @@ impl Door {
         self.addr
     }
 
-    /// Shows metrics of `front`'s requests and of its engine, and what `register` adds.
+    /// Shows metrics of `front`'s requests, and what `register` adds.
     pub(crate) fn show(&self, front: &FrontDoor, security: &Security, register: impl FnOnce(&mut Registry)) {
         let card = &front.model().card;
         let of = ModelLabels {
@@ -151,7 +150,6 @@ impl Door {
         };
         self.metrics.show(of, security, |registry| {
             self.gateway.metrics().register(registry);
-            registry.register_collector(Box::new(EngineCollector(front.engine().clone())));
             register(registry);
         });
     }

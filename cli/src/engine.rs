@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tramontane_cluster::engine::{InProcessEngine, in_process};
 use tramontane_cluster::exchange::Exchange;
 use tramontane_cluster::registry::Watch;
+use tramontane_coordinator::metrics::EngineMetrics;
 use tramontane_coordinator::{Auditing, EngineLoop, EngineOptions, KV_BLOCK, Limits, PeerReport, Vocabulary};
 use tramontane_kernels::{Compute, KvType};
 use tramontane_model::tokenizer::Tokenizer;
@@ -25,6 +26,7 @@ pub(crate) struct Started {
     pub(crate) engine: InProcessEngine,
     /// What it holds against nodes.
     pub(crate) peers: watch::Receiver<PeerReport>,
+    pub(crate) metrics: EngineMetrics,
 }
 
 /// What the KV cache is made of.
@@ -59,11 +61,13 @@ pub(crate) fn start_engine(
     let peers = forward.peers();
     let (engine, inbox) = in_process(model.engine_info(kv.ty), ENGINE_QUEUE);
     let mut engine_loop = EngineLoop::new(inbox, forward, EngineOptions { limits: LIMITS, kv_blocks: blocks })?;
+    let metrics = EngineMetrics::default();
+    engine_loop = engine_loop.counted_by(metrics.clone());
     let tokenizer = Tokenizer::of(&model.checkpoint)?;
     match Vocabulary::of(&tokenizer, config.vocab, &config.eos) {
         Ok(vocabulary) => engine_loop = engine_loop.with_vocabulary(vocabulary),
         Err(error) => tracing::warn!(%error, "requests with constraints will be refused"),
     }
     thread::Builder::new().name("engine".to_owned()).spawn(move || engine_loop.run())?;
-    Ok(Started { engine, peers })
+    Ok(Started { engine, peers, metrics })
 }

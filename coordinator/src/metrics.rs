@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 use tramontane_cluster::admin::Admin;
 use tramontane_cluster::registry::Health;
 use tramontane_router::ExpertId;
@@ -16,6 +19,10 @@ use crate::ClusterAdmin;
 
 /// The metrics' names, without their prefix; of counters without `_total`.
 pub mod names {
+    /// From a request's arrival at the engine to its first step.
+    pub const REQUEST_QUEUE_TIME: &str = "request_queue_time_seconds";
+    /// From a request's first step to its first token.
+    pub const REQUEST_PREFILL_TIME: &str = "request_prefill_time_seconds";
     /// Dispatches sent again or beside, by `reason`: `resent`, `hedged`, `rescued`.
     pub const REDISPATCH: &str = "redispatch";
     /// Experts that no live node holds.
@@ -28,6 +35,41 @@ pub mod names {
     pub const REGISTRY_CONNECTED: &str = "registry_connected";
     /// Nodes in the cluster, by `state`: `ready`, `suspected`, `quarantined`, `draining`.
     pub const NODES: &str = "nodes";
+}
+
+/// vLLM's buckets of a request's times, in seconds.
+const TIMES: [f64; 21] = [
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
+    1920.0, 7680.0,
+];
+
+/// Times of an engine's requests. Clones count together.
+#[derive(Clone, Debug)]
+pub struct EngineMetrics {
+    queue: Histogram,
+    prefill: Histogram,
+}
+
+impl Default for EngineMetrics {
+    fn default() -> Self {
+        Self { queue: Histogram::new(TIMES), prefill: Histogram::new(TIMES) }
+    }
+}
+
+impl EngineMetrics {
+    /// Shows them in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(names::REQUEST_QUEUE_TIME, "From arrival to the first step", self.queue.clone());
+        registry.register(names::REQUEST_PREFILL_TIME, "From the first step to the first token", self.prefill.clone());
+    }
+
+    pub(crate) fn queued(&self, time: Duration) {
+        self.queue.observe(time.as_secs_f64());
+    }
+
+    pub(crate) fn prefilled(&self, time: Duration) {
+        self.prefill.observe(time.as_secs_f64());
+    }
 }
 
 /// Shows a coordinator's cluster.

@@ -8,17 +8,23 @@ import subprocess
 import pods
 import render
 
-# What is being built beside these manifests. An entry that the binary knows must go from here.
-COMING_FLAGS = {"--tls-cert", "--tls-key", "--tls-ca", "--metrics"}
-# The metrics of the conventions, until they stand as constants in the crates; then they are read from there.
-METRICS = """
-num_requests_running num_requests_waiting kv_cache_usage_perc prompt_tokens_total generation_tokens_total request_success_total
-num_preemptions_total prefix_cache_queries_total prefix_cache_hits_total time_to_first_token_seconds inter_token_latency_seconds
-e2e_request_latency_seconds request_queue_time_seconds request_prefill_time_seconds request_decode_time_seconds
-request_prompt_tokens request_generation_tokens requests_rejected_total expert_tokens_total dispatch_seconds redispatch_total
-experts_unavailable expert_replicas_min placement_epoch registry_connected exchange_bytes_total model_info
-""".split()
-HISTOGRAMS = {name for name in METRICS if name.endswith("_seconds") or name in ("request_prompt_tokens", "request_generation_tokens")}
+# Where the metrics' names stand.
+METRICS_OF = ["cli", "cluster", "coordinator", "expert-node", "gateway"]
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+
+
+def constants():
+    for crate in METRICS_OF:
+        with open(os.path.join(ROOT, crate, "src/metrics.rs")) as file:
+            found = re.findall(r'const [A-Z0-9_]+: &str = "([a-z0-9_]+)";', file.read())
+        assert found, f"no names of metrics in {crate}"
+        yield from found
+
+
+# Counters are shown with `_total` behind their names, the model's information with `_info`.
+NAMES = set(constants())
+METRICS = NAMES | {name + "_total" for name in NAMES} | {"model_info"}
+HISTOGRAMS = {name for name in NAMES if name.endswith("_seconds") and "timestamp" not in name or name in ("request_prompt_tokens", "request_generation_tokens")}
 # The paths that the listener of --metrics answers, and the flags that say where a port is.
 PROBES = {"/healthz", "/readyz"}
 LISTENERS = {"--http", "--grpc", "--listen", "--metrics"}
@@ -64,7 +70,7 @@ def ours(container, binary):
     words = [word for word in container["args"] if not word.startswith("-")]
     command = words[:2] if words[0] == "models" else words[:1]
     flags = {word.split("=")[0] for word in container["args"] if word.startswith("--")}
-    yield from (f"`{' '.join(command)}` has no {flag}" for flag in sorted(flags - flags_of(binary, *command) - COMING_FLAGS))
+    yield from (f"`{' '.join(command)}` has no {flag}" for flag in sorted(flags - flags_of(binary, *command)))
     settings = {each["name"] for each in container.get("env", []) if each["name"].startswith("TRAMONTANE_")}
     yield from (f"`{' '.join(command)}` has no setting {name}" for name in sorted(settings - settings_of(binary, *command)))
     given = {each["name"] for each in container.get("env", [])} | {"TRAMONTANE_MODEL"}
@@ -106,12 +112,6 @@ def listening(container, flags):
         port = probe.get("httpGet", probe.get("tcpSocket", {})).get("port")
         if port and port not in names:
             yield f"{kind} asks the port {port}, which it has not"
-
-
-def arrived(binary):
-    """What is listed as coming and is there."""
-    there = COMING_FLAGS & set().union(*(flags_of(binary, role) for role in pods.ROLES))
-    yield from (f"COMING_FLAGS: {flag} has come; take it off the list" for flag in sorted(there))
 
 
 def is_metric(name):

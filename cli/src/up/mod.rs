@@ -13,6 +13,7 @@ use assemble::default_nodes;
 use nodes::Nodes;
 use tramontane_cluster::tls::Security;
 use tramontane_coordinator::AUDIT_EVERY;
+use tramontane_gateway::metrics::EngineCollector;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
@@ -77,7 +78,8 @@ async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, co
     nodes.settled();
     let kv = KvRoom::of(&args.kv);
     let auditing = args.audit.unwrap_or(AUDIT_EVERY).into();
-    let Started { engine, .. } = start_engine(model, compute, kv, nodes.exchange(), registry.watch(), auditing)?;
+    let Started { engine, metrics, .. } =
+        start_engine(model, compute, kv, nodes.exchange(), registry.watch(), auditing)?;
     match work {
         Work::Complete(prompt) => {
             let completion = nodes.until(complete::run(&args.prompt, prompt, &engine)).await?;
@@ -85,7 +87,10 @@ async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, co
         }
         Work::Serve(door) => {
             let front = front_door(&model.checkpoint, &model.config, &model.profile, Arc::new(engine.clone()))?;
-            door.show(&front, &Security::Plaintext, |_| {});
+            door.show(&front, &Security::Plaintext, |registry| {
+                registry.register_collector(Box::new(EngineCollector(Arc::new(engine.clone()))));
+                metrics.register(registry);
+            });
             nodes.until(door.serve(front, || engine.drain())).await
         }
     }

@@ -8,7 +8,7 @@ use tramontane_cluster::engine::{
     EngineError, EventSender, FinishReason, Generation, Submission, Task, Tenant, Usage, ValidRequest,
 };
 
-use super::live::{Choice, Generating, Job, Live, Mean, PromptLogprobs};
+use super::live::{Choice, Generating, Job, Live, Mean, PromptLogprobs, Stage};
 use super::{Bounds, Work};
 use crate::grammar::{Follower, Lookup};
 use crate::{Origin, Refused, Reuse, Sequence, SequenceId};
@@ -135,7 +135,7 @@ impl Work {
             return fail(events, &error);
         }
         let choices = (first..).zip(events).map(|(number, events)| Choice { number, events }).collect();
-        self.live.insert(id, Live { job, deadline, choices });
+        self.live.insert(id, Live { job, deadline, stage: Stage::Queued(Instant::now()), choices });
     }
 
     pub(super) fn new_id(&mut self) -> SequenceId {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tramontane_cluster::engine::{EngineError, FinishReason, Token, Usage};
 
-use super::live::{Generating, Job, Live};
+use super::live::{Generating, Job, Live, Stage};
 use super::{Share, Work};
 use crate::grammar::Refusal;
 use crate::sampler::{Draw, SampleError, logprobs, sample};
@@ -63,6 +63,10 @@ impl Work {
                 let _ = choice.events.start(sequence.found());
             }
             send_prompt(live);
+            if let Stage::Prefill(since) = live.stage {
+                self.metrics.prefilled(since.elapsed());
+                live.stage = Stage::Decode;
+            }
         }
         if sampled > 0 {
             self.sample(chunk, last, copies);
@@ -99,7 +103,7 @@ impl Work {
                 Err(_) => continue,
             }
             let job = Job::Generate(Generating { generation: Arc::clone(&generation), follower, prompt: None });
-            self.live.insert(fork, Live { job, deadline, choices: vec![choice] });
+            self.live.insert(fork, Live { job, deadline, stage: Stage::Decode, choices: vec![choice] });
             self.emit(fork, *token, logits);
         }
         self.emit(id, first, logits);

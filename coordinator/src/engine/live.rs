@@ -13,8 +13,20 @@ use crate::{Chunk, Logits};
 pub(super) struct Live {
     pub(super) job: Job,
     pub(super) deadline: Option<Instant>,
+    pub(super) stage: Stage,
     /// All of the request's choices until the first token; then one.
     pub(super) choices: Vec<Choice>,
+}
+
+/// How far a sequence is on its way to its first token, and since when, for whoever counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has not been computed yet.
+    Queued(Instant),
+    /// Its prompt is being computed.
+    Prefill(Instant),
+    /// Its prompt was computed once. (A sequence that loses its blocks does not go back.)
+    Decode,
 }
 
 /// Who reads a completion.

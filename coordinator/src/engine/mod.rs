@@ -20,9 +20,10 @@ use tramontane_model::decoder::EmbedError;
 
 use crate::forward::{Forward, Step, StepError};
 use crate::grammar::{Grammars, Vocabulary};
+use crate::metrics::EngineMetrics;
 use crate::{KvPool, Limits, LimitsError, Scheduler, Sequence, SequenceId, StepPlan};
 use admit::Compiling;
-use live::{Live, Want};
+use live::{Live, Stage, Want};
 use outage::Outage;
 use pace::Pace;
 
@@ -64,6 +65,7 @@ struct Work {
     /// Tokens generated, since the start.
     generated: u64,
     bounds: Bounds,
+    metrics: EngineMetrics,
 }
 
 /// What requests have to keep within.
@@ -106,10 +108,18 @@ impl EngineLoop {
             next_id: 0,
             generated: 0,
             bounds,
+            metrics: EngineMetrics::default(),
         };
         let engine = Self { inbox, forward, work };
         engine.publish();
         Ok(engine)
+    }
+
+    /// The same engine, counted by `metrics`.
+    #[must_use]
+    pub fn counted_by(mut self, metrics: EngineMetrics) -> Self {
+        self.work.metrics = metrics;
+        self
     }
 
     /// The same engine, which matches constraints with the tokens of `vocabulary`.
@@ -150,6 +160,7 @@ impl EngineLoop {
     fn step(&mut self, now: Instant) {
         self.work.sweep(now);
         let plan = self.work.scheduler.plan(&mut self.work.pool);
+        self.work.begin(&plan, now);
         if !plan.chunks.is_empty() {
             self.compute(&plan, now);
         }
@@ -195,6 +206,17 @@ impl EngineLoop {
 }
 
 impl Work {
+    /// Sequences of `plan` that have waited until `now` wait no more.
+    fn begin(&mut self, plan: &StepPlan, now: Instant) {
+        for chunk in &plan.chunks {
+            if let Some(Live { stage: stage @ Stage::Queued(_), .. }) = self.live.get_mut(&chunk.sequence)
+                && let Stage::Queued(since) = std::mem::replace(stage, Stage::Prefill(now))
+            {
+                self.metrics.queued(now.saturating_duration_since(since));
+            }
+        }
+    }
+
     /// Lets go of everybody whose reader has gone, and fails those whose deadline has passed at `now`.
     fn sweep(&mut self, now: Instant) {
         let mut leaving = Vec::new();

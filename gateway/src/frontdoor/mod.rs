@@ -100,11 +100,6 @@ impl FrontDoor {
         Self { metrics, ..self }
     }
 
-    /// The engine.
-    pub fn engine(&self) -> &Arc<dyn Engine> {
-        &self.engine
-    }
-
     /// What the engine serves.
     pub fn engine_info(&self) -> &EngineInfo {
         self.engine.info()
