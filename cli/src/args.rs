@@ -9,8 +9,8 @@ use tramontane_kernels::KvType;
 use tramontane_model::weights::Quantize;
 
 use crate::admin::{
-    AskArgs, CordonArgs, DEFAULT_ADMIN, DrainArgs, EXPERTS_EXAMPLES, NODES_EXAMPLES, PlacementArgs, RebalanceArgs,
-    STATUS_EXAMPLES, TopArgs,
+    AskArgs, CordonArgs, DrainArgs, EXPERTS_EXAMPLES, NODES_EXAMPLES, PlacementArgs, RebalanceArgs, STATUS_EXAMPLES,
+    TopArgs,
 };
 use crate::bench::BenchArgs;
 use crate::chat::ChatArgs;
@@ -225,17 +225,6 @@ pub(crate) struct ServeArgs {
     /// Serve on an address that others can reach although there are no keys
     #[arg(long, env = "TRAMONTANE_INSECURE", help_heading = "Serving")]
     pub(crate) insecure: bool,
-}
-
-/// Where operators are answered.
-#[derive(Debug, Args)]
-pub(crate) struct AdminArgs {
-    /// Address for the operator's commands (`tramontane status` and others); port 0 takes a free one
-    #[arg(long, env = "TRAMONTANE_ADMIN", value_name = "ADDR", default_value = DEFAULT_ADMIN, help_heading = "Serving")]
-    pub(crate) admin: SocketAddr,
-    /// Answer operators on an address that others can reach, although nothing tells who they are
-    #[arg(long, env = "TRAMONTANE_ADMIN_INSECURE", help_heading = "Serving")]
-    pub(crate) admin_insecure: bool,
 }
 
 /// Runs one expert node: it joins, loads the experts that the placement gives it, and computes them.
