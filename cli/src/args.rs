@@ -10,8 +10,8 @@ use tramontane_kernels::KvType;
 use tramontane_model::weights::Quantize;
 
 use crate::admin::{
-    AskArgs, CordonArgs, DEFAULT_ADMIN, DrainArgs, EXPERTS_EXAMPLES, NODES_EXAMPLES, PlacementArgs, RebalanceArgs,
-    STATUS_EXAMPLES, TopArgs,
+    AskArgs, CordonArgs, DrainArgs, EXPERTS_EXAMPLES, NODES_EXAMPLES, PlacementArgs, RebalanceArgs, STATUS_EXAMPLES,
+    TopArgs,
 };
 use crate::bench::BenchArgs;
 use crate::certs::CertsArgs;
@@ -241,14 +241,6 @@ pub(crate) struct ServeArgs {
     pub(crate) insecure: bool,
     #[command(flatten)]
     pub(crate) tls: FrontTlsArgs,
-}
-
-/// Where operators are answered.
-#[derive(Debug, Args)]
-pub(crate) struct AdminArgs {
-    /// Address for the operator's commands (`tramontane status` and others); port 0 takes a free one
-    #[arg(long, env = "TRAMONTANE_ADMIN", value_name = "ADDR", default_value = DEFAULT_ADMIN, help_heading = "Serving")]
-    pub(crate) admin: SocketAddr,
 }
 
 /// Runs one expert node: it joins, loads the experts that the placement gives it, and computes them.

@@ -17,14 +17,14 @@ use tramontane_gateway::metrics::EngineCollector;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
 
-use crate::args::{AdminArgs, KvArgs, ModelArgs, ServeArgs, host_and_port, replicas, threads};
+use crate::args::{KvArgs, ModelArgs, ServeArgs, host_and_port, replicas, threads};
 use crate::door::{Announce, Door, front_door};
 use crate::engine::{KvRoom, Started, start_engine};
 use crate::expert_node::cores;
 use crate::metrics::MetricsArgs;
 use crate::model::Model;
 use crate::offer::{Listener, Offer};
-use crate::office::Office;
+use crate::office::{AdminArgs, Office};
 use crate::placing::{Rates, desire, lead, until_held};
 use crate::registry::{RegistryArgs, open, open_directory};
 use crate::tls::TlsArgs;

@@ -1,5 +1,5 @@
-//! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, talking with a server, and (with
-//! later issues) the admin commands.
+//! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, talking with a server, and the
+//! operator's commands.
 //!
 //! *Absent from here*: logic that a library crate should hold; `--config` files, keys and
 //! usage, which come with later issues.

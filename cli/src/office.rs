@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use clap::Args;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tramontane_cluster::ServerError;
@@ -11,8 +12,16 @@ use tramontane_cluster::admin::serve_admin;
 use tramontane_cluster::tls::Security;
 use tramontane_coordinator::ClusterAdmin;
 
-use crate::args::AdminArgs;
+use crate::admin::DEFAULT_ADMIN;
 use crate::door::Door;
+
+/// Where operators are answered.
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    /// Address for the operator's commands (`tramontane status` and others); port 0 takes a free one
+    #[arg(long, env = "TRAMONTANE_ADMIN", value_name = "ADDR", default_value = DEFAULT_ADMIN, help_heading = "Serving")]
+    pub(crate) admin: SocketAddr,
+}
 
 /// An office that is open until it is dropped.
 pub(crate) struct Office {

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tramontane_cluster::admin::{AdminClient, Rebalance, Rehearsal};
 use tramontane_router::ClusterView;
-use tramontane_router::placement::Kind;
+use tramontane_router::placement::{Change, Kind};
 
 use super::args::RebalanceArgs;
 use super::print::printed;
@@ -32,10 +32,7 @@ pub(crate) async fn rebalance(args: &RebalanceArgs) -> anyhow::Result<u8> {
         printed(args.form.output(), value, || show::rehearsal(&plan, terminal_width()))
     };
     let Some(order) = order else {
-        let state = match (args.dry_run, plan.moves.is_empty()) {
-            (_, true) => "nothing to move",
-            _ => "not ordered",
-        };
+        let state = if plan.moves.is_empty() { "nothing to move" } else { "not ordered" };
         return out(&say(state)?).map(|()| 0);
     };
     let for_people = args.form.output().is_for_people();
@@ -76,7 +73,7 @@ async fn moved(client: &mut AdminClient, plan: &Rehearsal, order: u64, patience:
 
 /// How many of the plan's changes are made: who was to load an expert holds it, who was to give it up is not given it.
 fn done(plan: &Rehearsal, view: &ClusterView) -> usize {
-    let made = |change: &tramontane_router::placement::Change| match change.kind {
+    let made = |change: &Change| match change.kind {
         Kind::Add => view.nodes.get(&change.node).is_some_and(|node| node.held.contains(&change.expert)),
         Kind::Remove => {
             let placed = view.placement.as_ref().and_then(|placement| placement.replicas.get(&change.expert));
