@@ -129,7 +129,7 @@ fn a_leader_that_slept_through_its_lease_decides_nothing_any_more() {
 
 #[test]
 fn an_etcd_without_space_takes_no_changes_and_serving_goes_on() {
-    let quota = vec!["--quota-backend-bytes=4194304".to_owned()];
+    let quota = vec!["--quota-backend-bytes=2097152".to_owned()];
     let mut fleet = Fleet::start_with(Size { nodes: 3, replicas: 2 }, &[], How { flags: quota, ..How::default() });
     let quiet = Arc::new(Quiet::of(fleet.coordinator()));
     let traffic = Traffic::start(fleet.coordinator(), &quiet, 4);
