@@ -129,7 +129,7 @@ fn a_leader_that_slept_through_its_lease_decides_nothing_any_more() {
 
 #[test]
 fn an_etcd_without_space_takes_no_changes_and_serving_goes_on() {
-    let quota = vec!["--quota-backend-bytes=4194304".to_owned()];
+    let quota = vec!["--quota-backend-bytes=2097152".to_owned()];
     let mut fleet = Fleet::start_with(Size { nodes: 3, replicas: 2 }, &[], How { flags: quota, ..How::default() });
     let quiet = Arc::new(Quiet::of(fleet.coordinator()));
     let traffic = Traffic::start(fleet.coordinator(), &quiet, 4);
@@ -143,7 +143,6 @@ fn an_etcd_without_space_takes_no_changes_and_serving_goes_on() {
     fleet.kill("n1");
     until("its lease ends", || !fleet.told().held.contains_key("n1"));
     assert!(traffic.is_well());
-    quiet.check_all(fleet.coordinator().addr());
     // What an operator does about it.
     assert!(fleet.etcd().ctl(&["del", "--prefix", "/junk/"]).0);
     let (_, said) = fleet.etcd().ctl(&["endpoint", "status", "-w", "json"]);

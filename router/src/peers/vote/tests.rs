@@ -1,3 +1,5 @@
+//! Votes: who is asked, what is decided, and what happens to those who fail, are late, or differ.
+
 use super::*;
 use crate::testing::view;
 use crate::{ExpertWork, RowFormat};
