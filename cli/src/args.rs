@@ -17,12 +17,12 @@ use crate::bench::BenchArgs;
 use crate::certs::CertsArgs;
 use crate::chat::ChatArgs;
 use crate::coordinator::CoordinatorArgs;
+use crate::expert_node::NodeArgs;
 use crate::gateway::GatewayArgs;
 use crate::metrics::MetricsArgs;
 use crate::models::ModelsArgs;
 use crate::plan::PlanArgs;
-use crate::registry::RegistryArgs;
-use crate::tls::{FrontTlsArgs, TlsArgs};
+use crate::tls::FrontTlsArgs;
 
 /// Threads that carry bytes; the computing ones are the pool's.
 pub(crate) const RUNTIME_THREADS: usize = 2;
@@ -55,12 +55,6 @@ Examples:
   tramontane up --chat --prompt \"What is the capital of Peru?\" --json --logprobs 3
   tramontane up --expert-nodes 8 --processes --prompt \"The capital of France is\" --expert-stats
   tramontane up --model ./Mixtral-8x7B-v0.1 --quantize q4_0 --prompt \"Once upon a time\" --temperature 0.8 --seed 7";
-
-const NODE_EXAMPLES: &str = "\
-Examples:
-  tramontane expert-node --registry etcd://127.0.0.1:2379
-  tramontane expert-node --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
-    --listen 0.0.0.0:7071 --advertise node-3:7071 --id node-3 --zone rack-b --capacity 48000000000";
 
 /// Serves open Mixture-of-Experts models on a cluster of your own.
 #[derive(Debug, Parser)]
@@ -241,55 +235,6 @@ pub(crate) struct ServeArgs {
     pub(crate) insecure: bool,
     #[command(flatten)]
     pub(crate) tls: FrontTlsArgs,
-}
-
-/// Runs one expert node: it joins, loads the experts that the placement gives it, and computes them.
-#[derive(Debug, Args)]
-#[command(before_help = NODE_EXAMPLES)]
-pub(crate) struct NodeArgs {
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Address to listen on; port 0 takes a free one
-    #[arg(long, env = "TRAMONTANE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:0", help_heading = "Node")]
-    pub(crate) listen: SocketAddr,
-    /// HOST:PORT at which coordinators reach it [default: the address it listens on]
-    #[arg(long, env = "TRAMONTANE_ADVERTISE", value_name = "ADDR", help_heading = "Node", value_parser = host_and_port)]
-    pub(crate) advertise: Option<String>,
-    /// This node's name [default: the address at which it is reached]
-    #[arg(long, env = "TRAMONTANE_ID", value_name = "ID", help_heading = "Node")]
-    pub(crate) id: Option<String>,
-    /// What it shares its fate with (a rack, a building): replicas of an expert are spread over zones
-    #[arg(
-        long,
-        env = "TRAMONTANE_ZONE",
-        value_name = "ZONE",
-        default_value = "",
-        hide_default_value = true,
-        help_heading = "Node"
-    )]
-    pub(crate) zone: String,
-    /// Bytes of experts it may hold [default: no bound]
-    #[arg(long, env = "TRAMONTANE_CAPACITY", value_name = "BYTES", help_heading = "Node")]
-    pub(crate) capacity: Option<u64>,
-    /// Threads that compute [default: all cores]
-    #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", value_parser = threads, help_heading = "Node")]
-    pub(crate) threads: Option<usize>,
-    /// Seconds that others have to take over its experts once it is told to stop
-    #[arg(
-        long,
-        env = "TRAMONTANE_DRAIN_TIMEOUT",
-        value_name = "SECONDS",
-        default_value_t = 45,
-        value_parser = clap::value_parser!(u64).range(0..=3600),
-        help_heading = "Node"
-    )]
-    pub(crate) drain_timeout: u64,
-    #[command(flatten)]
-    pub(crate) metrics: MetricsArgs,
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
 }
 
 /// Types that expert weights can be converted to.

@@ -143,7 +143,10 @@ impl Fleet {
         let listen = format!("{}:0", island.addr);
         self.add(
             id,
-            Running::start_within_namespace(&island.namespace, &node_args(&registry, id, &["--listen", &listen])),
+            Running::start_within_namespace(
+                &island.namespace,
+                &node_args(&registry, id, &["--listen", &listen, "--plaintext"]),
+            ),
         );
     }
 

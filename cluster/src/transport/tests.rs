@@ -1,3 +1,5 @@
+//! Who is let in and who is not, for every pair of roles; certificates that change while connections are open.
+
 use std::time::SystemTime;
 
 use tempfile::TempDir;
