@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tramontane_cluster::registry::etcd::EtcdRegistry;
+use tramontane_cluster::registry::etcd::{EtcdOptions, EtcdRegistry};
 use tramontane_cluster::registry::served::{ServedRegistry, serve_registry};
 use tramontane_cluster::registry::{EmbeddedRegistry, Leadership, Registry};
 use tramontane_router::placement::Placement;
@@ -63,7 +63,9 @@ fn embedded() -> Arc<dyn Registry> {
 /// A registry in an etcd of its own, which it leads.
 async fn in_etcd() -> (EtcdRegistry, Box<dyn Leadership>, Etcd) {
     let etcd = Etcd::start().await;
-    let registry = EtcdRegistry::connect(&etcd.options(), ModelId::from("m"), profile()).await.expect("a registry");
+    // Nobody dies here: leases outlast a machine that has other things to do.
+    let options = EtcdOptions { ttl: Duration::from_secs(60), ..etcd.options() };
+    let registry = EtcdRegistry::connect(&options, ModelId::from("m"), profile()).await.expect("a registry");
     let leadership = registry.lead("test").await.expect("it leads");
     (registry, leadership, etcd)
 }

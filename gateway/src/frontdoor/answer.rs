@@ -14,7 +14,7 @@ use super::choice::{Choice, ChoiceUsage, End, Piece, Reason, SpokenToken, TextPi
 use super::job::Length;
 use super::tools::{ToolCall, ToolPiece};
 use crate::error::ApiError;
-use crate::metrics::ChoiceMetrics;
+use crate::metrics::{ChoiceMetrics, FrontMetrics};
 
 /// What the choices of a request have in common.
 pub(super) struct Group {
@@ -125,6 +125,7 @@ pub struct Answer {
     generated: Vec<usize>,
     /// Tokens found in the prefix cache, a prompt.
     cached: Vec<Option<usize>>,
+    metrics: FrontMetrics,
 }
 
 /// A choice that has ended, whole.
@@ -145,15 +146,15 @@ pub struct Whole {
 }
 
 impl Answer {
-    pub(super) fn new(group: Group, choices: SelectAll<ChoiceEvents>) -> Self {
+    pub(super) fn new(group: Group, choices: SelectAll<ChoiceEvents>, metrics: FrontMetrics) -> Self {
         let generated = vec![0; group.prompts.len() * group.each];
         let cached = vec![None; group.prompts.len()];
-        Self { group, choices, ready: VecDeque::new(), generated, cached }
+        Self { group, choices, ready: VecDeque::new(), generated, cached, metrics }
     }
 
     /// Of prompts after which nothing is wanted, not even their log-probabilities.
-    pub(super) fn of_prompts_alone(group: Group) -> Self {
-        let mut answer = Self::new(group, SelectAll::new());
+    pub(super) fn of_prompts_alone(group: Group, metrics: FrontMetrics) -> Self {
+        let mut answer = Self::new(group, SelectAll::new(), metrics);
         let step = |choice| Step { choice, pieces: vec![Piece::End(nothing(None))], generated: 0 };
         answer.ready = (0..answer.generated.len()).map(step).collect();
         answer
@@ -185,6 +186,11 @@ impl Answer {
                 *cached = cached.or(usage.cached);
             }
         }
+    }
+
+    /// It failed when its status had been sent: nobody else counts that.
+    pub(crate) fn failed_in_mid_stream(&self, error: &ApiError) {
+        self.metrics.reject(error.names().reason());
     }
 
     /// Tokens so far.

@@ -151,7 +151,7 @@ impl Job {
         let each = self.requests.first().map_or(1, ValidRequest::streams);
         let group = Group { prompts: self.prompts, each, n: self.n, constraint: self.constraint };
         if self.length == Length::PromptOnly && self.requests.iter().all(|request| !wants_prompt(request)) {
-            return Ok(Answer::of_prompts_alone(group));
+            return Ok(Answer::of_prompts_alone(group, self.front.metrics.clone()));
         }
         let (mut choices, now) = (Vec::new(), Instant::now());
         for (request, prompt) in self.requests.into_iter().zip(&group.prompts) {
@@ -168,7 +168,7 @@ impl Job {
                 ));
             }
         }
-        Ok(Answer::new(group, stream::select_all(choices)))
+        Ok(Answer::new(group, stream::select_all(choices), self.front.metrics.clone()))
     }
 }
 

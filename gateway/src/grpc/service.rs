@@ -81,6 +81,7 @@ impl Answering {
                     self.ready.extend(step.pieces.into_iter().filter_map(piece));
                 }
                 Some(Err(error)) => {
+                    answer.failed_in_mid_stream(&error);
                     self.answer = None;
                     return Some((Err(error.into()), self));
                 }

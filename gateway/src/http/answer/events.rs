@@ -85,6 +85,7 @@ impl<R: Render> Stream<R> {
                 None => self.end(),
             };
             if let Err(error) = taken {
+                self.answer.failed_in_mid_stream(&error);
                 self.state = State::Ended;
                 self.chunks.clear();
                 return Some(Event::default().data(json(&ErrorBody::from(&error)).unwrap_or_default()));
