@@ -1,7 +1,6 @@
 //! What a cluster shows of itself: Debian's Prometheus watches all its processes while they serve, and every query of the dashboard
 //! brings data. (`./test` fetches Prometheus: `tests/deploy/install`.)
 
-#[allow(dead_code, reason = "the registry's tests use all of it")]
 #[path = "../cluster/tests/registry/etcd_server.rs"]
 mod etcd_server;
 #[path = "processes/run.rs"]
@@ -18,20 +17,13 @@ use tokio::runtime::Runtime;
 
 use etcd_server::{Etcd, free_port};
 use run::{Running, holds_in_time, until};
-use serving::{Reply, Serving, connect, post, read_reply};
+use serving::{Serving, get, post};
 
 /// By when anything that is to happen has happened; only a failing test waits for it.
 const LONG: Duration = Duration::from_secs(60);
 /// How often what nobody tells us of is looked at.
 const POLL: Duration = Duration::from_millis(5);
 const LOOPBACK: &str = "127.0.0.1:0";
-
-fn get(addr: &str, path: &str) -> Reply {
-    use std::io::Write;
-    let mut stream = connect(addr);
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").expect("the server reads");
-    read_reply(&mut stream)
-}
 
 /// etcd, two nodes, a coordinator and a gateway.
 struct Cluster {

@@ -3,7 +3,6 @@
 
 #[path = "tls/cluster.rs"]
 mod cluster;
-#[allow(dead_code, reason = "the registry's tests use all of it")]
 #[path = "../cluster/tests/registry/etcd_server.rs"]
 mod etcd_server;
 #[path = "tls/front.rs"]

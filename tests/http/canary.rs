@@ -1,11 +1,11 @@
-//! Prompts and keys stay between client and model: nothing of them is logged, however much is, or said in an error.
+//! Prompts and keys stay between client and model: nothing of them is logged, however much is, said in an error, or shown in metrics.
 
 use std::io::Write;
 
 use serde_json::json;
 
 use crate::http2::{DATA, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, field, frame, frames};
-use crate::serving::{Reply, Serving};
+use crate::serving::{Reply, Serving, get};
 
 const KEY: &str = "sk-canary-key-5b1f0c";
 const WRONG: &str = "sk-canary-wrong-77aa";
@@ -17,7 +17,12 @@ fn prompts_and_keys_are_in_no_log_no_error_and_no_description() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("keys");
     std::fs::write(&file, format!("alice:{KEY}\n")).expect("the file of keys");
-    let server = Serving::start_logging_all(&["--api-keys-file", file.to_str().expect("a path in UTF-8")]);
+    let server = Serving::start_logging_all(&[
+        "--api-keys-file",
+        file.to_str().expect("a path in UTF-8"),
+        "--metrics",
+        "127.0.0.1:0",
+    ]);
     let ask = |key: &str, method: &str, path: &str, body: &str| {
         let key = format!("authorization: Bearer {key}");
         server.send(method, path, &[&key, "content-type: application/json"], body.as_bytes())
@@ -59,6 +64,11 @@ fn prompts_and_keys_are_in_no_log_no_error_and_no_description() {
         says_nothing(path, &ask(KEY, "GET", path, ""));
     }
     heads_with_secrets(&server);
+    let metrics = get(server.metrics(), "/metrics");
+    assert!(metrics.body.contains("tramontane_request_success_total"), "{metrics:?}");
+    says_nothing("metrics", &metrics);
+    let seen_by_ps = std::fs::read(format!("/proc/{}/cmdline", server.pid())).expect("it runs");
+    assert!(!String::from_utf8_lossy(&seen_by_ps).contains(KEY));
     server.signal("TERM");
     let outcome = server.outcome();
     let said = outcome.stdout + &outcome.stderr;

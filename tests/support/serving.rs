@@ -21,6 +21,7 @@ pub(crate) struct Serving {
     addr: String,
     grpc: Option<String>,
     admin: Option<String>,
+    metrics: Option<String>,
 }
 
 /// What came back.
@@ -61,8 +62,8 @@ impl Serving {
         }
         let ready: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
         let addr = ready["http"].as_str().expect("an address").to_owned();
-        let [grpc, admin] = ["grpc", "admin"].map(|what| ready[what].as_str().map(str::to_owned));
-        Self { running, addr, grpc, admin }
+        let [grpc, admin, metrics] = ["grpc", "admin", "metrics"].map(|what| ready[what].as_str().map(str::to_owned));
+        Self { running, addr, grpc, admin, metrics }
     }
 
     pub(crate) fn addr(&self) -> &str {
@@ -77,6 +78,11 @@ impl Serving {
     /// Where it answers operators; only a coordinator does.
     pub(crate) fn admin(&self) -> &str {
         self.admin.as_deref().expect("an address")
+    }
+
+    /// Where it shows metrics, if it does.
+    pub(crate) fn metrics(&self) -> &str {
+        self.metrics.as_deref().expect("an address")
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -174,6 +180,13 @@ pub(crate) fn connect(addr: &str) -> TcpStream {
     stream.set_read_timeout(Some(WATCHDOG)).expect("a timeout can be set");
     stream.set_write_timeout(Some(WATCHDOG)).expect("a timeout can be set");
     stream
+}
+
+/// What `path` brings from the server at `addr`, on a connection of its own.
+pub(crate) fn get(addr: &str, path: &str) -> Reply {
+    let mut stream = connect(addr);
+    _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    read_reply(&mut stream)
 }
 
 /// Posts `body` to the server at `addr`, on a connection of its own.

@@ -41,7 +41,13 @@ pub(super) struct Watched<T, const N: usize> {
     files: [PathBuf; N],
     /// Makes it; of what was made before, where that was, because it may not become just anything.
     make: Box<Make<T, N>>,
-    current: RwLock<(Arc<T>, Arc<[Vec<u8>; N]>)>,
+    current: RwLock<Current<T, N>>,
+}
+
+/// What was made, and of what.
+struct Current<T, const N: usize> {
+    made: Arc<T>,
+    contents: Arc<[Vec<u8>; N]>,
 }
 
 type Make<T, const N: usize> = dyn Fn(&[Vec<u8>; N], Option<&T>) -> Result<T, TlsError> + Send + Sync;
@@ -53,22 +59,30 @@ impl<T, const N: usize> Watched<T, N> {
     ) -> Result<Self, TlsError> {
         let contents = read_all(&files)?;
         let made = make(&contents, None)?;
-        Ok(Self { files, make: Box::new(make), current: RwLock::new((Arc::new(made), Arc::new(contents))) })
+        Ok(Self {
+            files,
+            make: Box::new(make),
+            current: RwLock::new(Current { made: Arc::new(made), contents: Arc::new(contents) }),
+        })
     }
 
     pub(super) fn current(&self) -> Arc<T> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).made.clone()
     }
 
     /// Reads the files again; at an error what was read before stays.
     pub(super) fn reload(&self) -> Result<Reloaded, TlsError> {
         let contents = read_all(&self.files)?;
-        let (before, known) = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if contents == *known {
-            return Ok(Reloaded::Unchanged);
-        }
-        let made = (self.make)(&contents, Some(&before))?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(made), Arc::new(contents));
+        let before = {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            if contents == *current.contents {
+                return Ok(Reloaded::Unchanged);
+            }
+            current.made.clone()
+        };
+        let made = Arc::new((self.make)(&contents, Some(&before))?);
+        let current = Current { made, contents: Arc::new(contents) };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         Ok(Reloaded::Changed)
     }
 

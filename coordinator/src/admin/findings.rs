@@ -134,7 +134,14 @@ mod tests {
         let refused = [("x".into(), "weights 1 here, 2 there".to_owned())].into();
         let view = ClusterView { nodes, orders, refused, ..ClusterView::default() };
         let desire = Desire { model: "m".into(), experts: Vec::new(), replicas: 1 };
-        let found = findings(&desire, &view, &Health::Connected, &BTreeMap::new(), Some(&EngineStatus::default()));
+        let found = findings(
+            &desire,
+            &view,
+            &Health::Connected,
+            &BTreeMap::new(),
+            Some(&EngineStatus::default()),
+            &Doubts::default(),
+        );
         let found: Vec<&str> = found.iter().map(|finding| finding.what.as_str()).collect();
         let wanted = [
             "node a is cordoned: it gets no new experts",
