@@ -80,7 +80,7 @@ pub(crate) async fn until_held(model: &Model, registry: &dyn Registry) -> anyhow
 
 /// Experts that no live node holds.
 fn missing<'a>(model: &'a Model, view: &'a ClusterView) -> impl Iterator<Item = ExpertId> + 'a {
-    model.expert_ids().filter(|expert| !view.nodes.values().any(|node| node.held.contains(expert)))
+    model.expert_ids().filter(|expert| view.live_holders(*expert).next().is_none())
 }
 
 fn sizes(model: &Model) -> Vec<ExpertSize> {

@@ -55,8 +55,18 @@ pub(crate) struct FrontTlsArgs {
 }
 
 impl CertificateArgs {
-    /// What they say for a process that is to be `role`. Certificates are read again for as long as the runtime is there.
+    /// What they say for a process that is to be `role` and stays. Certificates are read again for as long as the runtime is there.
     pub(crate) fn open(&self, role: Role) -> anyhow::Result<Security> {
+        let security = self.load(role)?;
+        if let Security::Mutual(identity) = &security {
+            let followed = identity.clone();
+            tokio::spawn(async move { followed.follow().await });
+        }
+        Ok(security)
+    }
+
+    /// What they say now, for a command that connects once.
+    pub(crate) fn load(&self, role: Role) -> anyhow::Result<Security> {
         let (Some(certificate), Some(key), Some(authority)) = (&self.tls_cert, &self.tls_key, &self.tls_ca) else {
             return Ok(Security::Plaintext);
         };
@@ -66,8 +76,6 @@ impl CertificateArgs {
         if who.role != role {
             bail!("--tls-cert {}: it is for {who}, and this is to be its {role}", certificate.display());
         }
-        let followed = identity.clone();
-        tokio::spawn(async move { followed.follow().await });
         Ok(Security::Mutual(identity))
     }
 }

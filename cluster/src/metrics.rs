@@ -16,6 +16,11 @@ pub mod names {
     pub const EXCHANGE_BYTES: &str = "exchange_bytes";
 }
 
+/// vLLM's buckets of a whole request's times, in seconds, for whoever counts requests.
+pub const REQUEST_TIMES: [f64; 21] = [
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
+    1920.0, 7680.0,
+];
 /// From a tenth of a millisecond to some seconds.
 const BUCKETS: (f64, f64, u16) = (1e-4, 2.0, 17);
 

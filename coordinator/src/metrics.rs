@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tramontane_cluster::admin::Admin;
+use tramontane_cluster::metrics::REQUEST_TIMES;
 use tramontane_cluster::registry::Health;
 use tramontane_router::ExpertId;
 
@@ -37,12 +38,6 @@ pub mod names {
     pub const NODES: &str = "nodes";
 }
 
-/// vLLM's buckets of a request's times, in seconds.
-const TIMES: [f64; 21] = [
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
-    1920.0, 7680.0,
-];
-
 /// Times of an engine's requests. Clones count together.
 #[derive(Clone, Debug)]
 pub struct EngineMetrics {
@@ -52,7 +47,7 @@ pub struct EngineMetrics {
 
 impl Default for EngineMetrics {
     fn default() -> Self {
-        Self { queue: Histogram::new(TIMES), prefill: Histogram::new(TIMES) }
+        Self { queue: Histogram::new(REQUEST_TIMES), prefill: Histogram::new(REQUEST_TIMES) }
     }
 }
 
@@ -84,10 +79,8 @@ impl fmt::Debug for ClusterCollector {
 impl Collector for ClusterCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let status = self.0.status();
-        let holders = |id: ExpertId| status.view.nodes.values().filter(|node| node.held.contains(&id)).count() as u64;
-        let experts =
-            (0..status.layers).flat_map(|layer| (0..status.experts).map(move |expert| ExpertId { layer, expert }));
-        let held: Vec<u64> = experts.map(holders).collect();
+        let holders = |id: ExpertId| status.view.live_holders(id).count() as u64;
+        let held: Vec<u64> = status.expert_ids().map(holders).collect();
         let unavailable = held.iter().filter(|&&holders| holders == 0).count() as u64;
         let connected = u64::from(self.0.health() == Health::Connected);
         for (name, help, value) in [

@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tramontane_cluster::engine::{Engine, Event};
+use tramontane_cluster::metrics::REQUEST_TIMES;
 
 /// The metrics' names, without their prefix; of counters without `_total`.
 pub mod names {
@@ -57,10 +58,6 @@ const FIRST_TOKEN: [f64; 22] = [
 ];
 const BETWEEN_TOKENS: [f64; 19] =
     [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0];
-const WHOLE: [f64; 21] = [
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
-    1920.0, 7680.0,
-];
 const TOKENS: [f64; 15] =
     [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0, 50_000.0];
 
@@ -98,8 +95,8 @@ impl Default for FrontMetrics {
             generation_tokens: Counter::default(),
             first_token: Histogram::new(FIRST_TOKEN),
             between_tokens: Histogram::new(BETWEEN_TOKENS),
-            whole: Histogram::new(WHOLE),
-            decode: Histogram::new(WHOLE),
+            whole: Histogram::new(REQUEST_TIMES),
+            decode: Histogram::new(REQUEST_TIMES),
             prompts: Histogram::new(TOKENS),
             completions: Histogram::new(TOKENS),
         }

@@ -237,7 +237,7 @@ fn holders<'v>(view: &'v ClusterView, expert: ExpertId, avoid: &BTreeSet<NodeId>
     if !placed_trusted.is_empty() {
         return placed_trusted;
     }
-    let live: Vec<_> = view.nodes.iter().filter(|(_, n)| n.held.contains(&expert)).map(|(id, _)| id).collect();
+    let live: Vec<_> = view.live_holders(expert).map(|node| &node.id).collect();
     let live_trusted = trusted(&live);
     [live_trusted, placed, live].into_iter().find(|kind| !kind.is_empty()).unwrap_or_default()
 }

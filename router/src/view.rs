@@ -68,4 +68,9 @@ impl ClusterView {
         let placed = self.placement.as_ref().and_then(|p| p.replicas.get(&expert));
         placed.into_iter().flatten().filter(move |id| self.nodes.get(*id).is_some_and(|n| n.held.contains(&expert)))
     }
+
+    /// All live nodes that hold `expert`, placed to or not, in their names' order.
+    pub fn live_holders(&self, expert: ExpertId) -> impl Iterator<Item = &NodeRecord> {
+        self.nodes.values().filter(move |node| node.held.contains(&expert))
+    }
 }

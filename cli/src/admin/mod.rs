@@ -153,7 +153,7 @@ async fn left(client: &mut AdminClient, node: &NodeId, patience: Duration) -> an
 }
 
 async fn connect(args: &FormArgs) -> anyhow::Result<AdminClient> {
-    AdminClient::connect(&args.endpoint, &args.tls.open(Role::Admin)?).await.map_err(failed)
+    AdminClient::connect(&args.endpoint, &args.tls.load(Role::Admin)?).await.map_err(failed)
 }
 
 fn failed(error: AdminClientError) -> anyhow::Error {

@@ -92,16 +92,11 @@ fn placed(status: &ClusterStatus) -> BTreeMap<&NodeId, usize> {
 }
 
 fn holders(status: &ClusterStatus, expert: ExpertId) -> Vec<&NodeId> {
-    status.view.nodes.values().filter(|node| node.held.contains(&expert)).map(|node| &node.id).collect()
+    status.view.live_holders(expert).map(|node| &node.id).collect()
 }
 
 fn least_holders(status: &ClusterStatus) -> usize {
-    experts_of(status).map(|expert| holders(status, expert).len()).min().unwrap_or(0)
-}
-
-fn experts_of(status: &ClusterStatus) -> impl Iterator<Item = ExpertId> + use<> {
-    let (layers, experts) = (status.layers, status.experts);
-    (0..layers).flat_map(move |layer| (0..experts).map(move |expert| ExpertId::new(layer, expert)))
+    status.expert_ids().map(|expert| holders(status, expert).len()).min().unwrap_or(0)
 }
 
 pub(super) fn state(status: &ClusterStatus, node: &NodeId) -> &'static str {
@@ -200,7 +195,7 @@ pub(super) fn experts_wide(status: &ClusterStatus, width: Option<usize>) -> Stri
         let rate = status.rates.get(&expert).copied().unwrap_or(0.0);
         vec![expert.to_string(), held.len().to_string(), format!("{rate:.1}"), held.join(" ")]
     };
-    let rows: Vec<Vec<String>> = experts_of(status).map(row).collect();
+    let rows: Vec<Vec<String>> = status.expert_ids().map(row).collect();
     table(&["EXPERT", "HOLDERS", "ROWS/S", "NODES"], &rows, width)
 }
 
@@ -209,7 +204,7 @@ pub(super) fn experts_json(status: &ClusterStatus) -> Value {
         json!({"layer": id.layer, "expert": id.expert, "holders": holders(status, id),
             "rows_per_second": status.rates.get(&id).copied().unwrap_or(0.0)})
     };
-    experts_of(status).map(expert).collect()
+    status.expert_ids().map(expert).collect()
 }
 
 pub(super) fn placement(placement: &Placement, width: Option<usize>) -> String {

@@ -131,6 +131,14 @@ pub struct ClusterStatus {
     pub traffic: BTreeMap<NodeId, Traffic>,
 }
 
+impl ClusterStatus {
+    /// All experts of the model, layer by layer.
+    pub fn expert_ids(&self) -> impl Iterator<Item = ExpertId> + use<> {
+        let (layers, experts) = (self.layers, self.experts);
+        (0..layers).flat_map(move |layer| (0..experts).map(move |expert| ExpertId::new(layer, expert)))
+    }
+}
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]

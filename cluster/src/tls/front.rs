@@ -20,7 +20,7 @@ const HTTP11: &[u8] = b"http/1.1";
 
 /// A front door's certificate and key.
 #[derive(Clone)]
-pub struct FrontCertificate(Arc<Watched<Arc<CertifiedKey>, 2>>);
+pub struct FrontCertificate(Arc<Watched<CertifiedKey, 2>>);
 
 impl FrontCertificate {
     /// Reads the certificate (with those above it) and its key, in PEM.
@@ -30,7 +30,7 @@ impl FrontCertificate {
     pub fn load(certificate: PathBuf, key: PathBuf) -> Result<Self, TlsError> {
         let files = [certificate.clone(), key.clone()];
         let watched = Watched::load(files, move |[chain, private]: &[Vec<u8>; 2], _| {
-            certified(&certificate, chain, &key, private).map(Arc::new)
+            certified(&certificate, chain, &key, private)
         });
         Ok(Self(Arc::new(watched?)))
     }
@@ -63,7 +63,7 @@ impl FrontCertificate {
 
 impl ResolvesServerCert for FrontCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(CertifiedKey::clone(&self.0.current()).into())
+        Some(self.0.current())
     }
 }
 

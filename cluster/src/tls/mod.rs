@@ -43,7 +43,7 @@ pub enum Security {
 
 /// For connecting to whoever has the role `far`.
 pub(crate) fn client_config(identity: &Identity, far: Role) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let verifier = Arc::new(Verifier { identity: identity.clone(), wanted: far });
+    let verifier = Arc::new(Verifier::new(identity.clone(), far));
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -59,7 +59,7 @@ pub(crate) fn client_config(identity: &Identity, far: Role) -> Result<Arc<Client
 /// For listening to whoever has the role `admitted`.
 pub(crate) fn acceptor(security: &Security, admitted: Role) -> Result<Acceptor, rustls::Error> {
     let Security::Mutual(identity) = security else { return Ok(Acceptor::plain()) };
-    let verifier = Arc::new(Verifier { identity: identity.clone(), wanted: admitted });
+    let verifier = Arc::new(Verifier::new(identity.clone(), admitted));
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier.clone())

@@ -4,7 +4,7 @@
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
@@ -20,8 +20,9 @@ use super::who::{Role, Who};
 /// Verifies the far end, which is to have `wanted`, and shows it our own certificate.
 #[derive(Clone)]
 pub(super) struct Verifier {
-    pub(super) identity: Identity,
-    pub(super) wanted: Role,
+    identity: Identity,
+    wanted: Role,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// The far end is genuine, and somebody else.
@@ -34,6 +35,10 @@ pub(super) enum WrongPeer {
 }
 
 impl Verifier {
+    pub(super) fn new(identity: Identity, wanted: Role) -> Self {
+        Self { identity, wanted, algorithms: provider().signature_verification_algorithms }
+    }
+
     fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
         let wanted = Who { cluster: self.identity.who().cluster, role: self.wanted };
         let found = Certificate::of(certificate).ok().and_then(|certificate| certificate.who);
@@ -62,9 +67,8 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let material = self.identity.material();
-        let algorithms = provider().signature_verification_algorithms;
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &material.roots, intermediates, now, algorithms.all)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &material.roots, intermediates, now, self.algorithms.all)?;
         self.check(end_entity)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -75,7 +79,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -84,11 +88,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn findings(
     }
     let stays = view.nodes.values().filter(|node| !node.draining).count();
     let wanted = desire.replicas.min(stays.max(1));
-    let holders = |expert: ExpertId| view.nodes.values().filter(|node| node.held.contains(&expert)).count();
+    let holders = |expert: ExpertId| view.live_holders(expert).count();
     let ids = || desire.experts.iter().map(|expert| expert.id);
     let missing: Vec<ExpertId> = ids().filter(|&expert| holders(expert) == 0).collect();
     let few: Vec<ExpertId> = ids().filter(|&expert| (1..wanted).contains(&holders(expert))).collect();

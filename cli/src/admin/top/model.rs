@@ -241,8 +241,7 @@ impl Model {
         let mut rates: Vec<(ExpertId, f32)> = status.rates.iter().map(|(&id, &rate)| (id, rate)).collect();
         rates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let row = |(id, rate): (ExpertId, f32)| {
-            let holders = status.view.nodes.values().filter(|node| node.held.contains(&id));
-            let holders: Vec<&str> = holders.map(|node| node.id.as_str()).collect();
+            let holders: Vec<&str> = status.view.live_holders(id).map(|node| node.id.as_str()).collect();
             ExpertRow { id, rate, holders: holders.join(" ") }
         };
         rates.into_iter().filter(|(_, rate)| *rate >= 0.05).take(HOTTEST).map(row).collect()
