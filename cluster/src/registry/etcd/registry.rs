@@ -146,9 +146,10 @@ impl Registry for EtcdRegistry {
 
     fn propose(&self, placement: Placement) -> BoxFuture<'_, Result<Accepted, RegistryError>> {
         async move {
+            // Seen first and read afterwards: a proposal that wins between the two is no step back.
+            let seen = self.views.borrow().placement.clone();
             let Stored { placement: current, revision } = self.stored().await?;
             let epoch = placement.epoch;
-            let seen = self.views.borrow().placement.clone();
             if let Err(went_back) = may_take(seen.as_ref(), current.as_ref()) {
                 return Err(RegistryError::Refused { what: format!("placement {epoch}"), why: went_back.to_string() });
             }
@@ -181,8 +182,8 @@ impl Registry for EtcdRegistry {
 
     fn restore(&self) -> BoxFuture<'_, Result<Accepted, RegistryError>> {
         async move {
-            let Stored { placement: found, revision } = self.stored().await?;
             let Some(live) = self.views.borrow().placement.clone() else { return Err(nothing_to_restore()) };
+            let Stored { placement: found, revision } = self.stored().await?;
             if may_take(Some(&live), found.as_ref()).is_ok() {
                 return Err(nothing_to_restore());
             }
