@@ -25,6 +25,7 @@ use tramontane_cluster::exchange::ExpertServer;
 use tramontane_expert_node::ExpertStore;
 use tramontane_kernels::{Compute, Isa, Q8Buf};
 use tramontane_model::decoder::Decoder;
+use tramontane_model::expert::ExpertBackend;
 use tramontane_model::weights::{Packing, Quantize};
 use tramontane_router::{Epoch, ExpertBatch, ExpertId, ExpertWork, RowFormat, Rows};
 
@@ -149,8 +150,8 @@ fn a_node_reads_what_it_holds_and_answers_from_it() {
     let (answers, took) = cluster.ask(&batches);
     println!("{} dispatches of {ROWS} rows: {took:.1?}", batches.len());
     let (checkpoint, config) = (model.checkpoint.clone(), model.config.clone());
-    let compute = Compute::new(Isa::detect(), 1);
-    let store = ExpertStore::new(model.id.clone(), checkpoint, config, Quantize::AsStored, u64::MAX, compute);
+    let backend = ExpertBackend::cpu(Compute::new(Isa::detect(), 1));
+    let store = ExpertStore::new(model.id.clone(), checkpoint, config, Quantize::AsStored, u64::MAX, backend);
     for ((&expert, batch), answer) in experts.iter().zip(&batches).zip(&answers) {
         store.load(expert).expect("the expert loads");
         assert_eq!(store.serve(std::slice::from_ref(batch))[0].as_ref(), Ok(answer), "{expert}");

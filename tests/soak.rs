@@ -40,7 +40,7 @@ fn steps_leave_no_memory_behind() {
 
 /// One token of each sequence; step and sequence say which.
 fn decode(cluster: &mut Cluster, step: usize) {
-    let vocab = cluster.forward.decoder().config().vocab;
+    let vocab = cluster.forward.config().vocab;
     let blocks_each = POSITIONS.div_ceil(KV_BLOCK);
     let tables: Vec<Vec<u32>> =
         (0..SEQUENCES).map(|s| (s * blocks_each..(s + 1) * blocks_each).map(|b| b as u32).collect()).collect();

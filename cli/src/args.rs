@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tramontane_kernels::KvType;
+use tramontane_model::device::DeviceName;
 use tramontane_model::weights::Quantize;
 
 use crate::admin::{
@@ -164,6 +165,9 @@ pub(crate) struct ModelArgs {
     /// Convert expert weights at load
     #[arg(long, env = "TRAMONTANE_QUANTIZE", value_name = "TYPE", help_heading = "Model")]
     pub(crate) quantize: Option<QuantizeArg>,
+    /// Where the model is computed: `cpu`, by the numeric contract; `cuda:N`, the Nth GPU through candle; `candle-cpu`, the GPU's code on the cores, slow
+    #[arg(long, env = "TRAMONTANE_DEVICE", value_name = "DEVICE", default_value = "cpu", help_heading = "Model")]
+    pub(crate) device: DeviceName,
     /// Folder in which weights are kept as this program lays them out, and mapped from at the next start [default: none]
     #[arg(long, env = "TRAMONTANE_CACHE_DIR", value_name = "DIR", help_heading = "Model")]
     pub(crate) cache_dir: Option<PathBuf>,

@@ -11,8 +11,8 @@ use tramontane_cluster::exchange::grpc::GrpcExchange;
 use tramontane_cluster::metrics::ExchangeMetrics;
 use tramontane_cluster::registry::Registry;
 use tramontane_cluster::tls::{Role, Security};
+use tramontane_coordinator::ClusterAdmin;
 use tramontane_coordinator::metrics::ClusterCollector;
-use tramontane_coordinator::{AUDIT_EVERY, ClusterAdmin};
 use tramontane_gateway::metrics::EngineCollector;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
@@ -69,9 +69,12 @@ pub(crate) struct CoordinatorArgs {
     /// This coordinator's name [default: the address it serves HTTP on]
     #[arg(long, env = "TRAMONTANE_ID", value_name = "ID", help_heading = "Cluster")]
     pub(crate) id: Option<String>,
-    /// Have one dispatch in N computed by a second node too; 0: none; 1: all, and answers are used only when two nodes agree to the bit
-    #[arg(long, env = "TRAMONTANE_AUDIT", value_name = "N", default_value_t = AUDIT_EVERY, help_heading = "Cluster")]
-    pub(crate) audit: u32,
+    /// Have one dispatch in N computed by a second node too; 0: none; 1: all, and answers are used only when two nodes agree to the bit [default: 256; 0 where nodes compute on GPUs]
+    #[arg(long, env = "TRAMONTANE_AUDIT", value_name = "N", help_heading = "Cluster")]
+    pub(crate) audit: Option<u32>,
+    /// Arithmetic of its expert nodes, where it is not its own: cpu, candle-cpu or candle-cuda; nodes of another are refused [default: that of --device]
+    #[arg(long, env = "TRAMONTANE_PROFILE", value_name = "ARITHMETIC", help_heading = "Cluster", value_parser = ["cpu", "candle-cpu", "candle-cuda"])]
+    pub(crate) profile: Option<String>,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
     /// Threads that compute [default: all cores]
@@ -89,7 +92,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {
     args.tls.permit("--admin", args.admin.admin)?;
     let security = args.tls.open(Role::Coordinator, &args.registry.cluster)?;
     let listener = Listener::bind(args.listen, args.advertise.clone(), security.clone()).await?;
-    let model = Model::open(&args.model)?;
+    let model = Model::open(&args.model)?.with_experts(args.profile.as_deref());
     let registry = open(&args.registry, &model).await?;
     let directory = open_directory(&args.registry).await?;
     let id = args.id.clone().unwrap_or_else(|| door.addr().to_string());
@@ -128,7 +131,7 @@ async fn serve(
     let exchange = Box::new(exchange.counted_by(exchange_metrics.clone()));
     let kv = KvRoom::of(&args.kv);
     let Started { engine, peers, metrics } =
-        start_engine(model, compute, kv, exchange, registry.watch(), args.audit.into())?;
+        start_engine(model, compute, kv, exchange, registry.watch(), model.auditing(args.audit)?)?;
     admin.serves(Arc::new(engine.clone()), peers);
     let front = front_door(&model.checkpoint, &model.config, &model.profile, Arc::new(engine.clone()))?;
     door.show(&front, &security, |registry| {

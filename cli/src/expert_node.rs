@@ -17,6 +17,7 @@ use tramontane_cluster::tls::Role;
 use tramontane_expert_node::metrics::StoreCollector;
 use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa};
+use tramontane_model::device::Device;
 use tramontane_router::NodeId;
 
 use crate::args::{ModelArgs, host_and_port, threads};
@@ -34,6 +35,9 @@ Examples:
 
 /// How long a node that has left still answers coordinators that have not heard of it.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes of a GPU's memory that are left for rows, results and the library's own.
+const DEVICE_RESERVE: u64 = 1 << 30;
 
 /// Runs one expert node: it joins, loads the experts that the placement gives it, and computes them.
 #[derive(Debug, Args)]
@@ -62,7 +66,7 @@ pub(crate) struct NodeArgs {
         help_heading = "Node"
     )]
     pub(crate) zone: String,
-    /// Bytes of experts it may hold [default: no bound]
+    /// Bytes of experts it may hold [default: what a GPU has free now, less 1 GiB for its work; no bound on cores]
     #[arg(long, env = "TRAMONTANE_CAPACITY", value_name = "BYTES", help_heading = "Node")]
     pub(crate) capacity: Option<u64>,
     /// Threads that compute [default: all cores]
@@ -102,7 +106,7 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
         }
     };
     let threads = args.threads.unwrap_or_else(cores);
-    let capacity = args.capacity.unwrap_or(u64::MAX);
+    let capacity = args.capacity.unwrap_or_else(|| room(&model.device));
     let store = model.expert_store(capacity, Compute::new(Isa::detect(), threads));
     let (profile, zone) = (model.profile.clone(), args.zone);
     let options = NodeOptions { id: id.clone(), addr: addr.clone(), capacity, zone, profile: profile.clone() };
@@ -142,6 +146,11 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<()> {
         ended = end_of(&mut served) => ended,
         () = signals.next() => Ok(()),
     }
+}
+
+/// Bytes of experts that `device` has room for.
+fn room(device: &Device) -> u64 {
+    device.free_bytes().map_or(u64::MAX, |free| free.saturating_sub(DEVICE_RESERVE))
 }
 
 /// Why a node at `addr` may not be in the cluster, if that is what is wrong.

@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tramontane_cluster::engine::EngineInfo;
+use tramontane_coordinator::{AUDIT_EVERY, Auditing};
 use tramontane_expert_node::{ExpertStore, NodeOptions};
 use tramontane_kernels::{CONTRACT_VERSION, Compute, KvType, WeightType};
 use tramontane_model::cache::PackedCache;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
+use tramontane_model::device::Device;
+use tramontane_model::expert::ExpertBackend;
 use tramontane_model::manifest::Manifest;
 use tramontane_model::weights::{ExpertTypes, Quantize};
 use tramontane_router::{ExpertId, ModelId, NodeId, NumericProfile};
@@ -26,6 +29,8 @@ pub(crate) struct Model {
     pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) config: ModelConfig,
     pub(crate) quantize: Quantize,
+    /// Where it is computed.
+    pub(crate) device: Device,
     pub(crate) experts: ExpertTypes,
     pub(crate) profile: NumericProfile,
     /// Where its packed weights are kept, if they are.
@@ -35,6 +40,7 @@ pub(crate) struct Model {
 impl Model {
     /// Opens and validates the checkpoint, and finds its hash: from its manifest where it has one, else by reading it all.
     pub(crate) fn open(args: &ModelArgs) -> anyhow::Result<Self> {
+        let device = Device::open(args.device)?;
         let path = on_disk(args.model.as_deref());
         let (name, checkpoint) = open_checkpoint(path)?;
         let manifest = match path {
@@ -57,13 +63,22 @@ impl Model {
             contract: CONTRACT_VERSION,
             weights: manifest.root().to_owned(),
             quantization: experts.name.clone(),
+            arithmetic: args.device.arithmetic().to_owned(),
         };
         let cache = args.cache_dir.as_deref().map(|dir| {
             let opened = PackedCache::open(dir, args.cache_bytes, Arc::new(manifest));
             opened.map(Arc::new).with_context(|| format!("cannot use the cache {}", dir.display()))
         });
         let (id, checkpoint, cache) = (ModelId::from(name), Arc::new(checkpoint), cache.transpose()?);
-        Ok(Self { id, checkpoint, config, quantize, experts, profile, cache })
+        Ok(Self { id, checkpoint, config, quantize, device, experts, profile, cache })
+    }
+
+    /// The same, whose experts are computed by `arithmetic`, if that is not its own device's.
+    pub(crate) fn with_experts(mut self, arithmetic: Option<&str>) -> Self {
+        if let Some(arithmetic) = arithmetic {
+            self.profile.arithmetic = arithmetic.to_owned();
+        }
+        self
     }
 
     /// Bytes of one expert as it is held, to within the padding of its panels.
@@ -73,11 +88,25 @@ impl Model {
         (3.0 * self.config.hidden as f64 * self.config.inner as f64 * widest) as u64
     }
 
+    /// What has so much of its experts' work done twice, as `asked`.
+    ///
+    /// # Errors
+    /// When that is asked for, and two nodes need not answer with equal bits.
+    pub(crate) fn auditing(&self, asked: Option<u32>) -> anyhow::Result<Auditing> {
+        match asked {
+            _ if self.profile.is_exact() => Ok(asked.unwrap_or(AUDIT_EVERY).into()),
+            None | Some(0) => Ok(0.into()),
+            Some(n) => {
+                bail!("--audit {n}: nodes that compute by {} need not agree to the bit", self.profile.arithmetic)
+            }
+        }
+    }
+
     /// A store for its experts, of at most `capacity` bytes, that computes on `compute`.
     pub(crate) fn expert_store(&self, capacity: u64, compute: Compute) -> Arc<ExpertStore> {
         let (id, checkpoint, config) = (self.id.clone(), self.checkpoint.clone(), self.config.clone());
-        let store = ExpertStore::new(id, checkpoint, config, self.quantize, capacity, compute);
-        Arc::new(store.with_cache(self.cache.clone()))
+        let backend = ExpertBackend::new(&self.device, compute, self.cache.clone());
+        Arc::new(ExpertStore::new(id, checkpoint, config, self.quantize, capacity, backend))
     }
 
     /// What a node `id` at `addr` that holds its experts says of itself when it joins.
@@ -91,7 +120,7 @@ impl Model {
             model: self.id.clone(),
             context: self.config.context,
             vocab: self.config.vocab,
-            fingerprint: EngineInfo::fingerprint(&self.profile, kv.name()),
+            fingerprint: EngineInfo::fingerprint(&self.profile, self.device.arithmetic(), kv.name()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Messages to our own types and back, for what both gRPC seams carry: expert ids and profiles.
 
 use tramontane_proto::v1 as pb;
-use tramontane_router::{ExpertId, NumericProfile};
+use tramontane_router::{CPU_ARITHMETIC, ExpertId, NumericProfile};
 
 /// A message that arrived whole but says something it may not: its sender is broken, or the path to it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,12 +24,14 @@ pub(crate) fn expert_from_pb(id: Option<pb::ExpertId>) -> Result<ExpertId, Malfo
 }
 
 pub(crate) fn profile_to_pb(profile: &NumericProfile) -> pb::NumericProfile {
-    let NumericProfile { contract, weights, quantization } = profile.clone();
-    pb::NumericProfile { contract, weights, quantization }
+    let NumericProfile { contract, weights, quantization, arithmetic } = profile.clone();
+    pb::NumericProfile { contract, weights, quantization, arithmetic }
 }
 
 pub(crate) fn profile_from_pb(profile: Option<pb::NumericProfile>) -> Result<NumericProfile, Malformed> {
-    let pb::NumericProfile { contract, weights, quantization } =
+    let pb::NumericProfile { contract, weights, quantization, arithmetic } =
         profile.ok_or_else(|| Malformed::missing("profile"))?;
-    Ok(NumericProfile { contract, weights, quantization })
+    // Who does not know the word computes by the contract.
+    let arithmetic = if arithmetic.is_empty() { CPU_ARITHMETIC.to_owned() } else { arithmetic };
+    Ok(NumericProfile { contract, weights, quantization, arithmetic })
 }

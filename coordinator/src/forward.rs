@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tramontane_kernels::{Compute, KvLayer, KvType, NotFinite, Q8Buf, QueryRow};
-use tramontane_model::decoder::{Decoder, DecoderScratch, EmbedError, Keep, LayerRows};
+use tramontane_kernels::{Compute, Q8Buf, QueryRow};
+use tramontane_model::config::ModelConfig;
+use tramontane_model::decoder::{DecoderBackend, DecoderError, EmbedError, Keep, LayerRows};
 use tramontane_router::{GateError, GateWeights, RowFormat, Rows, gate};
 
 use crate::dispatch::{Auditing, DispatchError, Dispatcher, PeerReport};
@@ -46,6 +47,12 @@ pub enum StepError {
     /// The model's configuration is at fault.
     #[error(transparent)]
     Gate(GateError),
+    /// The device that computes attention is: fail the step.
+    #[error("the device failed: {why}")]
+    Device {
+        /// What it said.
+        why: String,
+    },
 }
 
 impl StepError {
@@ -55,14 +62,15 @@ impl StepError {
     }
 }
 
-/// The decoder, its KV cache and the way to its experts.
+/// The decoder with its KV cache, and the way to its experts.
 pub struct Forward {
-    decoder: Decoder,
+    decoder: Box<dyn DecoderBackend>,
+    /// Why the cache is not what it should be, if it is not.
+    damaged: Option<DecoderError>,
+    /// Encodes rows for the experts.
     compute: Compute,
-    kv: Vec<KvLayer>,
     dispatcher: Dispatcher,
     encoding: RowFormat,
-    scratch: DecoderScratch,
     hidden: Vec<f32>,
     normed: Vec<f32>,
     gate_logits: Vec<f32>,
@@ -72,24 +80,19 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// The model `decoder` with room for `kv_blocks` blocks of keys and values, on `compute`; `encoding` is how its experts
-    /// take their rows.
+    /// The model `decoder`, whose experts take their rows as `encoding`; `compute` encodes them.
     pub fn new(
-        decoder: Decoder,
+        decoder: Box<dyn DecoderBackend>,
         compute: Compute,
-        kv_type: KvType,
-        kv_blocks: usize,
         dispatcher: Dispatcher,
         encoding: RowFormat,
     ) -> Self {
-        let kv = decoder.kv_cache(kv_type, kv_blocks);
         Self {
             decoder,
+            damaged: None,
             compute,
-            kv,
             dispatcher,
             encoding,
-            scratch: DecoderScratch::default(),
             hidden: Vec::new(),
             normed: Vec::new(),
             gate_logits: Vec::new(),
@@ -110,9 +113,9 @@ impl Forward {
         self.dispatcher.report()
     }
 
-    /// The model.
-    pub const fn decoder(&self) -> &Decoder {
-        &self.decoder
+    /// The model's dimensions.
+    pub fn config(&self) -> &ModelConfig {
+        self.decoder.config()
     }
 
     /// Computes the step: stores its rows' keys and values, and returns the logits of the wanted rows (wanted × vocab).
@@ -128,7 +131,10 @@ impl Forward {
     /// # Errors
     /// [`StepError`] names the row or layer.
     pub fn compute(&mut self, step: &Step<'_>) -> Result<(&[f32], &[f32]), StepError> {
-        self.decoder.begin(&step.tokens, &step.rows, &mut self.scratch, &mut self.hidden)?;
+        if let Some(damage) = &self.damaged {
+            return Err(StepError::Device { why: damage.to_string() });
+        }
+        self.decoder.begin(&step.tokens, &step.rows, &mut self.hidden)?;
         let mut kept = [&step.wanted[..], &step.embedded].concat();
         kept.sort_unstable();
         let layers = self.decoder.config().layers;
@@ -136,9 +142,7 @@ impl Forward {
             let last = layer + 1 == layers;
             let keep = if last { Keep::Rows(&kept) } else { Keep::All };
             let what = LayerRows { layer, rows: &step.rows, keep };
-            let kv = &mut self.kv[layer];
-            let attended = self.decoder.attend(&self.compute, what, kv, &mut self.scratch, &mut self.hidden);
-            attended.map_err(|NotFinite { row }| StepError::NotFinite { row, layer })?;
+            self.decoder.attend(what, &mut self.hidden).map_err(|error| at(layer, |row| row, error))?;
             if !self.hidden.is_empty() {
                 self.experts(layer).map_err(|error| match error {
                     StepError::NotFinite { row, layer } if last => StepError::NotFinite { row: kept[row], layer },
@@ -147,8 +151,8 @@ impl Forward {
             }
         }
         self.split_embedded(step, &kept)?;
-        let computed = self.decoder.logits(&self.compute, &self.hidden, &mut self.scratch, &mut self.logits);
-        computed.map_err(|NotFinite { row }| StepError::NotFinite { row: step.wanted[row], layer: layers - 1 })?;
+        let computed = self.decoder.logits(&self.hidden, &mut self.logits);
+        computed.map_err(|error| at(layers - 1, |row| step.wanted[row], error))?;
         Ok((&self.logits, &self.embedded))
     }
 
@@ -165,24 +169,28 @@ impl Forward {
             to.extend_from_slice(values);
         }
         self.hidden = wanted;
-        self.decoder.last_hidden(&self.compute, &embedded, &mut self.embedded);
         let layer = self.decoder.config().layers - 1;
+        let computed = self.decoder.last_hidden(&embedded, &mut self.embedded);
+        computed.map_err(|error| at(layer, |row| step.embedded[row], error))?;
         match self.embedded.iter().position(|value| !value.is_finite()) {
             Some(at) => Err(StepError::NotFinite { row: step.embedded[at / width], layer }),
             None => Ok(()),
         }
     }
 
-    /// Makes KV block `to` hold what block `from` does, in all layers.
+    /// Makes KV block `to` hold what block `from` does, in all layers. Where the device cannot, no step succeeds any more.
     pub fn copy_block(&mut self, from: u32, to: u32) {
-        self.kv.iter_mut().for_each(|layer| layer.copy_block(from, to));
+        if let Err(error) = self.decoder.copy_block(from, to) {
+            tracing::error!(%error, "a block of keys and values could not be copied: this engine can compute no more");
+            self.damaged = Some(error);
+        }
     }
 
     /// The experts' half of a layer.
     fn experts(&mut self, layer: usize) -> Result<(), StepError> {
         let (normed, logits) = (&mut self.normed, &mut self.gate_logits);
-        let gated = self.decoder.gate(&self.compute, layer, &self.hidden, &mut self.scratch, normed, logits);
-        gated.map_err(|NotFinite { row }| StepError::NotFinite { row, layer })?;
+        let gated = self.decoder.gate(layer, &self.hidden, normed, logits);
+        gated.map_err(|error| at(layer, |row| row, error))?;
         let config = self.decoder.config();
         let weights = if config.renormalise { GateWeights::Renormalised } else { GateWeights::Softmax };
         let routing =
@@ -211,5 +219,13 @@ impl Forward {
             data.extend(self.normed.iter().flat_map(|v| v.to_le_bytes()));
         }
         Ok(Bytes::from(data))
+    }
+}
+
+/// What the decoder's error at `layer` is to the step, whose row `row(i)` stood i-th there.
+fn at(layer: usize, row: impl Fn(usize) -> usize, error: DecoderError) -> StepError {
+    match error {
+        DecoderError::NotFinite { row: at } => StepError::NotFinite { row: row(at), layer },
+        DecoderError::Device { why } => StepError::Device { why },
     }
 }

@@ -7,12 +7,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tramontane_cluster::exchange::{ExpertServer, ServeError};
-use tramontane_kernels::{Activations, Compute, F32Buf, Q8Buf, bf16_from_f32};
-use tramontane_model::cache::PackedCache;
+use tramontane_kernels::bf16_from_f32;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
-use tramontane_model::expert::{Expert, ExpertRun, ExpertScratch, forward_all};
-use tramontane_model::weights::{Packing, Quantize};
+use tramontane_model::expert::{Expert, ExpertBackend, ExpertError, ExpertRun, Workspace};
+use tramontane_model::weights::Quantize;
 use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, RowFormat, Rows};
 
 use crate::merge::{MergedRow, merge};
@@ -26,8 +25,7 @@ pub struct ExpertStore {
     quantize: Quantize,
     /// Bytes of experts that it may hold.
     capacity: u64,
-    compute: Compute,
-    packing: Packing,
+    backend: ExpertBackend,
     held: RwLock<BTreeMap<ExpertId, Arc<Expert>>>,
     /// Woken when an expert was loaded.
     loaded: Notify,
@@ -41,15 +39,6 @@ pub struct ExpertStore {
     workspaces: Mutex<Vec<Workspace>>,
 }
 
-/// One expert's buffers, kept from batch to batch.
-#[derive(Default)]
-struct Workspace {
-    floats: F32Buf,
-    blocks: Q8Buf,
-    scratch: ExpertScratch,
-    out: Vec<f32>,
-}
-
 impl ExpertStore {
     /// A store without experts.
     pub fn new(
@@ -58,17 +47,15 @@ impl ExpertStore {
         config: ModelConfig,
         quantize: Quantize,
         capacity: u64,
-        compute: Compute,
+        backend: ExpertBackend,
     ) -> Self {
-        let packing = Packing { pool: compute.pool.clone(), cache: None };
         Self {
             model,
             checkpoint,
             config,
             quantize,
             capacity,
-            compute,
-            packing,
+            backend,
             held: RwLock::default(),
             loaded: Notify::new(),
             rescued: Mutex::default(),
@@ -77,12 +64,6 @@ impl ExpertStore {
             speed: Mutex::default(),
             workspaces: Mutex::default(),
         }
-    }
-
-    /// The same, that keeps what it packs in `cache`.
-    pub fn with_cache(mut self, cache: Option<Arc<PackedCache>>) -> Self {
-        self.packing.cache = cache;
-        self
     }
 
     /// Loads `expert` from the checkpoint unless it is held.
@@ -101,8 +82,8 @@ impl ExpertStore {
                 self.config.layers, self.config.experts
             )));
         }
-        let loaded = Expert::load(&self.packing, &self.checkpoint, &self.config, layer, index, self.quantize)
-            .map_err(|error| refused(error.to_string()))?;
+        let loaded = self.backend.load(&self.checkpoint, &self.config, layer, index, self.quantize);
+        let loaded = loaded.map_err(|error| refused(error.to_string()))?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let bytes: usize = held.values().map(|e| e.bytes()).sum();
         if (bytes + loaded.bytes()) as u64 > self.capacity {
@@ -188,24 +169,37 @@ impl ExpertStore {
             let outcomes = self.compute(&left, batches, &mut workspaces);
             lock(&self.speed).note(left.iter().map(|work| work.rows.len()).sum(), left.len(), begun.elapsed());
             let mut again = Vec::new();
-            for ((mut work, bad), workspace) in left.into_iter().zip(outcomes).zip(workspaces.iter()) {
-                let Some(bad) = bad else {
-                    self.put(&work, &workspace.out, &mut answers);
-                    *lock(&self.received).entry(work.id).or_default() += work.rows.len() as u64;
-                    if let Some(asked) = lock(&self.rescued).get_mut(&work.id) {
-                        *asked = Instant::now();
+            for ((mut work, outcome), workspace) in left.into_iter().zip(outcomes).zip(workspaces.iter()) {
+                match outcome {
+                    Ok(()) => {
+                        self.put(&work, &workspace.out, &mut answers);
+                        self.count(&work);
                     }
-                    continue;
-                };
-                let batch = work.rows[bad].batch;
-                let why = format!("{}: a row's inner activation is not finite", work.id);
-                results[batch] = Err(ServeError::Corrupt { why });
-                work.rows.retain(|r| r.batch != batch);
-                again.extend((!work.rows.is_empty()).then_some(work));
+                    Err(ExpertError::NotFinite { row }) => {
+                        let batch = work.rows[row].batch;
+                        let why = format!("{}: a row's inner activation is not finite", work.id);
+                        results[batch] = Err(ServeError::Corrupt { why });
+                        work.rows.retain(|r| r.batch != batch);
+                        again.extend((!work.rows.is_empty()).then_some(work));
+                    }
+                    Err(ExpertError::Device { why }) => {
+                        tracing::error!(expert = %work.id, why, "the device failed");
+                        let failed = ServeError::CannotHold { expert: work.id, why };
+                        work.rows.iter().for_each(|r| results[r.batch] = Err(failed.clone()));
+                    }
+                }
             }
             left = again;
         }
         answers
+    }
+
+    /// Notes that an expert has computed its rows.
+    fn count(&self, work: &Work) {
+        *lock(&self.received).entry(work.id).or_default() += work.rows.len() as u64;
+        if let Some(asked) = lock(&self.rescued).get_mut(&work.id) {
+            *asked = Instant::now();
+        }
     }
 
     /// What each expert is to compute. Batches for an expert that was given up since `refuse` looked are refused now.
@@ -221,22 +215,18 @@ impl ExpertStore {
         all
     }
 
-    /// Computes all of `work`, each in its workspace; for each the first of its rows whose result is not finite.
-    fn compute(&self, work: &[Work], batches: &[ExpertBatch], workspaces: &mut [Workspace]) -> Vec<Option<usize>> {
-        let mut runs = Vec::with_capacity(work.len());
-        for (work, workspace) in work.iter().zip(workspaces) {
-            let Workspace { floats, blocks, scratch, out } = workspace;
-            let stored = work.rows.iter().map(|r| batches[r.batch].rows.row(r.row));
-            let rows = if work.expert.is_quantized() {
-                blocks.receive(self.config.hidden, stored);
-                Activations::Q8(blocks)
-            } else {
-                floats.receive(self.config.hidden, stored);
-                Activations::F32(floats)
-            };
-            runs.push(ExpertRun { expert: &work.expert, rows, scratch, out });
-        }
-        forward_all(&self.compute, &mut runs).into_iter().map(|outcome| outcome.err().map(|bad| bad.row)).collect()
+    /// Computes all of `work`, each in its workspace.
+    fn compute(
+        &self,
+        work: &[Work],
+        batches: &[ExpertBatch],
+        workspaces: &mut [Workspace],
+    ) -> Vec<Result<(), ExpertError>> {
+        let runs = work.iter().zip(workspaces).map(|(work, workspace)| {
+            let rows = work.rows.iter().map(|r| batches[r.batch].rows.row(r.row)).collect();
+            ExpertRun { expert: &work.expert, rows, workspace }
+        });
+        self.backend.forward(&mut runs.collect::<Vec<_>>())
     }
 
     /// Puts an expert's results where the batches' answers want them.

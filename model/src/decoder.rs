@@ -2,6 +2,8 @@
 //!
 //! What lies between two of its layers, the experts, is computed elsewhere; the caller adds their result to the hidden states.
 
+mod backend;
+mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +15,8 @@ use tramontane_kernels::{
     QueryRow, attention, matmul_all, rms_norm, rope,
 };
 
+pub use self::backend::{DecoderBackend, DecoderError, load};
+pub use self::cpu::CpuDecoder;
 use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
 use crate::config::ModelConfig;
 use crate::weights::{LoadError, Packing, Quantize, pack, vector};
@@ -101,10 +105,7 @@ impl Decoder {
         let vector = |tensor: &Tensor<'_>| vector(&checkpoint, tensor);
         let matrix = |tensor| pack(packing, &checkpoint, &tensor, Quantize::AsStored);
         let outer = checkpoint.outer(config)?;
-        checkpoint.prefetch(outer.embeddings.data, outer.embeddings.name);
-        outer.embeddings.check_finite()?;
-        // Of the embeddings a step reads its tokens' rows alone.
-        checkpoint.release(outer.embeddings.data, outer.embeddings.name);
+        check_embeddings(&checkpoint, &outer.embeddings)?;
         let (norm, lm_head) = (vector(&outer.norm)?, matrix(outer.lm_head)?);
         let layers = (0..config.layers)
             .map(|i| {
@@ -147,10 +148,6 @@ impl Decoder {
         scratch: &mut DecoderScratch,
         hidden: &mut Vec<f32>,
     ) -> Result<(), EmbedError> {
-        let (width, vocab) = (self.config.hidden, self.config.vocab);
-        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab) {
-            return Err(EmbedError::UnknownToken { token, vocab });
-        }
         let half = self.rope.pairs();
         scratch.sin.resize(rows.len() * half, 0.0);
         scratch.cos.resize(rows.len() * half, 0.0);
@@ -158,14 +155,7 @@ impl Decoder {
         for (row, (sin, cos)) in rows.iter().zip(angles) {
             self.rope.fill(row.position as u32, sin, cos);
         }
-        hidden.resize(tokens.len() * width, 0.0);
-        let embeddings = self.checkpoint.outer(&self.config)?.embeddings;
-        let row_bytes = embeddings.data.len() / vocab;
-        for (&token, hidden) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
-            let at = token as usize * row_bytes;
-            embeddings.ty.decode_row(&embeddings.data[at..at + row_bytes], hidden);
-        }
-        Ok(())
+        embed(&self.checkpoint, &self.config, tokens, hidden)
     }
 
     /// A layer up to its experts: stores the rows' keys and values in `kv`, and adds attention's result to `hidden`. With
@@ -286,6 +276,35 @@ impl Decoder {
         scratch.rows.project(compute, [(&self.lm_head, logits)]);
         Ok(())
     }
+}
+
+/// The embeddings of `tokens` (tokens × hidden), read out of the checkpoint.
+pub(crate) fn embed(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    tokens: &[u32],
+    hidden: &mut Vec<f32>,
+) -> Result<(), EmbedError> {
+    let (width, vocab) = (config.hidden, config.vocab);
+    if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab) {
+        return Err(EmbedError::UnknownToken { token, vocab });
+    }
+    hidden.resize(tokens.len() * width, 0.0);
+    let embeddings = checkpoint.outer(config)?.embeddings;
+    let row_bytes = embeddings.data.len() / vocab;
+    for (&token, hidden) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
+        let at = token as usize * row_bytes;
+        embeddings.ty.decode_row(&embeddings.data[at..at + row_bytes], hidden);
+    }
+    Ok(())
+}
+
+/// Reads the embeddings once, for values that are not finite. Of what is mapped a step reads its tokens' rows alone.
+pub(crate) fn check_embeddings(checkpoint: &Checkpoint, embeddings: &Tensor<'_>) -> Result<(), CheckpointError> {
+    checkpoint.prefetch(embeddings.data, embeddings.name);
+    embeddings.check_finite()?;
+    checkpoint.release(embeddings.data, embeddings.name);
+    Ok(())
 }
 
 /// Rows in the forms that some matrices want.

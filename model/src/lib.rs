@@ -4,10 +4,14 @@
 //! checkpoint is checked against named bounds, and what is wrong with it is an error that names the file and the tensor.
 
 pub mod cache;
+#[cfg_attr(feature = "candle", path = "candle/enabled.rs")]
+#[cfg_attr(not(feature = "candle"), path = "candle/disabled.rs")]
+pub mod candle;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
+pub mod device;
 pub mod expert;
 pub mod manifest;
 #[cfg(feature = "candle")]

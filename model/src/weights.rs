@@ -1,5 +1,6 @@
 //! From a tensor in a checkpoint to a matrix that kernels can multiply with.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use tramontane_kernels::{PackError, PackedMatrix, Pool, Unquantizable, WeightTyp
 use crate::cache::PackedCache;
 use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
 use crate::config::ModelConfig;
+use crate::device::DeviceName;
 
 /// Why weights could not be made ready. The file is at fault: nothing that the caller does with the same file will help.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,16 @@ pub enum LoadError {
     /// Quantise the rest too (`--quantize`): a row is encoded once for all experts.
     #[error("some experts are quantised and some are not")]
     MixedExperts,
+    /// There is no room on the device, or it is broken.
+    #[error("{device}, {what}: {why}")]
+    Device {
+        /// The device.
+        device: DeviceName,
+        /// What was uploaded.
+        what: String,
+        /// What its library says.
+        why: String,
+    },
 }
 
 /// In which type expert weights are held.
@@ -144,6 +156,16 @@ pub fn pack(
 
 fn make(pool: &Pool, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMatrix, LoadError> {
     tensor.check_finite()?;
+    let (rows, width) = matrix_shape(tensor)?;
+    let (ty, data) = stored(tensor, rows, width, quantize)?;
+    PackedMatrix::pack(pool, ty, rows, width, &data).map_err(|source| pack_error(tensor, source))
+}
+
+/// The rows and the width of a 2-dimensional tensor.
+///
+/// # Errors
+/// [`CheckpointError::WrongShape`] when it is another.
+pub(crate) fn matrix_shape(tensor: &Tensor<'_>) -> Result<(usize, usize), LoadError> {
     let &[rows, width] = tensor.shape else {
         return Err(CheckpointError::WrongShape {
             file: tensor.file.into(),
@@ -153,11 +175,23 @@ fn make(pool: &Pool, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMa
         }
         .into());
     };
-    let pack_error = |source| LoadError::Pack { file: tensor.file.into(), tensor: tensor.name.into(), source };
+    Ok((rows, width))
+}
+
+/// The rows of `tensor` in the type in which it is held, as a checkpoint stores them.
+///
+/// # Errors
+/// [`LoadError`] names the row that cannot be converted.
+pub(crate) fn stored<'a>(
+    tensor: &Tensor<'a>,
+    rows: usize,
+    width: usize,
+    quantize: Quantize,
+) -> Result<(WeightType, Cow<'a, [u8]>), LoadError> {
     let Some(ty) = quantize.target().filter(|&ty| ty != tensor.ty) else {
-        return PackedMatrix::pack(pool, tensor.ty, rows, width, tensor.data).map_err(pack_error);
+        return Ok((tensor.ty, Cow::Borrowed(tensor.data)));
     };
-    let row_bytes = ty.row_bytes(width).ok_or_else(|| pack_error(PackError::Width { ty, width }))?;
+    let row_bytes = ty.row_bytes(width).ok_or_else(|| pack_error(tensor, PackError::Width { ty, width }))?;
     let mut stored = Vec::with_capacity(rows * row_bytes);
     let mut values = vec![0.0; width];
     for (row, bytes) in tensor.data.chunks_exact(tensor.data.len() / rows).enumerate() {
@@ -169,7 +203,11 @@ fn make(pool: &Pool, tensor: &Tensor<'_>, quantize: Quantize) -> Result<PackedMa
             source,
         })?;
     }
-    PackedMatrix::pack(pool, ty, rows, width, &stored).map_err(pack_error)
+    Ok((ty, Cow::Owned(stored)))
+}
+
+fn pack_error(tensor: &Tensor<'_>, source: PackError) -> LoadError {
+    LoadError::Pack { file: tensor.file.into(), tensor: tensor.name.into(), source }
 }
 
 /// A 1-dimensional tensor of `checkpoint` as f32.

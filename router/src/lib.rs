@@ -22,6 +22,6 @@ pub use gate::{GateError, GateWeights, Routing, gate};
 pub use load::ExpertLoad;
 pub use names::{Epoch, ExpertId, ModelId, NodeId};
 pub use plan::{Costs, Dispatch, DispatchPlan, Pair, PlanError, plan, replan, rescue_plan};
-pub use profile::NumericProfile;
+pub use profile::{CPU_ARITHMETIC, NumericProfile};
 pub use rows::{ExpertBatch, ExpertRows, ExpertWork, RowFormat, Rows};
 pub use view::{ClusterView, NodeRecord};

@@ -24,7 +24,8 @@ pub(crate) fn routing(seed: u64, rows: usize, experts: usize, k: usize) -> Routi
 
 /// A live node that holds nothing.
 pub(crate) fn record(id: &str) -> NodeRecord {
-    let profile = NumericProfile { contract: 1, weights: "00".into(), quantization: "f32".into() };
+    let profile =
+        NumericProfile { contract: 1, weights: "00".into(), quantization: "f32".into(), arithmetic: "cpu".into() };
     let (addr, held) = (String::new(), BTreeSet::new());
     NodeRecord {
         id: id.into(),

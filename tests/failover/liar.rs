@@ -15,9 +15,10 @@ use tramontane_cluster::tls::Security;
 use tramontane_expert_node::{ExpertStore, Node, NodeOptions};
 use tramontane_kernels::{CONTRACT_VERSION, Compute, Isa};
 use tramontane_model::checkpoint::Checkpoint;
+use tramontane_model::expert::ExpertBackend;
 use tramontane_model::manifest::Manifest;
 use tramontane_model::weights::{ExpertTypes, Quantize};
-use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, NumericProfile, RowFormat};
+use tramontane_router::{CPU_ARITHMETIC, ExpertBatch, ExpertId, ExpertRows, ModelId, NumericProfile, RowFormat};
 
 use crate::etcd_server::How;
 use crate::fleet::{Fleet, NAME, Size};
@@ -93,10 +94,11 @@ fn join(fleet: &mut Fleet, lie: Lie) {
     let config = checkpoint.config().expect("its configuration is sound");
     let weights = Manifest::compute(&checkpoint).root().to_owned();
     let quantization = ExpertTypes::of(&checkpoint, &config, Quantize::AsStored).expect("types").name;
-    let profile = NumericProfile { contract: CONTRACT_VERSION, weights, quantization };
-    let (model, compute) = (ModelId::from("breeze"), Compute::new(Isa::detect(), 1));
+    let arithmetic = CPU_ARITHMETIC.to_owned();
+    let profile = NumericProfile { contract: CONTRACT_VERSION, weights, quantization, arithmetic };
+    let (model, backend) = (ModelId::from("breeze"), ExpertBackend::cpu(Compute::new(Isa::detect(), 1)));
     let checkpoint = Arc::new(checkpoint);
-    let store = ExpertStore::new(model.clone(), checkpoint, config, Quantize::AsStored, u64::MAX, compute);
+    let store = ExpertStore::new(model.clone(), checkpoint, config, Quantize::AsStored, u64::MAX, backend);
     let store = Arc::new(store);
     let mut options = EtcdOptions::parse(&fleet.registry(), NAME).expect("an address");
     options.ttl = Duration::from_secs(1);

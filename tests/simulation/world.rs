@@ -125,7 +125,12 @@ impl World {
         let model = ModelId::from("m");
         let mut world = Self {
             mutant,
-            profile: NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into() },
+            profile: NumericProfile {
+                contract: 1,
+                weights: "w".into(),
+                quantization: "f32".into(),
+                arithmetic: "cpu".into(),
+            },
             now: 0,
             began: 0,
             events: BTreeMap::new(),

@@ -13,8 +13,10 @@ use tramontane_cluster::tls::Security;
 use tramontane_coordinator::{Dispatcher, Forward};
 use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa, KvType};
-use tramontane_model::decoder::Decoder;
-use tramontane_model::weights::{Packing, Quantize};
+use tramontane_model::decoder;
+use tramontane_model::device::Device;
+use tramontane_model::expert::ExpertBackend;
+use tramontane_model::weights::Quantize;
 use tramontane_router::flight::Policy;
 use tramontane_router::placement::{ExpertSize, NodeRoom, Problem, solve};
 use tramontane_router::{NodeId, RowFormat};
@@ -82,15 +84,13 @@ impl Cluster {
         let compute = Compute::new(setup.isa, setup.threads);
         let (nodes, exchange, watch) = runtime.block_on(start_nodes(model, setup, &compute));
         let nodes = Nodes { stores: nodes, _runtime: runtime };
-        let decoder = Decoder::load(
-            &Packing { pool: compute.pool.clone(), cache: None },
-            model.checkpoint.clone(),
-            &model.config,
-        )
-        .expect("the decoder loads");
+        let room = (setup.kv, setup.kv_blocks);
+        let checkpoint = model.checkpoint.clone();
+        let decoder = decoder::load(&Device::Cpu, compute.clone(), None, checkpoint, &model.config, room);
+        let decoder = decoder.expect("the decoder loads");
         let dispatcher = Dispatcher::new(model.id.clone(), exchange, watch, Policy::default());
         let encoding = if model.experts(setup.quantize).quantized { RowFormat::Q8 } else { RowFormat::F32 };
-        let forward = Forward::new(decoder, compute, setup.kv, setup.kv_blocks, dispatcher, encoding);
+        let forward = Forward::new(decoder, compute, dispatcher, encoding);
         Self { forward, kv_blocks: setup.kv_blocks, nodes }
     }
 }
@@ -106,8 +106,9 @@ async fn start_nodes(model: &Model, setup: &Setup, compute: &Compute) -> (Stores
             Reach::InProcess => compute.clone(),
             Reach::Grpc => Compute::new(setup.isa, setup.threads),
         };
-        let (checkpoint, config) = (model.checkpoint.clone(), model.config.clone());
-        let store = ExpertStore::new(model.id.clone(), checkpoint, config, setup.quantize, u64::MAX, compute);
+        let (checkpoint, config, backend) =
+            (model.checkpoint.clone(), model.config.clone(), ExpertBackend::cpu(compute));
+        let store = ExpertStore::new(model.id.clone(), checkpoint, config, setup.quantize, u64::MAX, backend);
         let store = Arc::new(store);
         let addr = match setup.reach {
             Reach::InProcess => String::new(),

@@ -11,7 +11,7 @@ use tramontane_model::config::ModelConfig;
 use tramontane_model::manifest::Manifest;
 use tramontane_model::tokenizer::{Special, Tokenizer};
 use tramontane_model::weights::{ExpertTypes, Quantize};
-use tramontane_router::{ExpertId, ModelId, NumericProfile};
+use tramontane_router::{CPU_ARITHMETIC, ExpertId, ModelId, NumericProfile};
 
 use super::dice::Dice;
 use super::gguf::{self, Form};
@@ -71,6 +71,7 @@ impl Model {
             contract: CONTRACT_VERSION,
             weights: self.weights.clone(),
             quantization: self.experts(quantize).name,
+            arithmetic: CPU_ARITHMETIC.to_owned(),
         }
     }
 

@@ -20,7 +20,7 @@ pub(crate) type Logits = Vec<Vec<f32>>;
 /// When the cluster's KV blocks do not suffice, or a step fails.
 pub(crate) fn logits(cluster: &mut Cluster, prompts: &[Vec<u32>], chunk: usize) -> Vec<Logits> {
     let tables = deal(prompts, cluster.kv_blocks);
-    let vocab = cluster.forward.decoder().config().vocab;
+    let vocab = cluster.forward.config().vocab;
     let mut all: Vec<Logits> = vec![Logits::new(); prompts.len()];
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let mut start = 0;

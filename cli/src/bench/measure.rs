@@ -42,7 +42,7 @@ pub(super) struct Samples {
 impl Engine {
     /// Computes the positions that come before those that are timed.
     fn prepare(&mut self, case: &Case) -> Result<(), StepError> {
-        let vocab = self.forward.decoder().config().vocab;
+        let vocab = self.forward.config().vocab;
         for positions in filling(case.work.depth()) {
             self.forward.run(&case.step(self.seed, vocab, &positions, Wanted::None))?;
         }
@@ -51,7 +51,7 @@ impl Engine {
 
     /// Runs the case once: tokens a second.
     fn time(&mut self, case: &Case) -> Result<f64, StepError> {
-        let vocab = self.forward.decoder().config().vocab;
+        let vocab = self.forward.config().vocab;
         let steps = case.work.steps();
         let started = Instant::now();
         for (positions, wanted) in &steps {

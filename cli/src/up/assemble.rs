@@ -5,8 +5,7 @@ use tramontane_cluster::registry::Watch;
 use tramontane_coordinator::{Dispatcher, Forward, KV_BLOCK};
 use tramontane_kernels::{Compute, KvType};
 use tramontane_model::config::ModelConfig;
-use tramontane_model::decoder::Decoder;
-use tramontane_model::weights::Packing;
+use tramontane_model::decoder;
 use tramontane_router::flight::Policy;
 use tramontane_router::{NodeId, RowFormat};
 
@@ -41,9 +40,10 @@ pub(crate) fn forward(
     exchange: Box<dyn Exchange>,
     watch: Watch,
 ) -> anyhow::Result<Forward> {
-    let packing = Packing { pool: compute.pool.clone(), cache: model.cache.clone() };
-    let decoder = Decoder::load(&packing, model.checkpoint.clone(), &model.config)?;
+    let room = (kv_type, kv_blocks as usize);
+    let checkpoint = model.checkpoint.clone();
+    let decoder = decoder::load(&model.device, compute.clone(), model.cache.clone(), checkpoint, &model.config, room)?;
     let dispatcher = Dispatcher::new(model.id.clone(), exchange, watch, Policy::default());
     let encoding = if model.experts.quantized { RowFormat::Q8 } else { RowFormat::F32 };
-    Ok(Forward::new(decoder, compute, kv_type, kv_blocks as usize, dispatcher, encoding))
+    Ok(Forward::new(decoder, compute, dispatcher, encoding))
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use assemble::default_nodes;
 use nodes::Nodes;
 use tramontane_cluster::tls::Security;
-use tramontane_coordinator::AUDIT_EVERY;
 use tramontane_gateway::metrics::EngineCollector;
 use tramontane_kernels::{Compute, Isa};
 use tramontane_router::placement::ControllerPolicy;
@@ -77,7 +76,7 @@ async fn work_on(nodes: &mut Nodes, args: &UpArgs, model: &Model, work: Work, co
     nodes.until(until_held(model, registry.as_ref())).await?;
     nodes.settled();
     let kv = KvRoom::of(&args.kv);
-    let auditing = args.audit.unwrap_or(AUDIT_EVERY).into();
+    let auditing = model.auditing(args.audit)?;
     let Started { engine, metrics, .. } =
         start_engine(model, compute, kv, nodes.exchange(), registry.watch(), auditing)?;
     match work {

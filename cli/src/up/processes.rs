@@ -73,6 +73,7 @@ impl Spawner {
         if let Some(dir) = &model.cache_dir {
             command.arg("--cache-dir").arg(dir).args(["--cache-bytes", &model.cache_bytes.to_string()]);
         }
+        command.args(["--device", &model.device.to_string()]);
         if let Some(quantize) = model.quantize {
             command.args(["--quantize", quantize.name()]);
         }

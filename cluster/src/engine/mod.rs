@@ -9,7 +9,7 @@ mod request;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tramontane_router::{ModelId, NumericProfile};
+use tramontane_router::{CPU_ARITHMETIC, ModelId, NumericProfile};
 
 pub use events::{EventSender, EventStream, ReaderGone, event_channel};
 pub use in_process::{EngineInbox, EnginesGone, InProcessEngine, Submission, in_process};
@@ -49,11 +49,16 @@ pub struct EngineInfo {
 }
 
 impl EngineInfo {
-    /// What `system_fingerprint` says of an engine whose experts have `profile` and whose keys and values are stored as `kv`:
-    /// `fp_` and 16 hex digits of a BLAKE3 hash. Engines with equal fingerprints answer with equal bits.
-    pub fn fingerprint(profile: &NumericProfile, kv: &str) -> String {
-        let NumericProfile { contract, weights, quantization } = profile;
-        let hash = blake3::hash(format!("{contract}|{weights}|{quantization}|{kv}").as_bytes());
+    /// What `system_fingerprint` says of an engine whose experts have `profile`, and whose attention is computed by `arithmetic` (as in a
+    /// profile) with keys and values stored as `kv`: `fp_` and 16 hex digits of a BLAKE3 hash. Engines with equal fingerprints answer with
+    /// equal bits, if both arithmetics are the contract's.
+    pub fn fingerprint(profile: &NumericProfile, arithmetic: &str, kv: &str) -> String {
+        let NumericProfile { contract, weights, quantization, arithmetic: experts } = profile;
+        let mut what = format!("{contract}|{weights}|{quantization}|{kv}");
+        if !profile.is_exact() || arithmetic != CPU_ARITHMETIC {
+            what += &format!("|{experts}|{arithmetic}");
+        }
+        let hash = blake3::hash(what.as_bytes());
         format!("fp_{}", &hash.to_hex()[..16])
     }
 }

@@ -163,7 +163,12 @@ mod tests {
                 id: NodeId::from(id),
                 addr,
                 held,
-                profile: NumericProfile { contract, weights: "ab".into(), quantization: "f32".into() },
+                profile: NumericProfile {
+                    contract,
+                    weights: "ab".into(),
+                    quantization: "f32".into(),
+                    arithmetic: "cpu".into(),
+                },
                 capacity,
                 speed: contract,
                 zone: "z".into(),

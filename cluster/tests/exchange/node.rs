@@ -15,7 +15,7 @@ pub(crate) const MODEL: &str = "test-model";
 pub(crate) const LAYER: u32 = 3;
 
 pub(crate) fn profile() -> NumericProfile {
-    NumericProfile { contract: 1, weights: "00ff".into(), quantization: "f32".into() }
+    NumericProfile { contract: 1, weights: "00ff".into(), quantization: "f32".into(), arithmetic: "cpu".into() }
 }
 
 /// Holds experts of [`LAYER`]; expert e answers a row x with x · (e + 1), in f32 for f32 rows, in bf16 for Q8 rows.

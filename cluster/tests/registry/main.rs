@@ -31,7 +31,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 }
 
 fn profile() -> NumericProfile {
-    NumericProfile { contract: 1, weights: "00ff".into(), quantization: "f32".into() }
+    NumericProfile { contract: 1, weights: "00ff".into(), quantization: "f32".into(), arithmetic: "cpu".into() }
 }
 
 fn record(name: &str, held: impl IntoIterator<Item = u32>) -> NodeRecord {

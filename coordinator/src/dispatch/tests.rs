@@ -153,7 +153,8 @@ fn run_where(replicas: usize, script: &[Fault], what: Held) -> Outcome {
 /// Runs a layer over nodes at `addr`.
 fn run_at(replicas: usize, script: &[Fault], what: Held, addr: &str, auditing: Auditing) -> Outcome {
     let model = ModelId::from("m");
-    let profile = NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into() };
+    let profile =
+        NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into(), arithmetic: "cpu".into() };
     let registry = EmbeddedRegistry::new(model.clone(), profile.clone());
     let names: Vec<NodeId> = (0..replicas).map(|i| NodeId::from(format!("n{i}"))).collect();
     let experts = || (0..EXPERTS).map(|e| ExpertId::new(0, e));

@@ -90,7 +90,7 @@ impl EngineLoop {
     /// # Errors
     /// [`LimitsError`] when the bounds contradict each other.
     pub fn new(inbox: EngineInbox, forward: Forward, options: EngineOptions) -> Result<Self, LimitsError> {
-        let config = forward.decoder().config();
+        let config = forward.config();
         let bounds = Bounds {
             context: config.context,
             vocab: config.vocab,
@@ -292,7 +292,7 @@ impl Work {
                     self.end_badly(id, EngineError::InvalidRequest { why: why.clone() });
                 }
             }
-            StepError::Embed(_) | StepError::Experts { .. } | StepError::Gate(_) => {
+            StepError::Embed(_) | StepError::Experts { .. } | StepError::Gate(_) | StepError::Device { .. } => {
                 for chunk in &plan.chunks {
                     self.end_badly(chunk.sequence, EngineError::ExpertsUnavailable { why: why.clone() });
                 }

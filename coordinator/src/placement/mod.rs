@@ -118,7 +118,8 @@ mod tests {
     use super::*;
 
     fn record(id: &str, held: impl IntoIterator<Item = u32>) -> NodeRecord {
-        let profile = NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into() };
+        let profile =
+            NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into(), arithmetic: "cpu".into() };
         let held = held.into_iter().map(|e| ExpertId::new(0, e)).collect();
         let (addr, zone) = (String::new(), String::new());
         NodeRecord { id: id.into(), addr, held, profile, capacity: 100, speed: 0, zone, draining: false }

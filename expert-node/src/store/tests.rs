@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tramontane_kernels::Isa;
+use tramontane_kernels::{Compute, Isa, Q8Buf};
 use tramontane_router::{Epoch, ExpertWork};
 
 use super::*;
@@ -13,7 +13,8 @@ fn store(quantize: Quantize, capacity: u64) -> ExpertStore {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/breeze");
     let checkpoint = Arc::new(Checkpoint::open(&folder).unwrap());
     let config = checkpoint.config().unwrap();
-    ExpertStore::new(ModelId::from("breeze"), checkpoint, config, quantize, capacity, Compute::new(Isa::detect(), 1))
+    let backend = ExpertBackend::cpu(Compute::new(Isa::detect(), 1));
+    ExpertStore::new(ModelId::from("breeze"), checkpoint, config, quantize, capacity, backend)
 }
 
 /// `count` rows in the form that the experts take, times `scale`.

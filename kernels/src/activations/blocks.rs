@@ -137,6 +137,26 @@ impl Q8Buf {
         }
     }
 
+    /// Values in a row whose wire form has `bytes` bytes.
+    pub const fn wire_values(bytes: usize) -> usize {
+        bytes / (QUANT_BLOCK + 4) * QUANT_BLOCK
+    }
+
+    /// Decodes a row in its wire form: `out[i] = scale × q_i`, rounded. For backends that do not multiply int8 blocks themselves.
+    ///
+    /// # Panics
+    /// When `wire` is not the bytes of `out.len()` values.
+    pub fn decode_wire(wire: &[u8], out: &mut [f32]) {
+        assert_eq!(wire.len(), out.len() + out.len() / QUANT_BLOCK * 4, "bytes of a row");
+        let (values, scales) = wire.split_at(out.len());
+        let scales = scales.as_chunks::<4>().0.iter().map(|scale| f32::from_le_bytes(*scale));
+        for ((out, values), scale) in
+            out.chunks_exact_mut(QUANT_BLOCK).zip(values.chunks_exact(QUANT_BLOCK)).zip(scales)
+        {
+            out.iter_mut().zip(values).for_each(|(out, &q)| *out = scale * f32::from(q as i8));
+        }
+    }
+
     /// Appends row `row` in its wire form to `wire`.
     ///
     /// # Panics

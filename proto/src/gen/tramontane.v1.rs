@@ -27,6 +27,9 @@ pub struct NumericProfile {
     /// How expert weights are stored and multiplied: f32, bf16, f16, q8_0, q4_0, mixed.
     #[prost(string, tag = "3")]
     pub quantization: ::prost::alloc::string::String,
+    /// Whose arithmetic it is: cpu (the numeric contract's; also when empty), candle-cpu, candle-cuda.
+    #[prost(string, tag = "4")]
+    pub arithmetic: ::prost::alloc::string::String,
 }
 /// The next bytes of a message's rows. A message's chunks follow one another in its stream, none of another between.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

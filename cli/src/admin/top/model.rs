@@ -266,7 +266,8 @@ pub(super) mod tests {
     use super::*;
 
     fn node(id: &str, held: u32, speed: u32) -> NodeRecord {
-        let profile = NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into() };
+        let profile =
+            NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into(), arithmetic: "cpu".into() };
         let held = (0..held).map(|e| ExpertId::new(0, e)).collect();
         let (addr, zone) = ("x:1".into(), String::new());
         NodeRecord { id: id.into(), addr, held, profile, capacity: 9, speed, zone, draining: false }

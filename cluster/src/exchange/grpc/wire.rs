@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     fn profile() -> NumericProfile {
-        NumericProfile { contract: 1, weights: "ab".into(), quantization: "q8_0".into() }
+        NumericProfile { contract: 1, weights: "ab".into(), quantization: "q8_0".into(), arithmetic: "cpu".into() }
     }
 
     fn sound(rows: usize) -> ExpertBatch {

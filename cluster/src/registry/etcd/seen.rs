@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn profile() -> NumericProfile {
-        NumericProfile { contract: 1, weights: "00".into(), quantization: "f32".into() }
+        NumericProfile { contract: 1, weights: "00".into(), quantization: "f32".into(), arithmetic: "cpu".into() }
     }
 
     fn record(id: &str) -> NodeRecord {

@@ -148,7 +148,7 @@ mod tests {
     use crate::registry::EmbeddedRegistry;
 
     fn profile() -> NumericProfile {
-        NumericProfile { contract: 1, weights: "ab".into(), quantization: "f32".into() }
+        NumericProfile { contract: 1, weights: "ab".into(), quantization: "f32".into(), arithmetic: "cpu".into() }
     }
 
     fn record() -> pb::NodeUpdate {

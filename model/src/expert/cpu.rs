@@ -1,70 +1,73 @@
-//! One expert's feed-forward network: `w2 · (silu(w1 · x) × (w3 · x))`.
+//! An expert on this machine's cores, by the numeric contract.
 
 use tramontane_kernels::{
     Activations, Compute, F32Buf, Gated, Inner, NotFinite, PackedMatrix, Product, Q8Buf, gated_all, matmul_all,
 };
 
+use super::ExpertRun;
 use crate::checkpoint::{Checkpoint, ExpertTensors};
-use crate::config::ModelConfig;
 use crate::weights::{LoadError, Packing, Quantize, pack};
 
-/// An expert's three matrices, ready to multiply.
+/// An expert's three matrices, packed in panels.
 #[derive(Debug)]
-pub struct Expert {
+pub struct CpuExpert {
     gate: PackedMatrix,
     up: PackedMatrix,
     down: PackedMatrix,
 }
 
-/// What one expert is to compute: rows of the model's hidden width, and where their results go.
-pub struct ExpertRun<'a> {
-    /// The expert.
-    pub expert: &'a Expert,
-    /// Its rows, in the form it takes.
-    pub rows: Activations<'a>,
-    /// Buffers.
-    pub scratch: &'a mut ExpertScratch,
-    /// The result, rows × hidden, made to fit.
-    pub out: &'a mut Vec<f32>,
-}
-
-/// Buffers of [`forward_all`], one for each expert of a call, kept from call to call.
+/// Buffers of one expert's computation, kept from call to call: its rows and its inner activation, in the form that it takes.
 #[derive(Debug, Default)]
-pub struct ExpertScratch {
+pub(super) struct CpuBuffers {
     floats: F32Buf,
     blocks: Q8Buf,
+    inner_floats: F32Buf,
+    inner_blocks: Q8Buf,
 }
 
-impl Expert {
-    /// Maps expert `expert` of layer `layer` and packs it; no other expert's bytes are touched.
+impl CpuExpert {
+    /// Maps the expert's matrices and packs them; no other expert's bytes are touched.
     ///
     /// # Errors
     /// [`LoadError`] names the file and tensor.
-    pub fn load(
+    pub(super) fn load(
         packing: &Packing,
         checkpoint: &Checkpoint,
-        config: &ModelConfig,
-        layer: usize,
-        expert: usize,
+        tensors: ExpertTensors<'_>,
         quantize: Quantize,
     ) -> Result<Self, LoadError> {
-        let ExpertTensors { w1, w2, w3 } = checkpoint.expert(config, layer, expert)?;
-        let quantized = [&w1, &w3, &w2].map(|tensor| quantize.held_as(tensor.ty).is_quantized());
-        if quantized.iter().any(|q| *q != quantized[0]) {
-            return Err(LoadError::MixedExperts);
-        }
+        let ExpertTensors { w1, w2, w3 } = tensors;
         let matrix = |tensor| pack(packing, checkpoint, tensor, quantize);
         Ok(Self { gate: matrix(&w1)?, up: matrix(&w3)?, down: matrix(&w2)? })
     }
 
     /// Bytes in memory.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.gate.bytes() + self.up.bytes() + self.down.bytes()
     }
+}
 
-    /// Whether it takes its rows as int8 blocks (and answers in bf16) or as f32.
-    pub fn is_quantized(&self) -> bool {
-        self.gate.ty().is_quantized()
+/// One expert's work, with its rows taken in.
+struct Run<'a> {
+    expert: &'a CpuExpert,
+    rows: Activations<'a>,
+    floats: &'a mut F32Buf,
+    blocks: &'a mut Q8Buf,
+    out: &'a mut Vec<f32>,
+}
+
+impl<'a> Run<'a> {
+    fn new(expert: &'a CpuExpert, run: &'a mut ExpertRun<'_>) -> Self {
+        let CpuBuffers { floats, blocks, inner_floats, inner_blocks } = &mut run.workspace.cpu;
+        let (width, stored) = (expert.gate.width(), run.rows.iter().copied());
+        let rows = if expert.gate.ty().is_quantized() {
+            blocks.receive(width, stored);
+            Activations::Q8(blocks)
+        } else {
+            floats.receive(width, stored);
+            Activations::F32(floats)
+        };
+        Self { expert, rows, floats: inner_floats, blocks: inner_blocks, out: &mut run.workspace.out }
     }
 }
 
@@ -75,14 +78,18 @@ impl Expert {
 /// float expert lets it through to its answer, where the coordinator finds it.
 ///
 /// # Panics
-/// When the kind or shape of an expert's rows is not its own.
-pub fn forward_all(compute: &Compute, runs: &mut [ExpertRun<'_>]) -> Vec<Result<(), NotFinite>> {
+/// When a row has another length than the expert's are.
+pub(super) fn forward<'a, 'b: 'a>(
+    compute: &Compute,
+    runs: impl Iterator<Item = (&'a CpuExpert, &'a mut ExpertRun<'b>)>,
+) -> Vec<Result<(), NotFinite>> {
+    let mut runs: Vec<Run<'_>> = runs.map(|(expert, run)| Run::new(expert, run)).collect();
     let mut halves: Vec<Gated<'_>> = runs
         .iter_mut()
         .map(|run| {
             let inner = match run.rows {
-                Activations::Q8(_) => Inner::Q8(&mut run.scratch.blocks),
-                Activations::F32(_) => Inner::F32(&mut run.scratch.floats),
+                Activations::Q8(_) => Inner::Q8(&mut *run.blocks),
+                Activations::F32(_) => Inner::F32(&mut *run.floats),
             };
             Gated::new(&run.expert.gate, &run.expert.up, run.rows, inner)
         })
@@ -95,8 +102,8 @@ pub fn forward_all(compute: &Compute, runs: &mut [ExpertRun<'_>]) -> Vec<Result<
             let down = &run.expert.down;
             run.out.resize(run.rows.rows() * down.rows(), 0.0);
             let inner = match run.rows {
-                Activations::Q8(_) => Activations::Q8(&run.scratch.blocks),
-                Activations::F32(_) => Activations::F32(&run.scratch.floats),
+                Activations::Q8(_) => Activations::Q8(&*run.blocks),
+                Activations::F32(_) => Activations::F32(&*run.floats),
             };
             Product::new(down, inner, run.out)
         })
