@@ -21,6 +21,7 @@ use tramontane_coordinator::Limits;
 use tramontane_coordinator::sampler::{Draw, logprobs, sample};
 use tramontane_kernels::{Isa, KvType, WeightType};
 use tramontane_model::config::QkNorm;
+use tramontane_model::device::DeviceName;
 use tramontane_model::weights::Quantize;
 
 /// How a float model's experts, and keys and values, are held: the two that decide bits.
@@ -104,7 +105,7 @@ fn ways(held: &[Held<'_>], strength: usize) -> Vec<(usize, Way)> {
     let way = |row: Vec<usize>| {
         let Held { quantize, kv, .. } = held[row[0]];
         let (nodes, reach, isa, threads) = (NODES[row[1]], REACH[row[2]], isas[row[5]], THREADS[row[6]]);
-        let setup = Setup { quantize, kv, kv_blocks: KV_BLOCKS, nodes, reach, isa, threads };
+        let setup = Setup { quantize, kv, kv_blocks: KV_BLOCKS, nodes, reach, isa, threads, device: DeviceName::Cpu };
         (row[0], Way { setup, chunk: CHUNKS[row[3]], company: COMPANY[row[4]] })
     };
     covering(&levels, strength).into_iter().map(way).collect()

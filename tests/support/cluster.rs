@@ -14,12 +14,12 @@ use tramontane_coordinator::{Dispatcher, Forward};
 use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa, KvType};
 use tramontane_model::decoder;
-use tramontane_model::device::Device;
+use tramontane_model::device::{Device, DeviceName};
 use tramontane_model::expert::ExpertBackend;
 use tramontane_model::weights::Quantize;
 use tramontane_router::flight::Policy;
 use tramontane_router::placement::{ExpertSize, NodeRoom, Problem, solve};
-use tramontane_router::{NodeId, RowFormat};
+use tramontane_router::{NodeId, NumericProfile, RowFormat};
 
 use super::model::Model;
 
@@ -45,13 +45,14 @@ pub(crate) struct Setup {
     pub(crate) reach: Reach,
     pub(crate) isa: Isa,
     pub(crate) threads: usize,
+    pub(crate) device: DeviceName,
 }
 
 impl Setup {
     /// The plainest cluster: one node in this process, portable arithmetic, one thread.
     pub(crate) fn plain(quantize: Quantize, kv: KvType) -> Self {
         let (nodes, reach, isa, threads) = (1, Reach::InProcess, Isa::Portable, 1);
-        Self { quantize, kv, kv_blocks: KV_BLOCKS, nodes, reach, isa, threads }
+        Self { quantize, kv, kv_blocks: KV_BLOCKS, nodes, reach, isa, threads, device: DeviceName::Cpu }
     }
 }
 
@@ -82,11 +83,12 @@ impl Cluster {
     pub(crate) fn start(model: &Model, setup: &Setup) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let compute = Compute::new(setup.isa, setup.threads);
-        let (nodes, exchange, watch) = runtime.block_on(start_nodes(model, setup, &compute));
+        let device = Device::open(setup.device).expect("the device opens");
+        let (nodes, exchange, watch) = runtime.block_on(start_nodes(model, setup, &device, &compute));
         let nodes = Nodes { stores: nodes, _runtime: runtime };
         let room = (setup.kv, setup.kv_blocks);
         let checkpoint = model.checkpoint.clone();
-        let decoder = decoder::load(&Device::Cpu, compute.clone(), None, checkpoint, &model.config, room);
+        let decoder = decoder::load(&device, compute.clone(), None, checkpoint, &model.config, room);
         let decoder = decoder.expect("the decoder loads");
         let dispatcher = Dispatcher::new(model.id.clone(), exchange, watch, Policy::default());
         let encoding = if model.experts(setup.quantize).quantized { RowFormat::Q8 } else { RowFormat::F32 };
@@ -97,8 +99,13 @@ impl Cluster {
 
 type Stores = BTreeMap<NodeId, Arc<ExpertStore>>;
 
-async fn start_nodes(model: &Model, setup: &Setup, compute: &Compute) -> (Stores, Box<dyn Exchange>, Watch) {
-    let profile = model.profile(setup.quantize);
+async fn start_nodes(
+    model: &Model,
+    setup: &Setup,
+    device: &Device,
+    compute: &Compute,
+) -> (Stores, Box<dyn Exchange>, Watch) {
+    let profile = NumericProfile { arithmetic: device.arithmetic().to_owned(), ..model.profile(setup.quantize) };
     let registry = EmbeddedRegistry::new(model.id.clone(), profile.clone());
     let (mut stores, mut addrs, mut following) = (BTreeMap::new(), BTreeMap::new(), JoinSet::new());
     for id in (0..setup.nodes).map(|i| NodeId::from(format!("node-{i}"))) {
@@ -107,7 +114,7 @@ async fn start_nodes(model: &Model, setup: &Setup, compute: &Compute) -> (Stores
             Reach::Grpc => Compute::new(setup.isa, setup.threads),
         };
         let (checkpoint, config, backend) =
-            (model.checkpoint.clone(), model.config.clone(), ExpertBackend::cpu(compute));
+            (model.checkpoint.clone(), model.config.clone(), ExpertBackend::new(device, compute, None));
         let store = ExpertStore::new(model.id.clone(), checkpoint, config, setup.quantize, u64::MAX, backend);
         let store = Arc::new(store);
         let addr = match setup.reach {

@@ -8,6 +8,7 @@ pub(crate) mod dice;
 pub(crate) mod engine;
 pub(crate) mod fixture;
 pub(crate) mod gguf;
+pub(crate) mod judge;
 pub(crate) mod model;
 pub(crate) mod quantize;
 pub(crate) mod steps;
