@@ -12,7 +12,7 @@ use serde_json::Value;
 use support::cluster::{Cluster, Reach, Setup};
 use support::fixture::breeze;
 use support::gguf::{Form, Layout};
-use support::judge::{CLEAR, DECIDED, F16_RULE, F32_RULE, QUANTIZED_RULE, Rule, Verdict, hold};
+use support::judge::{CLEAR, DECIDED, F16_RULE, F32_RULE, QUANTIZED_RULE, Rule, Verdict, fared, hold};
 use support::model::Model;
 use support::steps::{Logits, WHOLE, logits};
 use tramontane_kernels::{Compute, Isa, KvType, Q8Buf, WeightType};
@@ -33,19 +33,31 @@ fn engine(kv: KvType, chunk: usize) -> impl Fn(&Model, &[Vec<u32>]) -> Vec<Logit
     }
 }
 
+/// Of a GPU's greedy tokens, where the reference is decided, so many in a hundred may be others: bfloat16 products now and then
+/// choose another expert of the random models, whose experts say unlike things.
+const GPU_FLIPS: usize = 1;
+
+/// Holds `compute` to `rule`, or what a GPU computes to [`F16_RULE`] with [`GPU_FLIPS`].
+fn hold_device(what: &str, (rule, decided): (Rule, usize), compute: impl Fn(&Model, &[Vec<u32>]) -> Vec<Logits>) {
+    let who = format!("{}, {what}", device());
+    if !matches!(device(), DeviceName::Cuda(_)) {
+        return hold(&who, rule, decided, compute);
+    }
+    let total = fared(&who, F16_RULE, compute);
+    println!("{who}: {} of {} tokens are others", total.wrong.len(), total.decided);
+    assert_eq!(total.decided, DECIDED[1]);
+    assert!(total.wrong.len() * 100 <= total.decided * GPU_FLIPS, "{who}:\n  {}", total.wrong.join("\n  "));
+}
+
 #[test]
 fn it_computes_what_the_reference_does() {
-    let (rule, decided): (Rule, usize) = match device() {
-        DeviceName::Cuda(_) => (F16_RULE, DECIDED[1]),
-        _ => (F32_RULE, DECIDED[0]),
-    };
-    hold(&format!("{}, f32 KV", device()), rule, decided, engine(KvType::F32, WHOLE));
+    hold_device("f32 KV", (F32_RULE, DECIDED[0]), engine(KvType::F32, WHOLE));
 }
 
 /// Steps in which some sequences have one row and others many, and contexts that are gathered from scattered blocks.
 #[test]
 fn in_chunks_with_keys_and_values_in_f16_decided_tokens_stay() {
-    hold(&format!("{}, f16 KV, chunks", device()), F16_RULE, DECIDED[1], engine(KvType::F16, 37));
+    hold_device("f16 KV, chunks", (F16_RULE, DECIDED[1]), engine(KvType::F16, 37));
 }
 
 #[test]

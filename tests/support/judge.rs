@@ -108,8 +108,8 @@ pub(crate) fn log_sum(row: &[f32]) -> f64 {
     f64::from(max) + row.iter().map(|&l| f64::from(l - max).exp()).sum::<f64>().ln()
 }
 
-/// Runs `compute` (prompts to logits) on every case and on the demo model, and holds it to `rule`.
-pub(crate) fn hold(who: &str, rule: Rule, decided: usize, compute: impl Fn(&Model, &[Vec<u32>]) -> Vec<Logits>) {
+/// Runs `compute` (prompts to logits) on every case and on the demo model, and says how it fared by `rule`.
+pub(crate) fn fared(who: &str, rule: Rule, compute: impl Fn(&Model, &[Vec<u32>]) -> Vec<Logits>) -> Verdict {
     let cases = cases();
     assert_eq!(cases.iter().map(|case| case.case.as_str()).collect::<Vec<_>>(), CASES);
     let cases = cases.into_iter().map(|case| (Model::golden(&case.case), case));
@@ -122,8 +122,15 @@ pub(crate) fn hold(who: &str, rule: Rule, decided: usize, compute: impl Fn(&Mode
         );
         total.positions += verdict.positions;
         total.decided += verdict.decided;
+        total.worst = total.worst.max(verdict.worst);
         total.wrong.extend(verdict.wrong);
     }
+    total
+}
+
+/// The same, held to `rule` everywhere, and to as many positions `decided`.
+pub(crate) fn hold(who: &str, rule: Rule, decided: usize, compute: impl Fn(&Model, &[Vec<u32>]) -> Vec<Logits>) {
+    let total = fared(who, rule, compute);
     assert!(total.wrong.is_empty(), "{who}: {} wrong:\n  {}", total.wrong.len(), total.wrong.join("\n  "));
     assert_eq!((total.positions, total.decided), (POSITIONS, decided), "{who}: something was not compared");
 }

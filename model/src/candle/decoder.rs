@@ -6,15 +6,16 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::{rms_norm, softmax_last_dim};
 use candle_nn::rotary_emb;
 use tramontane_kernels::math::RopeTable;
-use tramontane_kernels::{KV_BLOCK, KvType, QueryRow, RopePairs};
+use tramontane_kernels::{KvType, QueryRow, RopePairs};
 
 use super::CandleDevice;
+use super::layer::{Cache, Layer, upload_vector};
 use super::linear::{Linear, Precision};
 use super::paging::{Group, groups, slot};
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::decoder::{DecoderBackend, DecoderError, EmbedError, Keep, LayerRows, check_embeddings, embed};
-use crate::weights::{LoadError, Quantize, vector};
+use crate::weights::{LoadError, Quantize};
 
 /// Everything of a model but its experts, on a device. Hidden states come from and go to the caller's memory: between two layers they
 /// are with the experts anyway.
@@ -27,34 +28,16 @@ pub(super) struct CandleDecoder {
     lm_head: Linear,
     rope: RopeTable,
     step: Option<StepTensors>,
-    /// What the last layer's attention has left, for its gate.
-    attended: Option<Tensor>,
-}
-
-struct Layer {
-    attention_norm: Tensor,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    q_norm: Option<Tensor>,
-    k_norm: Option<Tensor>,
-    o: Linear,
-    expert_norm: Tensor,
-    gate: Linear,
-    cache: Cache,
-}
-
-/// One layer's keys and values: slots × (heads × head_dim), a block's positions side by side.
-struct Cache {
-    k: Tensor,
-    v: Tensor,
+    /// What the layer's gate says of the hidden states that its attention has left: computed with them, so that the device is waited for
+    /// once. Normed rows, and logits.
+    gated: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 /// What all layers of a step share.
 struct StepTensors {
     sin: Tensor,
     cos: Tensor,
-    /// Where each row's key and value go: rows × (heads × head_dim), a row's values equal.
+    /// Where each row's key and value go: KV heads × rows × head_dim, a row's values equal.
     slots: Tensor,
     /// The groups of all rows, once a layer has asked for them.
     all: Option<Vec<GroupTensors>>,
@@ -64,7 +47,8 @@ struct GroupTensors {
     group: Group,
     rows: Tensor,
     slots: Tensor,
-    mask: Tensor,
+    /// 1 × segments × 1 × queries × keys; none where all is seen.
+    mask: Option<Tensor>,
 }
 
 impl CandleDecoder {
@@ -79,13 +63,13 @@ impl CandleDecoder {
         let outer = checkpoint.outer(config)?;
         check_embeddings(&checkpoint, &outer.embeddings)?;
         let norm = upload_vector(on, &checkpoint, &outer.norm)?;
-        let lm_head = Linear::load(on, &checkpoint, &outer.lm_head, Quantize::AsStored, Precision::Stored)?;
+        let lm_head = Linear::load(on, &checkpoint, [&outer.lm_head], Quantize::AsStored, Precision::Stored)?;
         let layers = (0..config.layers)
             .map(|i| Layer::load(on, &checkpoint, config, i, (kv, kv_blocks)))
             .collect::<std::result::Result<_, LoadError>>()?;
         let rope = RopeTable::new(config.head_dim, config.rope_theta);
         let (config, device) = (config.clone(), on.device.clone());
-        Ok(Self { config, checkpoint, device, layers, norm, lm_head, rope, step: None, attended: None })
+        Ok(Self { config, checkpoint, device, layers, norm, lm_head, rope, step: None, gated: None })
     }
 
     fn upload(&self, values: &[f32], width: usize) -> Result<Tensor> {
@@ -101,8 +85,8 @@ impl CandleDecoder {
         let (mut sin, mut cos) = (vec![0.0; rows.len() * pairs], vec![0.0; rows.len() * pairs]);
         let angles = sin.chunks_exact_mut(pairs).zip(cos.chunks_exact_mut(pairs));
         rows.iter().zip(angles).for_each(|(row, (sin, cos))| self.rope.fill(row.position as u32, sin, cos));
-        let shape = (rows.len(), self.config.kv_heads * self.config.head_dim);
-        let slots = Tensor::from_vec(rows.iter().map(slot).collect(), (rows.len(), 1), &self.device)?;
+        let shape = (self.config.kv_heads, rows.len(), self.config.head_dim);
+        let slots = Tensor::from_vec(rows.iter().map(slot).collect(), (1, rows.len(), 1), &self.device)?;
         Ok(StepTensors {
             sin: self.upload(&sin, pairs)?,
             cos: self.upload(&cos, pairs)?,
@@ -113,31 +97,37 @@ impl CandleDecoder {
 
     fn group_tensors(&self, rows: &[QueryRow<'_>], kept: &[usize]) -> Result<Vec<GroupTensors>> {
         let tensors = |group: Group| {
-            let (segments, queries, keys) = (group.segments, group.queries, group.keys);
+            let shape = (1, group.segments, 1, group.queries, group.keys);
+            let mask = || Tensor::from_slice(&group.mask, shape, &self.device);
             Ok(GroupTensors {
                 rows: Tensor::from_slice(&group.rows, group.rows.len(), &self.device)?,
                 slots: Tensor::from_slice(&group.slots, group.slots.len(), &self.device)?,
-                mask: Tensor::from_slice(&group.mask, (segments, 1, queries, keys), &self.device)?,
+                mask: if group.sees_all() { None } else { Some(mask()?) },
                 group,
             })
         };
         groups(rows, kept, self.config.sliding_window).into_iter().map(tensors).collect()
     }
 
-    /// Turns each head of `x` (rows × heads × head_dim values) by its row's angles, after its norm where the model has one.
-    fn turn(&self, x: &Tensor, heads: usize, norm: Option<&Tensor>, sin: &Tensor, cos: &Tensor) -> Result<Tensor> {
-        let rows = x.dim(0)?;
-        let shape = (1, rows, heads, self.config.head_dim);
-        let x = match norm {
-            Some(weight) => self.norm(&x.reshape((rows * heads, self.config.head_dim))?, weight)?,
-            None => x.clone(),
+    /// Queries ((heads × rows × head_dim), turned), keys (likewise) and values of `normed`'s rows.
+    fn project(&self, layer: usize, normed: &Tensor, step: &StepTensors) -> Result<[Tensor; 3]> {
+        let (config, weights) = (&self.config, &self.layers[layer]);
+        let (rows, head_dim, turned) = (normed.dim(0)?, config.head_dim, config.heads + config.kv_heads);
+        let qkv = weights.qkv.forward(normed)?;
+        let qk = qkv.narrow(1, 0, turned * head_dim)?.reshape((rows, turned, head_dim))?;
+        let v = qkv.narrow(1, turned * head_dim, config.kv_heads * head_dim)?;
+        let qk = match &weights.head_norm {
+            Some(norm) => self.norm(&qk, &norm.ones)?.broadcast_mul(&norm.weights)?,
+            None => qk,
         };
-        let x = x.reshape(shape)?.transpose(1, 2)?.contiguous()?;
-        let turned = match self.config.rope_pairs {
-            RopePairs::Halves => rotary_emb::rope(&x, cos, sin)?,
-            RopePairs::Interleaved => rotary_emb::rope_i(&x, cos, sin)?,
+        let qk = qk.transpose(0, 1)?.contiguous()?.unsqueeze(0)?;
+        let qk = match config.rope_pairs {
+            RopePairs::Halves => rotary_emb::rope(&qk, &step.cos, &step.sin)?,
+            RopePairs::Interleaved => rotary_emb::rope_i(&qk, &step.cos, &step.sin)?,
         };
-        turned.transpose(1, 2)?.reshape((rows, heads * self.config.head_dim))
+        let qk = qk.squeeze(0)?;
+        let v = v.reshape((rows, config.kv_heads, head_dim))?.transpose(0, 1)?;
+        Ok([qk.narrow(0, 0, config.heads)?, qk.narrow(0, config.heads, config.kv_heads)?, v])
     }
 
     /// Takes a layer's keys and values in, and computes attention for the rows that go on: hidden states with its result added; `None` when
@@ -154,44 +144,30 @@ impl CandleDecoder {
         }
         let x = self.upload(hidden, self.config.hidden)?;
         let normed = self.norm(&x, &self.layers[layer].attention_norm)?;
-        self.store(layer, &step, &normed)?;
+        let [q, k, v] = self.project(layer, &normed, &step)?;
+        self.layers[layer].cache.store(&step.slots, &k, &v)?;
         let attended = match keep {
-            Keep::All => {
-                let groups = step.all.as_deref().unwrap_or_default();
-                Some(self.attend_on(layer, [x, normed, step.sin.clone(), step.cos.clone()], groups)?)
-            }
+            Keep::All => Some(self.attend_on(layer, &x, &q, step.all.as_deref().unwrap_or_default())?),
             Keep::Rows([]) => None,
             Keep::Rows(kept) => {
                 let groups = self.group_tensors(rows, kept)?;
                 let ids: Vec<u32> = kept.iter().map(|&row| row as u32).collect();
                 let ids = Tensor::from_vec(ids, kept.len(), &self.device)?;
-                let select = |tensor: &Tensor| tensor.index_select(&ids, 0);
-                let of_kept = [select(&x)?, select(&normed)?, select(&step.sin)?, select(&step.cos)?];
-                Some(self.attend_on(layer, of_kept, &groups)?)
+                Some(self.attend_on(layer, &x.index_select(&ids, 0)?, &q.index_select(&ids, 1)?, &groups)?)
             }
         };
         self.step = Some(step);
         Ok(attended)
     }
 
-    /// Puts the rows' keys and values where they belong.
-    fn store(&self, layer: usize, step: &StepTensors, normed: &Tensor) -> Result<()> {
+    /// `x` with attention's result added; `q` has queries of the same rows.
+    fn attend_on(&self, layer: usize, x: &Tensor, q: &Tensor, groups: &[GroupTensors]) -> Result<Tensor> {
         let weights = &self.layers[layer];
-        let k = weights.k.forward(normed)?;
-        let k = self.turn(&k, self.config.kv_heads, weights.k_norm.as_ref(), &step.sin, &step.cos)?;
-        weights.cache.store(&step.slots, &k, &weights.v.forward(normed)?)
-    }
-
-    /// `x` with attention's result added; all four tensors have a row for each row that goes on.
-    fn attend_on(&self, layer: usize, [x, normed, sin, cos]: [Tensor; 4], groups: &[GroupTensors]) -> Result<Tensor> {
-        let weights = &self.layers[layer];
-        let q = weights.q.forward(&normed)?;
-        let q = self.turn(&q, self.config.heads, weights.q_norm.as_ref(), &sin, &cos)?;
-        let mixed = self.attention(&weights.cache, groups, &q)?;
+        let mixed = self.attention(&weights.cache, groups, q)?;
         x + weights.o.forward(&mixed)?
     }
 
-    /// Each query's mixed values (queries × (heads × head_dim)), in the order of `q`.
+    /// Each query's mixed values (rows × (heads × head_dim)), in the order of `q`.
     fn attention(&self, cache: &Cache, groups: &[GroupTensors], q: &Tensor) -> Result<Tensor> {
         if let [only] = groups
             && only.group.rows.iter().zip(0..).all(|(row, at)| *row == at)
@@ -200,7 +176,7 @@ impl CandleDecoder {
         }
         let (mut mixed, mut order) = (Vec::new(), Vec::new());
         for tensors in groups {
-            mixed.push(self.group_attention(cache, tensors, &q.index_select(&tensors.rows, 0)?)?);
+            mixed.push(self.group_attention(cache, tensors, &q.index_select(&tensors.rows, 1)?)?);
             order.extend_from_slice(&tensors.group.rows);
         }
         let mut back = vec![0u32; order.len()];
@@ -215,89 +191,38 @@ impl CandleDecoder {
         let (n, queries, keys, kv_heads, head_dim) = (*n, *queries, *keys, config.kv_heads, config.head_dim);
         let share = config.heads / kv_heads;
         let gather = |stored: &Tensor| {
-            let gathered =
-                stored.index_select(slots, 0)?.to_dtype(DType::F32)?.reshape((n, keys, kv_heads, head_dim))?;
-            gathered.transpose(1, 2)?.contiguous()?.reshape((n * kv_heads, keys, head_dim))
+            stored.index_select(slots, 1)?.to_dtype(DType::F32)?.reshape((kv_heads * n, keys, head_dim))
         };
-        let q = (q.reshape((n, queries, kv_heads, share, head_dim))? / (head_dim as f64).sqrt())?;
-        let q = q.permute((0, 2, 3, 1, 4))?.contiguous()?.reshape((n * kv_heads, share * queries, head_dim))?;
-        let scores = q.matmul(&gather(&cache.k)?.transpose(1, 2)?)?.reshape((n, config.heads, queries, keys))?;
-        let weights = softmax_last_dim(&scores.broadcast_add(mask)?)?;
-        let mixed = weights.reshape((n * kv_heads, share * queries, keys))?.matmul(&gather(&cache.v)?)?;
-        let mixed = mixed.reshape((n, kv_heads, share, queries, head_dim))?.permute((0, 3, 1, 2, 4))?;
-        mixed.contiguous()?.reshape((n * queries, config.heads * head_dim))
+        let q = (q * (1.0 / (head_dim as f64).sqrt()))?.reshape((kv_heads, share, n, queries, head_dim))?;
+        let q = q.transpose(1, 2)?.contiguous()?.reshape((kv_heads * n, share * queries, head_dim))?;
+        let scores = q.matmul(&gather(&cache.k)?.transpose(1, 2)?)?;
+        let scores = match mask {
+            Some(mask) => scores.reshape((kv_heads, n, share, queries, keys))?.broadcast_add(mask)?,
+            None => scores,
+        };
+        let weights = softmax_last_dim(&scores)?.reshape((kv_heads * n, share * queries, keys))?;
+        let mixed = weights.matmul(&gather(&cache.v)?)?.reshape((kv_heads, n, share, queries, head_dim))?;
+        mixed.permute((1, 3, 0, 2, 4))?.contiguous()?.reshape((n * queries, config.heads * head_dim))
     }
 
-    /// The experts' input and the gate's logits for what attention has left.
-    fn gated(&self, layer: usize, x: &Tensor) -> Result<(Vec<f32>, Vec<f32>)> {
+    /// The experts' input and the gate's logits for `x`.
+    fn gate_of(&self, layer: usize, x: &Tensor) -> Result<[Tensor; 2]> {
         let weights = &self.layers[layer];
         let normed = self.norm(x, &weights.expert_norm)?;
         let logits = weights.gate.forward(&normed)?;
-        Ok((normed.flatten_all()?.to_vec1()?, logits.flatten_all()?.to_vec1()?))
+        Ok([normed, logits])
     }
-}
 
-impl Layer {
-    fn load(
-        on: &CandleDevice,
-        checkpoint: &Checkpoint,
-        config: &ModelConfig,
-        layer: usize,
-        (kv, kv_blocks): (KvType, usize),
-    ) -> std::result::Result<Self, LoadError> {
-        let tensors = checkpoint.layer(config, layer)?;
-        let vector = |tensor: &checkpoint::Tensor<'_>| upload_vector(on, checkpoint, tensor);
-        let matrix = |tensor, precision| Linear::load(on, checkpoint, tensor, Quantize::AsStored, precision);
-        let cache = Cache::new(&on.device, config, kv, kv_blocks);
-        Ok(Self {
-            attention_norm: vector(&tensors.attention_norm)?,
-            q: matrix(&tensors.q, Precision::Stored)?,
-            k: matrix(&tensors.k, Precision::Stored)?,
-            v: matrix(&tensors.v, Precision::Stored)?,
-            q_norm: tensors.q_norm.as_ref().map(vector).transpose()?,
-            k_norm: tensors.k_norm.as_ref().map(vector).transpose()?,
-            o: matrix(&tensors.o, Precision::Stored)?,
-            expert_norm: vector(&tensors.expert_norm)?,
-            gate: matrix(&tensors.gate, Precision::Full)?,
-            cache: cache.map_err(|error| on.failed("keys and values", &error))?,
-        })
-    }
-}
-
-impl Cache {
-    fn new(device: &Device, config: &ModelConfig, kv: KvType, blocks: usize) -> Result<Self> {
-        let dtype = match kv {
-            KvType::F16 => DType::F16,
-            KvType::F32 => DType::F32,
+    /// Hidden states after attention, and what the gate says of them, in one transfer.
+    fn attended(&self, layer: usize, x: &Tensor) -> Result<[Vec<f32>; 3]> {
+        let [normed, logits] = self.gate_of(layer, x)?;
+        let rows = download(&Tensor::cat(&[x, &normed, &logits], 1)?)?;
+        let (width, experts) = (self.config.hidden, self.config.experts);
+        let part = |from: usize, len: usize| {
+            rows.chunks_exact(2 * width + experts).flat_map(|row| &row[from..from + len]).copied().collect()
         };
-        let shape = (blocks * KV_BLOCK, config.kv_heads * config.head_dim);
-        Ok(Self { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? })
+        Ok([part(0, width), part(width, width), part(2 * width, experts)])
     }
-
-    fn store(&self, slots: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
-        for (stored, rows) in [(&self.k, k), (&self.v, v)] {
-            stored.scatter_set(slots, &rows.to_dtype(stored.dtype())?.contiguous()?, 0)?;
-        }
-        Ok(())
-    }
-
-    fn copy_block(&self, from: u32, to: u32) -> Result<()> {
-        for stored in [&self.k, &self.v] {
-            let block = stored.narrow(0, from as usize * KV_BLOCK, KV_BLOCK)?.copy()?;
-            stored.slice_set(&block, 0, to as usize * KV_BLOCK)?;
-        }
-        Ok(())
-    }
-}
-
-fn upload_vector(
-    on: &CandleDevice,
-    checkpoint: &Checkpoint,
-    tensor: &checkpoint::Tensor<'_>,
-) -> std::result::Result<Tensor, LoadError> {
-    let values = vector(checkpoint, tensor)?;
-    let len = values.len();
-    Tensor::from_vec(values, len, &on.device).map_err(|error| on.failed(tensor.name, &error))
 }
 
 fn device(error: candle_core::Error) -> DecoderError {
@@ -319,16 +244,19 @@ impl DecoderBackend for CandleDecoder {
         _rows: &[QueryRow<'_>],
         hidden: &mut Vec<f32>,
     ) -> std::result::Result<(), EmbedError> {
-        (self.step, self.attended) = (None, None);
+        (self.step, self.gated) = (None, None);
         embed(&self.checkpoint, &self.config, tokens, hidden)
     }
 
     fn attend(&mut self, what: LayerRows<'_>, hidden: &mut Vec<f32>) -> std::result::Result<(), DecoderError> {
-        self.attended = self.layer(what, hidden).map_err(device)?;
-        match &self.attended {
-            Some(attended) => *hidden = download(attended).map_err(device)?,
-            None => hidden.clear(),
-        }
+        let layer = what.layer;
+        let attended = self.layer(what, hidden).map_err(device)?;
+        let Some(attended) = attended else {
+            hidden.clear();
+            return Ok(());
+        };
+        let [attended, normed, logits] = self.attended(layer, &attended).map_err(device)?;
+        (*hidden, self.gated) = (attended, Some((normed, logits)));
         Ok(())
     }
 
@@ -339,11 +267,14 @@ impl DecoderBackend for CandleDecoder {
         normed: &mut Vec<f32>,
         logits: &mut Vec<f32>,
     ) -> std::result::Result<(), DecoderError> {
-        let x = match self.attended.take() {
-            Some(x) if x.elem_count() == hidden.len() => x,
-            _ => self.upload(hidden, self.config.hidden).map_err(device)?,
+        let known = self.gated.take().filter(|(normed, _)| normed.len() == hidden.len());
+        (*normed, *logits) = match known {
+            Some(known) => known,
+            None => {
+                let gate = self.upload(hidden, self.config.hidden).and_then(|x| self.gate_of(layer, &x));
+                gate.and_then(|[normed, logits]| Ok((download(&normed)?, download(&logits)?))).map_err(device)?
+            }
         };
-        (*normed, *logits) = self.gated(layer, &x).map_err(device)?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 mod cuda;
 mod decoder;
 mod expert;
+mod layer;
 mod linear;
 mod paging;
 

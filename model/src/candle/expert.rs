@@ -5,15 +5,15 @@ use tramontane_kernels::Q8Buf;
 
 use super::CandleDevice;
 use super::linear::{Linear, Precision};
-use crate::checkpoint::{self, Checkpoint, ExpertTensors};
+use crate::checkpoint::{Checkpoint, ExpertTensors};
 use crate::expert::{ExpertError, ExpertRun};
 use crate::weights::{LoadError, Quantize};
 
 /// An expert's three matrices on a device.
 #[derive(Debug)]
 pub struct CandleExpert {
-    gate: Linear,
-    up: Linear,
+    /// Both, side by side.
+    gate_up: Linear,
     down: Linear,
 }
 
@@ -24,20 +24,22 @@ impl CandleExpert {
         tensors: &ExpertTensors<'_>,
         quantize: Quantize,
     ) -> std::result::Result<Self, LoadError> {
-        let matrix =
-            |tensor: &checkpoint::Tensor<'_>| Linear::load(on, checkpoint, tensor, quantize, Precision::Stored);
-        Ok(Self { gate: matrix(&tensors.w1)?, up: matrix(&tensors.w3)?, down: matrix(&tensors.w2)? })
+        let stored = Precision::Stored;
+        Ok(Self {
+            gate_up: Linear::load(on, checkpoint, [&tensors.w1, &tensors.w3], quantize, stored)?,
+            down: Linear::load(on, checkpoint, [&tensors.w2], quantize, stored)?,
+        })
     }
 
     /// Bytes on the device.
     pub(crate) fn bytes(&self) -> usize {
-        self.gate.bytes() + self.up.bytes() + self.down.bytes()
+        self.gate_up.bytes() + self.down.bytes()
     }
 
     /// The expert's answer to the rows `x` (rows × hidden).
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let inner = (self.gate.forward(x)?.silu()? * self.up.forward(x)?)?;
-        self.down.forward(&inner)
+        let both = self.gate_up.forward(x)?.chunk(2, 1)?;
+        self.down.forward(&(both[0].silu()? * &both[1])?)
     }
 }
 

@@ -11,9 +11,15 @@ use super::CandleDevice;
 use crate::checkpoint::{self, Checkpoint};
 use crate::weights::{LoadError, Quantize, matrix_shape, stored};
 
-/// `y = W · x`.
+/// `y = W · x`, for one matrix or for several whose results stand side by side. Neighbours of one type are one matrix: a launch is as dear
+/// as a few rows.
 #[derive(Debug)]
-pub(super) enum Linear {
+pub(super) struct Linear {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+enum Part {
     /// Output width × input width.
     Float(Tensor),
     /// The same, in ggml's blocks.
@@ -29,39 +35,97 @@ pub(super) enum Precision {
     Full,
 }
 
+/// A matrix as it is uploaded.
+struct Stored<'a> {
+    ty: WeightType,
+    rows: usize,
+    width: usize,
+    data: Cow<'a, [u8]>,
+}
+
 impl Linear {
-    /// Uploads a 2-dimensional tensor, converted if asked, and gives its mapped bytes back.
-    pub(super) fn load(
+    /// Uploads 2-dimensional tensors of one input width, converted if asked, and gives their mapped bytes back.
+    pub(super) fn load<const N: usize>(
         on: &CandleDevice,
         checkpoint: &Checkpoint,
-        tensor: &checkpoint::Tensor<'_>,
+        tensors: [&checkpoint::Tensor<'_>; N],
         quantize: Quantize,
         precision: Precision,
     ) -> std::result::Result<Self, LoadError> {
-        checkpoint.prefetch(tensor.data, tensor.name);
-        tensor.check_finite()?;
-        let (rows, width) = matrix_shape(tensor)?;
-        let (ty, data) = stored(tensor, rows, width, quantize)?;
-        let uploaded = match quantized(ty) {
-            Some(ty) if precision == Precision::Stored => {
-                qtensor_from_ggml(ty, &aligned(&data), vec![rows, width], &on.device).map(Self::Quantized)
+        let mut parts: Vec<Stored<'_>> = Vec::new();
+        for tensor in tensors {
+            checkpoint.prefetch(tensor.data, tensor.name);
+            tensor.check_finite()?;
+            let (rows, width) = matrix_shape(tensor)?;
+            let (ty, data) = stored(tensor, rows, width, quantize)?;
+            match parts.last_mut().filter(|last| last.ty == ty && last.width == width) {
+                Some(last) => {
+                    last.rows += rows;
+                    last.data.to_mut().extend_from_slice(&data);
+                }
+                None => parts.push(Stored { ty, rows, width, data }),
             }
-            _ => float(&on.device, ty, &data, [rows, width], precision).map(Self::Float),
-        };
-        checkpoint.release(tensor.data, tensor.name);
-        uploaded.map_err(|error| on.failed(tensor.name, &error))
+        }
+        let name = tensors.first().map_or("", |tensor| tensor.name);
+        let uploaded = parts.iter().map(|part| part.upload(&on.device, precision)).collect::<Result<_>>();
+        tensors.iter().for_each(|tensor| checkpoint.release(tensor.data, tensor.name));
+        Ok(Self { parts: uploaded.map_err(|error| on.failed(name, &error))? })
     }
 
-    /// For each row of `x` (rows × input width, f32) the product (rows × output width, f32).
+    /// For each row of `x` (rows × input width, f32) the products (rows × all output widths, f32).
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.parts[..] {
+            [only] => only.forward(x),
+            parts => Tensor::cat(&parts.iter().map(|part| part.forward(x)).collect::<Result<Vec<_>>>()?, 1),
+        }
+    }
+
+    /// Bytes on the device, to within padding.
+    pub(super) fn bytes(&self) -> usize {
+        self.parts.iter().map(Part::bytes).sum()
+    }
+}
+
+impl Stored<'_> {
+    fn upload(&self, device: &Device, precision: Precision) -> Result<Part> {
+        match quantized(self.ty) {
+            Some(ty) if precision == Precision::Stored => {
+                qtensor_from_ggml(ty, &aligned(&self.data), vec![self.rows, self.width], device).map(Part::Quantized)
+            }
+            _ => self.floats(device, precision).map(Part::Float),
+        }
+    }
+
+    fn floats(&self, device: &Device, precision: Precision) -> Result<Tensor> {
+        let shape = [self.rows, self.width];
+        let dtype = match self.ty {
+            WeightType::F32 => DType::F32,
+            WeightType::Bf16 => DType::BF16,
+            WeightType::F16 => DType::F16,
+            _ => return Tensor::from_vec(self.decoded(), &shape[..], device),
+        };
+        let weight = Tensor::from_raw_buffer(&self.data, dtype, &shape, device)?;
+        // On the CPU candle multiplies no bf16, and f16 with less precision.
+        if precision == Precision::Full || device.is_cpu() { weight.to_dtype(DType::F32) } else { Ok(weight) }
+    }
+
+    fn decoded(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.rows * self.width];
+        let stored = self.data.chunks_exact(self.data.len() / self.rows);
+        stored.zip(values.chunks_exact_mut(self.width)).for_each(|(stored, row)| self.ty.decode_row(stored, row));
+        values
+    }
+}
+
+impl Part {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Float(weight) => x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(DType::F32),
             Self::Quantized(weight) => x.apply_op1_no_bwd(weight),
         }
     }
 
-    /// Bytes on the device, to within padding.
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         match self {
             Self::Float(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
             Self::Quantized(weight) => weight.storage_size_in_bytes(),
@@ -87,29 +151,4 @@ fn quantized(ty: WeightType) -> Option<GgmlDType> {
 /// `data` at an even address: candle reads blocks where they stand, and a checkpoint's tensors begin anywhere.
 fn aligned(data: &[u8]) -> Cow<'_, [u8]> {
     if data.as_ptr().addr().is_multiple_of(align_of::<u16>()) { Cow::Borrowed(data) } else { Cow::Owned(data.to_vec()) }
-}
-
-fn float(
-    device: &Device,
-    ty: WeightType,
-    data: &[u8],
-    [rows, width]: [usize; 2],
-    precision: Precision,
-) -> Result<Tensor> {
-    let dtype = match ty {
-        WeightType::F32 => DType::F32,
-        WeightType::Bf16 => DType::BF16,
-        WeightType::F16 => DType::F16,
-        _ => return Tensor::from_vec(decoded(ty, data, rows, width), (rows, width), device),
-    };
-    let weight = Tensor::from_raw_buffer(data, dtype, &[rows, width], device)?;
-    // On the CPU candle multiplies no bf16, and f16 with less precision.
-    if precision == Precision::Full || device.is_cpu() { weight.to_dtype(DType::F32) } else { Ok(weight) }
-}
-
-fn decoded(ty: WeightType, data: &[u8], rows: usize, width: usize) -> Vec<f32> {
-    let mut values = vec![0.0; rows * width];
-    let stored = data.chunks_exact(data.len() / rows);
-    stored.zip(values.chunks_exact_mut(width)).for_each(|(stored, values)| ty.decode_row(stored, values));
-    values
 }

@@ -25,6 +25,13 @@ pub(super) struct Group {
     pub(super) mask: Vec<f32>,
 }
 
+impl Group {
+    /// Whether every query sees every key, so that the mask says nothing.
+    pub(super) fn sees_all(&self) -> bool {
+        self.mask.iter().all(|&mask| mask == 0.0)
+    }
+}
+
 /// Where the key and value of `row` stand in the cache.
 pub(super) fn slot(row: &QueryRow<'_>) -> u32 {
     slot_of(row, row.position)
