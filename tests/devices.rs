@@ -10,11 +10,14 @@ use std::process::Command;
 
 use serde_json::Value;
 use support::cluster::{Cluster, Reach, Setup};
+use support::engine::{ROOMY, Running, generate};
 use support::fixture::breeze;
 use support::gguf::{Form, Layout};
 use support::judge::{CLEAR, DECIDED, F16_RULE, F32_RULE, QUANTIZED_RULE, Rule, Verdict, fared, hold};
 use support::model::Model;
 use support::steps::{Logits, WHOLE, logits};
+use tramontane_cluster::engine::Generation;
+use tramontane_coordinator::KV_BLOCK;
 use tramontane_kernels::{Compute, Isa, KvType, Q8Buf, WeightType};
 use tramontane_model::device::{Device, DeviceError, DeviceName};
 use tramontane_model::expert::{ExpertBackend, ExpertRun, Workspace};
@@ -173,6 +176,20 @@ fn over_grpc_it_computes_the_same() {
     let computed = logits(&mut Cluster::start(&model, &setup), &fixture.ids(), WHOLE);
     let verdict = Verdict::of(&fixture, &computed, QUANTIZED_RULE);
     assert!(verdict.wrong.is_empty(), "{}", verdict.wrong.join("\n  "));
+}
+
+/// A prompt's last block is not full: each further choice gets a copy of it.
+#[test]
+fn choices_that_part_within_a_block_say_what_each_would_alone() {
+    let model = Model::breeze();
+    let setup = Setup { nodes: 2, device: device(), ..Setup::plain(Quantize::AsStored, KvType::F16) };
+    let engine = Running::start(&model, &setup, ROOMY);
+    let prompt = breeze().ids().concat()[..2 * KV_BLOCK + 9].to_vec();
+    let likeliest = Generation { max_tokens: 20, ..Generation::default() };
+    let together = engine.outputs(generate(&prompt, Generation { choices: 3, ..likeliest.clone() }));
+    let alone = Running::start(&model, &setup, ROOMY).output(generate(&prompt, likeliest));
+    assert_eq!(alone.ids().len(), 20);
+    assert_eq!(together.iter().map(|output| output.ids()).collect::<Vec<_>>(), vec![alone.ids(); 3]);
 }
 
 #[test]
