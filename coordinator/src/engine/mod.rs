@@ -27,7 +27,7 @@ use admit::Compiling;
 use live::{Live, Stage, Want};
 use outage::Outage;
 use pace::Pace;
-use shown::ShownStage;
+use shown::{ShownStage, ShownStep};
 
 /// How long the loop waits for a grammar when it has nothing else to do, before it looks for requests and for readers that have
 /// gone.
@@ -164,22 +164,21 @@ impl EngineLoop {
     fn step(&mut self, now: Instant) {
         self.work.sweep(now);
         let plan = self.work.scheduler.plan(&mut self.work.pool);
-        self.work.begin(&plan, now);
+        let shown = self.work.begin(&plan, now);
         if !plan.chunks.is_empty() {
-            self.compute(&plan, now);
+            self.compute(&plan, shown, now);
         }
         let counts = self.work.scheduler.counts();
         self.work.pace.observe(now, counts.admitted, self.work.scheduler.waiting());
         self.publish();
     }
 
-    fn compute(&mut self, plan: &StepPlan, now: Instant) {
+    fn compute(&mut self, plan: &StepPlan, shown: ShownStep, now: Instant) {
         let tables: Vec<Vec<u32>> = plan
             .chunks
             .iter()
             .map(|chunk| self.work.scheduler.get(chunk.sequence).map(Sequence::block_table).unwrap_or_default())
             .collect();
-        let shown = self.work.show(plan);
         let (mut step, shares) = self.work.rows(plan, &tables);
         step.trace.clone_from(&shown.lead);
         let computed = self.forward.compute(&step).inspect_err(|error| shown.fail(error));
@@ -215,16 +214,20 @@ impl EngineLoop {
 }
 
 impl Work {
-    /// Sequences of `plan` that have waited until `now` wait no more.
-    fn begin(&mut self, plan: &StepPlan, now: Instant) {
+    /// Sequences of `plan` that have waited until `now` wait no more. What the step is shown as, in the traces that are recorded.
+    fn begin(&mut self, plan: &StepPlan, now: Instant) -> ShownStep {
+        let mut step = ShownStep::default();
         for chunk in &plan.chunks {
-            if let Some(Live { stage: stage @ Stage::Queued(_), shown, .. }) = self.live.get_mut(&chunk.sequence)
-                && let Stage::Queued(since) = std::mem::replace(stage, Stage::Prefill(now))
-            {
-                shown.iter_mut().for_each(|shown| shown.enter(ShownStage::Prefill));
+            let Some(live) = self.live.get_mut(&chunk.sequence) else { continue };
+            if let Stage::Queued(since) = live.stage {
+                live.stage = Stage::Prefill(now);
+                live.shown.iter_mut().for_each(|shown| shown.enter(ShownStage::Prefill));
                 self.metrics.queued(now.saturating_duration_since(since));
             }
+            live.shown.iter_mut().for_each(|shown| step.serves(shown, chunk, plan));
         }
+        step.link();
+        step
     }
 
     /// Lets go of everybody whose reader has gone, and fails those whose deadline has passed at `now`.

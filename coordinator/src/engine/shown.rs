@@ -7,9 +7,8 @@
 use tramontane_cluster::engine::{EngineError, FinishReason, Mark, Usage};
 use tramontane_cluster::trace::{Kind, TraceContext, TraceSpan};
 
-use super::Work;
-use crate::StepPlan;
 use crate::forward::StepError;
+use crate::{Chunk, StepPlan};
 
 /// Steps that are shown of one stage of a request; later ones are only counted.
 const MAX_STEPS: usize = 64;
@@ -143,6 +142,22 @@ pub(super) struct ShownStep {
 }
 
 impl ShownStep {
+    /// It computes `chunk` of `plan`, whose sequence is `shown`.
+    pub(super) fn serves(&mut self, shown: &mut Shown, chunk: &Chunk, plan: &StepPlan) {
+        let Some((span, detailed)) = shown.step() else { return };
+        span.count(names::TOKENS, chunk.len);
+        span.count(names::BATCH_TOKENS, plan.tokens());
+        span.count(names::BATCH_SEQUENCES, plan.chunks.len());
+        self.lead = self.lead.take().or(detailed);
+        self.spans.push(span);
+    }
+
+    /// It serves nobody else: all say where they find what is dispatched.
+    pub(super) fn link(&self) {
+        let Some(lead) = &self.lead else { return };
+        self.spans.iter().filter(|span| span.context() != Some(lead)).for_each(|span| span.link(lead));
+    }
+
     /// It could not be computed.
     pub(super) fn fail(&self, error: &StepError) {
         let why = match error {
@@ -152,26 +167,6 @@ impl ShownStep {
             StepError::Gate(_) => "gate",
         };
         self.spans.iter().for_each(|span| span.fail(why));
-    }
-}
-
-impl Work {
-    /// The step that computes `plan` begins.
-    pub(super) fn show(&mut self, plan: &StepPlan) -> ShownStep {
-        let mut step = ShownStep::default();
-        for chunk in &plan.chunks {
-            let Some(shown) = self.live.get_mut(&chunk.sequence).and_then(|live| live.shown.as_mut()) else { continue };
-            let Some((span, detailed)) = shown.step() else { continue };
-            span.count(names::TOKENS, chunk.len);
-            span.count(names::BATCH_TOKENS, plan.tokens());
-            span.count(names::BATCH_SEQUENCES, plan.chunks.len());
-            step.lead = step.lead.or(detailed);
-            step.spans.push(span);
-        }
-        if let Some(lead) = &step.lead {
-            step.spans.iter().filter(|span| span.context() != Some(lead)).for_each(|span| span.link(lead));
-        }
-        step
     }
 }
 
