@@ -44,6 +44,9 @@ const COORDINATOR: &str = "tramontane-coordinator";
 const NODE: &str = "tramontane-expert-node";
 /// Of a client's own trace.
 const CLIENT: &str = "b7ad6b7169203331";
+/// Steps that are shown of one stage, and those of them that show what is dispatched.
+const SHOWN_STEPS: usize = 64;
+const DETAILED_STEPS: usize = 2;
 /// What the log says when a collector does not take traces.
 const LOST: &str = "traces are lost";
 
@@ -141,7 +144,7 @@ fn missing(spans: &[Span]) -> Option<String> {
     if let Some(unanswered) = unanswered {
         return Some(format!("a node's answer to {unanswered:?}"));
     }
-    let steps = |stage: &Span| stage.says("tramontane.steps").parse().unwrap_or(0);
+    let steps = |stage: &Span| stage.says("tramontane.steps").parse().unwrap_or(0).min(SHOWN_STEPS);
     let cut = spans.iter().find(|s| ["prefill", "decode"].contains(&s.name.as_str()) && children(s, "step") < steps(s));
     cut.map(|stage| format!("steps of {stage:?}"))
 }
@@ -153,12 +156,32 @@ fn only<'a>(spans: &'a [Span], name: &str) -> &'a Span {
     found[0]
 }
 
+/// Asks for everything that is looked at below.
+fn ask_all(cluster: &Cluster) {
+    let plain = json!({"prompt": PROMPT, "max_tokens": 9, "ignore_eos": true, "temperature": 0.5, "seed": 7});
+    cluster.ask(&cluster.gateway, &plain, &trace(1), "01");
+    let together = json!({"prompt": [PROMPT, "Peru"], "max_tokens": 80, "ignore_eos": true});
+    cluster.ask(&cluster.gateway, &together, &trace(2), "01");
+    let choices = json!({"prompt": PROMPT, "max_tokens": 3, "n": 2, "temperature": 1, "ignore_eos": true});
+    cluster.ask(&cluster.coordinator, &choices, &trace(3), "01");
+    let url = format!("http://{}", cluster.gateway.grpc().expect("it serves gRPC"));
+    cluster.runtime.block_on(async {
+        let channel = Endpoint::try_from(url).expect("a URL").timeout(WATCHDOG).connect().await.expect("it listens");
+        let prompt = Some(Input { input: Some(input::Input::Text(PROMPT.into())) });
+        let parameters = Some(GenerationParameters { max_tokens: Some(3), ..GenerationParameters::default() });
+        let mut request = Request::new(GenerateRequest { prompt, parameters, ..GenerateRequest::default() });
+        let parent = format!("00-{}-{CLIENT}-01", trace(4));
+        for (name, value) in [("traceparent", parent), ("authorization", format!("Bearer {KEY}"))] {
+            request.metadata_mut().insert(name, value.parse().expect("printable"));
+        }
+        let mut stream = InferenceClient::new(channel).generate(request).await.expect("an answer").into_inner();
+        while stream.message().await.expect("a piece").is_some() {}
+    });
+}
+
 /// A request through the gateway: who did what, and what is said of it.
 fn through_all(cluster: &Cluster) {
-    let body = json!({"prompt": PROMPT, "max_tokens": 9, "ignore_eos": true, "temperature": 0.5, "seed": 7});
-    let id = trace(1);
-    cluster.ask(&cluster.gateway, &body, &id, "01");
-    let spans = cluster.whole(&id);
+    let spans = cluster.whole(&trace(1));
     let root = only(&spans, "text_completion breeze");
     assert_eq!((root.service.as_str(), root.parent.as_str()), (GATEWAY, CLIENT), "the client's own trace goes on");
     for (name, expected) in [
@@ -218,10 +241,7 @@ fn nodes_of(spans: &[Span]) {
 
 /// Two prompts of one request, in steps together: of such a step one shows what is dispatched, and the other says which.
 fn steps_shared(cluster: &Cluster) {
-    let body = json!({"prompt": [PROMPT, "Peru"], "max_tokens": 40, "ignore_eos": true, "n": 2});
-    let id = trace(2);
-    cluster.ask(&cluster.gateway, &body, &id, "01");
-    let spans = cluster.whole(&id);
+    let spans = cluster.whole(&trace(2));
     assert_eq!(spans.iter().filter(|span| span.name == "engine").count(), 2);
     assert_eq!(only(&spans, "text_completion breeze").says("gen_ai.usage.output_tokens"), "160");
     let linked: Vec<&Span> = spans.iter().filter(|span| !span.links.is_empty()).collect();
@@ -231,13 +251,20 @@ fn steps_shared(cluster: &Cluster) {
         let lead = spans.iter().find(|lead| lead.id == span.links[0]).expect("the step that leads");
         assert!(spans.iter().any(|span| span.name == "dispatch" && span.parent == lead.id), "{lead:?}");
     }
+    for decode in spans.iter().filter(|span| span.name == "decode") {
+        assert_eq!(decode.says("tramontane.steps"), "79");
+        let mut steps: Vec<&Span> = spans.iter().filter(|span| span.parent == decode.id).collect();
+        steps.sort_by_key(|step| step.begins);
+        assert_eq!(steps.len(), SHOWN_STEPS);
+        let dispatches = |step: &&Span| spans.iter().any(|span| span.parent == step.id);
+        assert_eq!(steps.iter().skip(DETAILED_STEPS).position(dispatches), None);
+    }
 }
 
 /// A coordinator's own front door.
 fn without_gateway(cluster: &Cluster) {
-    let id = trace(3);
-    cluster.ask(&cluster.coordinator, &json!({"prompt": PROMPT, "max_tokens": 3}), &id, "01");
-    let spans = cluster.whole(&id);
+    // Of two choices the first one shows its stages.
+    let spans = cluster.whole(&trace(3));
     let root = only(&spans, "text_completion breeze");
     assert_eq!((root.service.as_str(), &only(&spans, "engine").parent), (COORDINATOR, &root.id));
     assert!(spans.iter().all(|span| span.service != GATEWAY), "{spans:#?}");
@@ -245,21 +272,7 @@ fn without_gateway(cluster: &Cluster) {
 
 /// The context as metadata.
 fn over_grpc(cluster: &Cluster) {
-    let id = trace(4);
-    let url = format!("http://{}", cluster.gateway.grpc().expect("it serves gRPC"));
-    cluster.runtime.block_on(async {
-        let channel = Endpoint::try_from(url).expect("a URL").timeout(WATCHDOG).connect().await.expect("it listens");
-        let prompt = Some(Input { input: Some(input::Input::Text(PROMPT.into())) });
-        let parameters = Some(GenerationParameters { max_tokens: Some(3), ..GenerationParameters::default() });
-        let mut request = Request::new(GenerateRequest { prompt, parameters, ..GenerateRequest::default() });
-        let parent = format!("00-{id}-{CLIENT}-01");
-        for (name, value) in [("traceparent", parent), ("authorization", format!("Bearer {KEY}"))] {
-            request.metadata_mut().insert(name, value.parse().expect("printable"));
-        }
-        let mut stream = InferenceClient::new(channel).generate(request).await.expect("an answer").into_inner();
-        while stream.message().await.expect("a piece").is_some() {}
-    });
-    let spans = cluster.whole(&id);
+    let spans = cluster.whole(&trace(4));
     let root = only(&spans, "text_completion breeze");
     assert_eq!((root.service.as_str(), root.parent.as_str()), (GATEWAY, CLIENT));
     assert_eq!((root.says("rpc.method"), root.says("gen_ai.request.stream")), ("Generate", "true"));
@@ -280,6 +293,7 @@ fn a_trace_is_whole_says_nothing_that_was_said_and_is_the_clients_to_refuse() {
     let head = [key.as_str(), &parent, "content-type: application/json"];
     assert_eq!(cluster.gateway.send("POST", "/v1/completions", &head, refused.as_bytes()).status, 400);
     assert_eq!(cluster.gateway.send("GET", &format!("/v1/{PROMPT}"), &[&key, &parent], b"").status, 404);
+    ask_all(&cluster);
     through_all(&cluster);
     steps_shared(&cluster);
     without_gateway(&cluster);
