@@ -1,6 +1,8 @@
 //! Traces, as a collector gets them: one request's way through gateway, coordinator and nodes, whole and with nothing in it that was
 //! said; and what becomes of requests where there is no collector. Beside that, the log's lines.
 
+#[path = "traces/cluster.rs"]
+mod cluster;
 #[path = "traces/collector.rs"]
 mod collector;
 #[path = "../cluster/tests/registry/etcd_server.rs"]
@@ -13,19 +15,20 @@ mod serving;
 mod terminal;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
 use tonic::Request;
 use tonic::transport::Endpoint;
 use tramontane_proto::v1::inference_client::InferenceClient;
 use tramontane_proto::v1::{GenerateRequest, GenerationParameters, Input, input};
 
+use cluster::{Cluster, coordinator};
 use collector::{Collector, Span};
-use etcd_server::{Etcd, free_port};
-use run::{Running, holds_in_time, until};
+use etcd_server::free_port;
+use run::until;
 use serving::{Serving, WATCHDOG, connect, get, read_reply};
 use terminal::Terminal;
 
@@ -50,103 +53,9 @@ const DETAILED_STEPS: usize = 2;
 /// What the log says when a collector does not take traces.
 const LOST: &str = "traces are lost";
 
-/// etcd, two nodes, a coordinator and a gateway, which all send their traces to one collector.
-struct Cluster {
-    gateway: Serving,
-    coordinator: Serving,
-    nodes: Vec<Running>,
-    collector: Collector,
-    _etcd: Etcd,
-    runtime: Runtime,
-}
-
-impl Cluster {
-    /// A gateway with `keys`.
-    fn start(keys: &str) -> Self {
-        let runtime = Runtime::new().expect("a runtime");
-        let (collector, etcd) = (Collector::start(), runtime.block_on(Etcd::start()));
-        let registry = format!("etcd://{}", etcd.endpoint());
-        let common = ["--registry", &registry, "--otlp-endpoint", collector.url()];
-        let with = |role: &'static str, own: &[&'static str]| -> Vec<String> {
-            [&[role], &common[..], own].concat().into_iter().map(str::to_owned).collect()
-        };
-        let start = |args: Vec<String>| Running::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
-        let serve = |args: Vec<String>| Serving::start_role(&args.iter().map(String::as_str).collect::<Vec<_>>());
-        let node = |id| start(with("expert-node", &["--id", id, "--threads", "1", "--drain-timeout", "0"]));
-        let nodes = vec![node("n0"), node("n1")];
-        // Each expert at one node, so that both compute.
-        let own =
-            ["--replicas", "1", "--id", "c0", "--http", LOOPBACK, "--admin", LOOPBACK, "--threads", "1", "--json"];
-        let coordinator = serve(with("coordinator", &own));
-        let mut args = with("gateway", &["--http", LOOPBACK, "--grpc", LOOPBACK, "--json", "--api-keys-file"]);
-        args.push(keys.to_owned());
-        let gateway = serve(args);
-        let engine = |serving: &Serving| serving.get("/version").json()["engine"].clone();
-        let key = format!("authorization: Bearer {KEY}");
-        let seen = || gateway.send("GET", "/version", &[&key], b"").json()["engine"]["kv_total"].clone();
-        until("the gateway has its coordinator", || seen() == engine(&coordinator)["kv_total"]);
-        Self { gateway, coordinator, nodes, collector, _etcd: etcd, runtime }
-    }
-
-    /// Asks `at` for `body`, as a client whose trace is `trace`, recorded as `flags` say.
-    fn ask(&self, at: &Serving, body: &Value, trace: &str, flags: &str) {
-        let (key, parent) =
-            (format!("authorization: Bearer {KEY}"), format!("traceparent: 00-{trace}-{CLIENT}-{flags}"));
-        let head = [key.as_str(), &parent, "content-type: application/json"];
-        let reply = at.send("POST", "/v1/completions", &head, body.to_string().as_bytes());
-        assert_eq!(reply.status, 200, "{reply:?}");
-    }
-
-    /// The spans of `trace`, when they are all there.
-    fn whole(&self, trace: &str) -> Vec<Span> {
-        let mut spans = Vec::new();
-        let is_whole = holds_in_time(|| {
-            spans = self.collector.spans(trace);
-            missing(&spans).is_none()
-        });
-        assert!(is_whole, "{:?} is missing: {spans:#?}", missing(&spans));
-        spans
-    }
-
-    /// Ends it: everybody sends what is left.
-    fn stop(self) -> Collector {
-        for serving in [self.gateway, self.coordinator] {
-            serving.signal("TERM");
-            assert_eq!(serving.outcome().code, Some(0));
-        }
-        for node in self.nodes {
-            node.signal("TERM");
-            assert_eq!(node.outcome().code, Some(0));
-        }
-        self.collector
-    }
-}
-
 /// A trace's id.
 fn trace(number: u8) -> String {
     format!("{:032x}", 0x0af7_6519_16cd_43dd_u128 << 64 | u128::from(number))
-}
-
-/// What is not there yet of a trace through an engine.
-fn missing(spans: &[Span]) -> Option<String> {
-    let children = |of: &Span, name: &str| spans.iter().filter(|s| s.parent == of.id && s.name == name).count();
-    let ids: BTreeSet<&str> = spans.iter().map(|span| span.id.as_str()).collect();
-    let orphan = spans.iter().find(|span| span.parent != CLIENT && !ids.contains(span.parent.as_str()));
-    if let Some(orphan) = orphan {
-        return Some(format!("the parent of {orphan:?}"));
-    }
-    let engines: Vec<&Span> = spans.iter().filter(|span| span.name == "engine").collect();
-    if !engines.iter().any(|engine| ["queue", "prefill", "decode"].iter().all(|stage| children(engine, stage) == 1)) {
-        return Some("an engine's stages".to_owned());
-    }
-    let unanswered =
-        spans.iter().find(|s| s.name == "dispatch" && s.says("error.type").is_empty() && children(s, "experts") == 0);
-    if let Some(unanswered) = unanswered {
-        return Some(format!("a node's answer to {unanswered:?}"));
-    }
-    let steps = |stage: &Span| stage.says("tramontane.steps").parse().unwrap_or(0).min(SHOWN_STEPS);
-    let cut = spans.iter().find(|s| ["prefill", "decode"].contains(&s.name.as_str()) && children(s, "step") < steps(s));
-    cut.map(|stage| format!("steps of {stage:?}"))
 }
 
 /// The only one of that name.
@@ -163,7 +72,7 @@ fn ask_all(cluster: &Cluster) {
     let together = json!({"prompt": [PROMPT, "Peru"], "max_tokens": 80, "ignore_eos": true});
     cluster.ask(&cluster.gateway, &together, &trace(2), "01");
     let choices = json!({"prompt": PROMPT, "max_tokens": 3, "n": 2, "temperature": 1, "ignore_eos": true});
-    cluster.ask(&cluster.coordinator, &choices, &trace(3), "01");
+    cluster.ask(&cluster.coordinators[0], &choices, &trace(3), "01");
     let url = format!("http://{}", cluster.gateway.grpc().expect("it serves gRPC"));
     cluster.runtime.block_on(async {
         let channel = Endpoint::try_from(url).expect("a URL").timeout(WATCHDOG).connect().await.expect("it listens");
@@ -279,12 +188,55 @@ fn over_grpc(cluster: &Cluster) {
     nodes_of(&spans);
 }
 
+/// A request whose coordinator is killed: the other one's run goes on where the first one's ended.
+fn taken_up(cluster: &mut Cluster) {
+    cluster.coordinators.push(coordinator(&cluster.etcd, &cluster.collector, "c1"));
+    cluster.until_ready();
+    let body = json!({"prompt": PROMPT, "max_tokens": 300, "ignore_eos": true, "stream": true}).to_string();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nauthorization: Bearer {KEY}\r\ntraceparent: 00-{}-{CLIENT}-01\r\n\r\n",
+        body.len(),
+        trace(6)
+    );
+    let mut stream = connect(cluster.gateway.addr());
+    stream.write_all((head + &body).as_bytes()).expect("it reads");
+    let (mut seen, mut piece) = (Vec::new(), [0; 1024]);
+    while !String::from_utf8_lossy(&seen).contains("\"text\"") {
+        let length = stream.read(&mut piece).expect("an answer");
+        assert!(length > 0, "{}", String::from_utf8_lossy(&seen));
+        seen.extend(&piece[..length]);
+    }
+    let mut victim = None;
+    until("one of them runs it", || {
+        victim = cluster.coordinators.iter().position(|at| at.engine()["running"] == 1);
+        victim.is_some()
+    });
+    let killed = cluster.coordinators.remove(victim.expect("one of them"));
+    killed.signal("KILL");
+    assert_eq!(killed.outcome().code, None);
+    assert!(!read_reply(&mut seen.as_slice().chain(stream)).events().is_empty());
+    let (mut spans, id) = (Vec::new(), trace(6));
+    until("the request's span and those of its runs", || {
+        spans = cluster.collector.spans(&id);
+        spans.iter().any(|span| span.parent == CLIENT) && spans.iter().filter(|span| span.name == "run").count() == 2
+    });
+    assert_eq!(only(&spans, "text_completion breeze").says("gen_ai.usage.output_tokens"), "300");
+    let mut runs: Vec<&Span> = spans.iter().filter(|span| span.name == "run").collect();
+    runs.sort_by_key(|run| run.begins);
+    let said = |name| runs.iter().map(|run| run.says(name)).collect::<Vec<_>>();
+    assert_eq!(said("error.type"), ["engine_stopped", ""]);
+    assert_eq!(BTreeSet::from_iter(said("tramontane.engine")), BTreeSet::from(["c0", "c1"]));
+    let resumed = said("tramontane.resumed_after_tokens");
+    assert!(resumed[0] == "0" && resumed[1].parse::<u32>().is_ok_and(|tokens| tokens > 0), "{resumed:?}");
+}
+
 #[test]
 fn a_trace_is_whole_says_nothing_that_was_said_and_is_the_clients_to_refuse() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let keys = folder.path().join("keys");
     std::fs::write(&keys, format!("{NAME}:{KEY}\n")).expect("the file of keys");
-    let cluster = Cluster::start(keys.to_str().expect("a path in UTF-8"));
+    let mut cluster = Cluster::start(keys.to_str().expect("a path in UTF-8"));
     let unrecorded = trace(9);
     cluster.ask(&cluster.gateway, &json!({"prompt": PROMPT, "max_tokens": 3}), &unrecorded, "00");
     let refused = json!({"prompt": PROMPT, "max_tokens": -1}).to_string();
@@ -298,12 +250,13 @@ fn a_trace_is_whole_says_nothing_that_was_said_and_is_the_clients_to_refuse() {
     steps_shared(&cluster);
     without_gateway(&cluster);
     over_grpc(&cluster);
+    taken_up(&mut cluster);
     let collector = cluster.stop();
     // Of what was refused, one has a span: who asked had a key.
     let failed = collector.spans(&trace(5));
     assert_eq!(only(&failed, "text_completion breeze").says("error.type"), "invalid_request_error");
     assert_eq!(failed.len(), 1, "{failed:#?}");
-    let known: BTreeSet<String> = (1..=5).map(trace).collect();
+    let known: BTreeSet<String> = (1..=6).map(trace).collect();
     let traces: BTreeSet<String> = collector.spans("").into_iter().map(|span| span.trace).collect();
     assert_eq!(traces, known, "nothing is sent of what is not recorded");
     let sent = format!("{:?}", collector.everything());
@@ -362,7 +315,7 @@ fn lines_of_the_log_are_json_with_the_requests_id_and_text_on_a_terminal() {
     let head = "POST /v1/completions HTTP/1.1\r\nhost: test\r\nconnection: close\r\nx-request-id: mine-17\r\n";
     let body = json!({"prompt": "Peru", "max_tokens": 2}).to_string();
     let more = format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    std::io::Write::write_all(&mut stream, format!("{head}{more}").as_bytes()).expect("it reads");
+    stream.write_all(format!("{head}{more}").as_bytes()).expect("it reads");
     assert_eq!(read_reply(&mut stream).status, 200);
     server.signal("TERM");
     let stderr = server.outcome().stderr;
