@@ -165,6 +165,7 @@ impl ShownStep {
             StepError::Embed(_) => "embedding",
             StepError::Experts { .. } => "experts_unavailable",
             StepError::Gate(_) => "gate",
+            StepError::Device { .. } => "device",
         };
         self.spans.iter().for_each(|span| span.fail(why));
     }
