@@ -153,6 +153,7 @@ fn mean_hidden(model: &Model, prompt: &[u32]) -> Vec<u32> {
         rows: (0..prompt.len()).map(|position| QueryRow { position, blocks: &blocks }).collect(),
         wanted: vec![3],
         embedded: (0..prompt.len()).filter(|row| *row != 3).collect(),
+        trace: None,
     };
     let with_logits = cluster.forward.compute(&step).map(|(_, hidden)| hidden.to_vec()).expect("the step succeeds");
     let alone = Step { wanted: Vec::new(), embedded: (0..prompt.len()).collect(), ..step };

@@ -114,7 +114,7 @@ fn batch(model: &Model, expert: ExpertId) -> ExpertBatch {
     (0..ROWS).for_each(|row| blocks.write_wire(row, &mut data));
     let rows = Rows { format: RowFormat::Q8, width, data: data.into() };
     let work = vec![ExpertWork { expert: expert.expert, rows: (0..ROWS as u32).collect() }];
-    ExpertBatch { model: model.id.clone(), epoch: Epoch(1), layer: expert.layer, rows, work }
+    ExpertBatch { model: model.id.clone(), epoch: Epoch(1), layer: expert.layer, rows, work, trace: None }
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::gateway::GatewayArgs;
 use crate::metrics::MetricsArgs;
 use crate::models::ModelsArgs;
 use crate::plan::PlanArgs;
+use crate::telemetry::{LogArgs, Service, TraceArgs};
 use crate::tls::FrontTlsArgs;
 
 /// Threads that carry bytes; the computing ones are the pool's.
@@ -63,6 +64,8 @@ Examples:
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,6 +116,20 @@ pub(crate) enum Command {
     Plan(Box<PlanArgs>),
 }
 
+impl Command {
+    /// What it is called in traces, and where they go; `None` for what serves nobody.
+    pub(crate) fn traced(&self) -> Option<(Service, &TraceArgs)> {
+        let (name, id, args) = match self {
+            Self::Up(args) => ("up", None, &args.traces),
+            Self::Coordinator(args) => ("coordinator", args.id.clone(), &args.traces),
+            Self::ExpertNode(args) => ("expert-node", args.id.clone(), &args.traces),
+            Self::Gateway(args) => ("gateway", None, &args.traces),
+            _ => return None,
+        };
+        Some((Service { name, id }, args))
+    }
+}
+
 /// Runs a whole cluster on this machine: serves until Ctrl-C, or completes a prompt.
 #[derive(Debug, Args)]
 #[command(before_help = UP_EXAMPLES)]
@@ -125,6 +142,8 @@ pub(crate) struct UpArgs {
     pub(crate) serve: ServeArgs,
     #[command(flatten)]
     pub(crate) metrics: MetricsArgs,
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
 
     /// Expert nodes [default: one for each expert of a layer, at most 8]
     #[arg(long, env = "TRAMONTANE_EXPERT_NODES", value_name = "N", help_heading = "Cluster", value_parser = nodes)]

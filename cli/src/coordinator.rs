@@ -27,6 +27,7 @@ use crate::offer::{Listener, Offer};
 use crate::office::{AdminArgs, Office};
 use crate::placing::{Rates, desire, lead, until_held};
 use crate::registry::{RegistryArgs, open, open_directory};
+use crate::telemetry::TraceArgs;
 use crate::tls::TlsArgs;
 
 const COORDINATOR_EXAMPLES: &str = "\
@@ -61,6 +62,8 @@ pub(crate) struct CoordinatorArgs {
     pub(crate) admin: AdminArgs,
     #[command(flatten)]
     pub(crate) metrics: MetricsArgs,
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
     /// Nodes that should hold each expert, where there is room

@@ -25,6 +25,7 @@ use crate::metrics::{Metrics, MetricsArgs, ModelLabels};
 use crate::model::Model;
 use crate::registry::{RegistryArgs, open, reached_at, take_name, tell_refused};
 use crate::signals::Signals;
+use crate::telemetry::TraceArgs;
 use crate::tls::TlsArgs;
 
 const NODE_EXAMPLES: &str = "\
@@ -84,6 +85,8 @@ pub(crate) struct NodeArgs {
     pub(crate) drain_timeout: u64,
     #[command(flatten)]
     pub(crate) metrics: MetricsArgs,
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
 }

@@ -16,6 +16,7 @@ use crate::door::{Announce, Door, front_door};
 use crate::metrics::MetricsArgs;
 use crate::model::open_checkpoint;
 use crate::registry::{RegistryArgs, open_directory};
+use crate::telemetry::TraceArgs;
 use crate::tls::CertificateArgs;
 
 const GATEWAY_EXAMPLES: &str = "\
@@ -38,6 +39,8 @@ pub(crate) struct GatewayArgs {
     pub(crate) serve: ServeArgs,
     #[command(flatten)]
     pub(crate) metrics: MetricsArgs,
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
     #[command(flatten)]
     pub(crate) tls: CertificateArgs,
     /// Print one JSON object with the addresses once it serves

@@ -32,19 +32,19 @@ mod plan;
 mod progress;
 mod registry;
 mod signals;
+mod telemetry;
 mod tls;
 mod up;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 use tramontane_cluster::admin::Cordon;
 
 use crate::admin::Topic;
 use crate::args::{Cli, Command};
+use crate::telemetry::Telemetry;
 
 /// The registry or another machine cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -58,21 +58,21 @@ const EXIT_DEGRADED: u8 = 4;
 fn main() -> ExitCode {
     panics::install();
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args::RUNTIME_THREADS)
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
+            let begun = runtime.block_on(async { Telemetry::begin(&cli.log, cli.command.traced()) });
+            let telemetry = begun?;
             let outcome = runtime.block_on(async {
                 // With a handler, a file over the system's limit of sizes is an error of the write, which names the file and has
                 // it removed; without one the process would be killed, and leave it.
                 let _handled = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
-                run(cli.command).await
+                run(cli).await
             });
+            telemetry.finish();
             // A blocked reader or a loading thread must not keep the process.
             runtime.shutdown_background();
             outcome
@@ -89,9 +89,9 @@ fn main() -> ExitCode {
 }
 
 /// Does what is asked; returns the exit code.
-async fn run(command: Command) -> anyhow::Result<u8> {
+async fn run(Cli { command, log }: Cli) -> anyhow::Result<u8> {
     match command {
-        Command::Up(args) => up::run(args).await,
+        Command::Up(args) => up::run(args, &log).await,
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::ExpertNode(args) => expert_node::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,

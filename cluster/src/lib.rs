@@ -6,7 +6,7 @@
 //! - [`engine`]: requests in, token events out.
 //! - [`admin`]: what operators see and ask for.
 //!
-//! [`tls`] secures all of them: both ends show certificates, which name their roles.
+//! [`tls`] secures all of them: both ends show certificates, which name their roles. [`trace`] says what becomes of a request in each.
 //!
 //! One conformance suite a seam (`tests/`) is run by every implementation of it.
 //!
@@ -20,6 +20,7 @@ pub mod exchange;
 pub mod metrics;
 pub mod registry;
 pub mod tls;
+pub mod trace;
 mod transport;
 
 pub use convert::Malformed;

@@ -6,6 +6,7 @@ mod clock;
 mod confirm;
 mod layer;
 mod outcome;
+mod shown;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tramontane_cluster::exchange::{Completion, Exchange, ExchangeError};
 use tramontane_cluster::registry::Watch;
+use tramontane_cluster::trace::TraceContext;
 use tramontane_router::flight::{Action, DispatchNo, Event, Failure, Flight, HedgeBudget, Policy, Suspicion};
 use tramontane_router::peers::{Estimates, Health, Roster, Stand};
 use tramontane_router::{
@@ -24,8 +26,9 @@ use tramontane_router::{
 use auditor::Auditor;
 pub use auditor::{AUDIT_EVERY, Auditing};
 pub use clock::{Clock, SystemClock};
-use layer::Layer;
+use layer::{Layer, Submitted};
 pub use outcome::{DispatchError, PeerReport};
+use shown::Cause;
 
 /// Sends rows to experts by the cluster's view, and combines what comes back.
 pub struct Dispatcher {
@@ -47,6 +50,8 @@ pub struct Dispatcher {
     unconfirmed: BTreeSet<ExpertId>,
     disputed: BTreeSet<NodeId>,
     report: watch::Sender<PeerReport>,
+    /// Where dispatches are shown, if they are.
+    trace: Option<TraceContext>,
 }
 
 impl Dispatcher {
@@ -82,6 +87,7 @@ impl Dispatcher {
             unconfirmed: BTreeSet::new(),
             disputed: BTreeSet::new(),
             report: watch::Sender::default(),
+            trace: None,
         }
     }
 
@@ -94,6 +100,11 @@ impl Dispatcher {
     /// What is held against nodes, as it changes.
     pub fn report(&self) -> watch::Receiver<PeerReport> {
         self.report.subscribe()
+    }
+
+    /// Shows what is dispatched from now on under `trace`; nowhere where that is nothing.
+    pub fn show_under(&mut self, trace: Option<&TraceContext>) {
+        self.trace = trace.cloned();
     }
 
     /// Has every (row, expert) pair of `routing` computed from `rows` (encoded for the experts), and adds the results to
@@ -206,19 +217,19 @@ impl Dispatcher {
     /// Does what the flight asks.
     fn act(&mut self, action: Action, layer: &mut Layer<'_>) {
         match action {
-            Action::Send { id, dispatch } => self.send(layer, id, &dispatch, Vec::new()),
+            Action::Send { id, dispatch } => self.send(layer, id, &dispatch, Vec::new(), Cause::First),
             Action::Hedge { id, dispatch, .. } => {
                 self.count(|report| &mut report.hedged);
-                self.send(layer, id, &dispatch, Vec::new());
+                self.send(layer, id, &dispatch, Vec::new(), Cause::Hedge);
             }
             Action::Resend { id, dispatch } => {
                 self.count(|report| &mut report.resent);
-                self.send(layer, id, &dispatch, Vec::new());
+                self.send(layer, id, &dispatch, Vec::new(), Cause::Resend);
             }
             Action::Rescue { id, dispatch, load } => {
                 self.count(|report| &mut report.rescued);
                 tracing::warn!(node = %dispatch.node, layer = layer.number, experts = ?load, "nobody holds them: loading");
-                self.send(layer, id, &dispatch, load);
+                self.send(layer, id, &dispatch, load, Cause::Rescue);
             }
             Action::Suspect { node, why } => {
                 match why {
@@ -232,9 +243,11 @@ impl Dispatcher {
         }
     }
 
-    fn send(&mut self, layer: &mut Layer<'_>, id: DispatchNo, dispatch: &Dispatch, load: Vec<u32>) {
+    fn send(&mut self, layer: &mut Layer<'_>, id: DispatchNo, dispatch: &Dispatch, load: Vec<u32>, cause: Cause) {
         self.count(|report| &mut report.dispatches);
-        let batch = dispatch.batch(self.model.clone(), layer.epoch, layer.number, layer.rows);
+        let shown = shown::begin(self.trace.as_ref(), layer.number, dispatch, cause);
+        let mut batch = dispatch.batch(self.model.clone(), layer.epoch, layer.number, layer.rows);
+        batch.trace = shown.context().map(TraceContext::ids);
         let submitted = if load.is_empty() {
             self.exchange.submit(&dispatch.node, batch)
         } else {
@@ -242,7 +255,7 @@ impl Dispatcher {
             layer.rescues.insert(id);
             self.exchange.rescue(&dispatch.node, batch, experts)
         };
-        layer.submitted.insert(submitted, (id, self.clock.now()));
+        layer.submitted.insert(submitted, Submitted { id, sent: self.clock.now(), shown });
     }
 
     /// Shows what `node` has done; who watches the report sees it with the next change of what is held against nodes.
@@ -283,7 +296,9 @@ impl Dispatcher {
             let Some(completion) = self.audited(completion) else { continue };
             let Completion { dispatch, result, .. } = completion;
             // What was submitted for another layer, and could not be cancelled in time, is nobody's any more.
-            let Some(&(dispatch, sent)) = layer.submitted.get(&dispatch) else { continue };
+            let Some(submitted) = layer.submitted.get_mut(&dispatch) else { continue };
+            let (dispatch, sent) = (submitted.id, submitted.sent);
+            shown::end(&mut submitted.shown, result.as_ref().err());
             return match result {
                 Ok(rows) => {
                     let timed = layer.flight.dispatch(dispatch).filter(|_| !layer.rescues.contains(&dispatch));

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tramontane_cluster::trace::TraceContext;
 use tramontane_kernels::{Compute, Q8Buf, QueryRow};
 use tramontane_model::config::ModelConfig;
 use tramontane_model::decoder::{DecoderBackend, DecoderError, EmbedError, Keep, LayerRows};
@@ -20,6 +21,8 @@ pub struct Step<'a> {
     pub wanted: Vec<usize>,
     /// The rows whose last hidden states are wanted, ascending; none of those above.
     pub embedded: Vec<usize>,
+    /// Where what it dispatches is shown, if it is.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why a step could not be computed. Nothing but KV slots of the step's own positions has changed: it may run again.
@@ -134,6 +137,7 @@ impl Forward {
         if let Some(damage) = &self.damaged {
             return Err(StepError::Device { why: damage.to_string() });
         }
+        self.dispatcher.show_under(step.trace.as_ref());
         self.decoder.begin(&step.tokens, &step.rows, &mut self.hidden)?;
         let mut kept = [&step.wanted[..], &step.embedded].concat();
         kept.sort_unstable();

@@ -41,7 +41,7 @@ mod tests {
 
     fn batch(layer: u32, work: Vec<ExpertWork>) -> ExpertBatch {
         let rows = Rows { format: RowFormat::F32, width: 1, data: Bytes::new() };
-        ExpertBatch { model: ModelId::from("m"), epoch: Epoch(1), layer, rows, work }
+        ExpertBatch { model: ModelId::from("m"), epoch: Epoch(1), layer, rows, work, trace: None }
     }
 
     proptest! {

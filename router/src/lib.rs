@@ -23,5 +23,5 @@ pub use load::ExpertLoad;
 pub use names::{Epoch, ExpertId, ModelId, NodeId};
 pub use plan::{Costs, Dispatch, DispatchPlan, Pair, PlanError, plan, replan, rescue_plan};
 pub use profile::{CPU_ARITHMETIC, NumericProfile};
-pub use rows::{ExpertBatch, ExpertRows, ExpertWork, RowFormat, Rows};
+pub use rows::{ExpertBatch, ExpertRows, ExpertWork, RowFormat, Rows, TraceIds};
 pub use view::{ClusterView, NodeRecord};

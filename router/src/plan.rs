@@ -46,7 +46,7 @@ impl Dispatch {
     pub fn batch(&self, model: ModelId, epoch: Epoch, layer: u32, rows: &Rows) -> ExpertBatch {
         let data = self.gather(rows);
         let rows = Rows { format: rows.format, width: rows.width, data };
-        ExpertBatch { model, epoch, layer, rows, work: self.work.clone() }
+        ExpertBatch { model, epoch, layer, rows, work: self.work.clone(), trace: None }
     }
 
     fn gather(&self, rows: &Rows) -> Bytes {

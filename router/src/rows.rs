@@ -64,6 +64,15 @@ pub struct ExpertWork {
     pub rows: Vec<u32>,
 }
 
+/// Where work stands in a trace that is recorded: the trace's id (16 bytes), then the span's (8). Nothing is decided by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceIds(pub [u8; Self::BYTES]);
+
+impl TraceIds {
+    /// How long it is.
+    pub const BYTES: usize = 24;
+}
+
 /// What one node computes for one coordinator in one layer: each token's row once, and who computes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpertBatch {
@@ -77,6 +86,8 @@ pub struct ExpertBatch {
     pub rows: Rows,
     /// Experts, ascending, with the rows each computes.
     pub work: Vec<ExpertWork>,
+    /// Where the sender shows it, if it does.
+    pub trace: Option<TraceIds>,
 }
 
 impl ExpertBatch {

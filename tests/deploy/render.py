@@ -18,6 +18,7 @@ KUSTOMIZE = os.path.join(DEPLOY, "kustomize")
 COMPONENTS = {
     "monitoring": ["monitoring.enabled=true"],
     "cert-manager": ["certManager.enabled=true"],
+    "tracing": ["tracing.endpoint=http://collector.observability:4317"],
     "keda": ["autoscaling.kind=keda"],
     "hpa": ["autoscaling.kind=hpa"],
     "external-etcd": [

@@ -128,7 +128,9 @@ impl Running {
     fn spawn_reading(mut command: Command, args: &[&str], limit: Duration, stdin: Stdio) -> Self {
         let settings = std::env::vars_os().map(|(name, _)| name);
         settings
-            .filter(|name| name.to_string_lossy().starts_with("TRAMONTANE_") || name == "RUST_LOG")
+            .filter(|name| {
+                ["TRAMONTANE_", "OTEL_", "RUST_LOG"].iter().any(|known| name.to_string_lossy().starts_with(known))
+            })
             .for_each(|name| _ = command.env_remove(name));
         command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
@@ -153,6 +155,12 @@ impl Running {
             let stderr = String::from_utf8_lossy(&self.stderr.seen);
             panic!("{}: nothing more came on stdout; stderr: {stderr}", self.what);
         }
+    }
+
+    /// Whether it has said `words` on stderr so far.
+    pub(crate) fn has_complained(&mut self, words: &str) -> bool {
+        self.stderr.take_what_is_there();
+        String::from_utf8_lossy(&self.stderr.seen).contains(words)
     }
 
     /// What was seen of its stdout.
@@ -235,6 +243,11 @@ impl Pipe {
             Err(RecvTimeoutError::Disconnected) => Next::End,
             Err(RecvTimeoutError::Timeout) => Next::Late,
         }
+    }
+
+    fn take_what_is_there(&mut self) {
+        let pieces = self.pieces.iter().flat_map(|pieces| pieces.try_iter());
+        self.seen.extend(pieces.flatten());
     }
 
     /// Reads to the end; whether it came before `deadline`.

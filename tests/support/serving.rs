@@ -150,6 +150,11 @@ impl Serving {
         self.running.signal(name);
     }
 
+    /// Whether the process has said `words` on stderr so far.
+    pub(crate) fn has_complained(&mut self, words: &str) -> bool {
+        self.running.has_complained(words)
+    }
+
     /// Waits for the process to end.
     pub(crate) fn outcome(self) -> Outcome {
         self.running.outcome()

@@ -22,12 +22,13 @@ use crate::engine::{KvRoom, Started, start_engine};
 use crate::expert_node::cores;
 use crate::model::Model;
 use crate::placing::{Rates, desire, lead, place_once, until_held};
+use crate::telemetry::LogArgs;
 
 /// Nodes that hold each expert, unless it is told how many.
 const DEFAULT_REPLICAS: usize = 1;
 
 /// Starts the cluster; completes the prompt, or serves until it is told to stop; and stops it.
-pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: UpArgs, log: &LogArgs) -> anyhow::Result<()> {
     let work = match &args.prompt.prompt {
         Some(_) => None,
         // What cannot be served is found out before a model is loaded for minutes.
@@ -45,7 +46,8 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let compute = Compute::new(Isa::detect(), threads);
     let mut nodes = if args.processes {
         let threads = args.threads.unwrap_or_else(|| (cores() / count).max(1));
-        processes::start(&model, &args.model, count, threads).await?
+        let telemetry = [log.arguments(), args.traces.arguments()].concat();
+        processes::start(&model, &args.model, count, threads, telemetry).await?
     } else {
         nodes::start(&model, count, &compute).await?
     };

@@ -35,10 +35,18 @@ struct Spawner {
     registry: String,
     model: ModelArgs,
     threads: usize,
+    /// What is said of logs and traces.
+    telemetry: Vec<String>,
 }
 
 /// Starts `count` children, and waits until all have joined.
-pub(crate) async fn start(model: &Model, args: &ModelArgs, count: usize, threads: usize) -> anyhow::Result<Nodes> {
+pub(crate) async fn start(
+    model: &Model,
+    args: &ModelArgs,
+    count: usize,
+    threads: usize,
+    telemetry: Vec<String>,
+) -> anyhow::Result<Nodes> {
     let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::new(model.id.clone(), model.profile.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback for the registry")?;
     let url = format!("tramontane://{}", listener.local_addr()?);
@@ -51,7 +59,7 @@ pub(crate) async fn start(model: &Model, args: &ModelArgs, count: usize, threads
         }
     });
     let settled = watch::Sender::new(false);
-    let spawner = Arc::new(Spawner { registry: url, model: args.clone(), threads });
+    let spawner = Arc::new(Spawner { registry: url, model: args.clone(), threads, telemetry });
     for id in (0..count).map(node_id) {
         let child = spawner.spawn(&id)?;
         alive.spawn(spawner.clone().keep(id, child, settled.subscribe()));
@@ -62,11 +70,11 @@ pub(crate) async fn start(model: &Model, args: &ModelArgs, count: usize, threads
 
 impl Spawner {
     fn spawn(&self, id: &NodeId) -> anyhow::Result<Child> {
-        let Self { registry, model, threads } = self;
+        let Self { registry, model, threads, telemetry } = self;
         let failed = || format!("cannot start expert node {id}");
         let mut command = Command::new(std::env::current_exe().with_context(failed)?);
         command.args(["expert-node", "--cluster", "local", "--listen", "127.0.0.1:0", "--registry", registry]);
-        command.args(["--id", id.as_str(), "--threads", &threads.to_string()]);
+        command.args(["--id", id.as_str(), "--threads", &threads.to_string()]).args(telemetry);
         if let Some(path) = &model.model {
             command.arg("--model").arg(path);
         }

@@ -13,7 +13,7 @@ use tramontane_router::{CPU_ARITHMETIC, ModelId, NumericProfile};
 
 pub use events::{EventSender, EventStream, ReaderGone, event_channel};
 pub use in_process::{EngineInbox, EnginesGone, InProcessEngine, Submission, in_process};
-pub use request::{CacheScope, Constraint, Generation, Sampling, Task, Tenant, ValidRequest};
+pub use request::{CacheScope, Constraint, Generation, Mark, Sampling, Task, Tenant, ValidRequest};
 
 /// Token events a reader may be behind. One that is further behind loses its request: it gets the events before, then
 /// [`EngineError::SlowReader`]. The engine waits for nobody.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::trace::TraceContext;
+
 /// One request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidRequest {
@@ -22,6 +24,8 @@ pub struct ValidRequest {
     pub deadline: Option<Instant>,
     /// What to do with the prompt.
     pub task: Task,
+    /// How whoever watches finds it again.
+    pub mark: Mark,
 }
 
 impl ValidRequest {
@@ -36,6 +40,7 @@ impl ValidRequest {
             cache_scope: CacheScope::default(),
             deadline: None,
             task,
+            mark: Mark::default(),
         }
     }
 
@@ -46,6 +51,15 @@ impl ValidRequest {
             Task::Embed => 1,
         }
     }
+}
+
+/// What a request is called in logs, and where it stands in a trace. Nothing is decided by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The request's id, which its client knows.
+    pub id: Option<Arc<str>>,
+    /// Its place in a trace, if that is recorded.
+    pub trace: Option<TraceContext>,
 }
 
 /// Whose request it is: the name of a key, never the key.

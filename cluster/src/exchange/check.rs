@@ -122,6 +122,7 @@ mod tests {
             layer: 0,
             rows: Rows { format, width, data: Bytes::from(vec![0; rows * format.row_bytes(width)]) },
             work: work.iter().map(|&(expert, rows)| ExpertWork { expert, rows: rows.to_vec() }).collect(),
+            trace: None,
         }
     }
 
@@ -222,6 +223,7 @@ mod tests {
                 layer: 0,
                 rows: Rows { format, width, data: data.into() },
                 work: work.into_iter().map(|(expert, rows)| ExpertWork { expert, rows }).collect(),
+                trace: None,
             };
             let ascending = |list: &[u32]| list.windows(2).all(|pair| pair[0] < pair[1]);
             let indices = || batch.work.iter().flat_map(|w| &w.rows).map(|&row| row as usize);

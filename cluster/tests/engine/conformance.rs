@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::select_all;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tramontane_cluster::engine::{
-    CacheScope, Constraint, EngineError, EngineStatus, Event, FinishReason, Generation, MAX_EVENTS_BEHIND, Phase,
+    CacheScope, Constraint, EngineError, EngineStatus, Event, FinishReason, Generation, MAX_EVENTS_BEHIND, Mark, Phase,
     Sampling, Task, Tenant, Token, Usage, ValidRequest,
 };
+use tramontane_cluster::trace::TraceContext;
 
 use crate::harness::{CAPACITY, Harness, LONG, info, of_choices, request, rest, runtime, token, until, until_closed};
 
@@ -62,7 +64,11 @@ fn a_request_arrives_as_it_was_submitted(start: Start) {
         constraint: Some(Constraint::JsonSchema("{\"type\": \"object\"}".into())),
     };
     let deadline = Instant::now() + Duration::from_secs(3600);
+    let parent = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let trace = TraceContext::read(&HeaderMap::from_iter([(HeaderName::from_static("traceparent"), parent)]));
+    assert!(trace.is_some());
     let whole = ValidRequest {
+        mark: Mark { id: Some("what its client calls it".into()), trace },
         tenant: Tenant(Some("who pays".into())),
         priority: -3,
         cache_scope: CacheScope(u128::MAX / 3),

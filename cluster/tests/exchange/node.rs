@@ -156,5 +156,6 @@ pub(crate) fn batch(format: RowFormat, width: usize, count: usize, experts: &[u3
         layer: LAYER,
         rows: Rows { format, width, data: (0..count).flat_map(row).collect::<Bytes>() },
         work: work.collect(),
+        trace: None,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use tramontane_cluster::exchange::{DispatchId, ExchangeError};
+use tramontane_cluster::trace::TraceSpan;
 use tramontane_router::flight::{DispatchNo, Flight};
 use tramontane_router::{
     ClusterView, CombineError, Dispatch, Epoch, ExpertId, ExpertRows, NodeId, Routing, Rows, combine,
@@ -19,13 +20,21 @@ pub(super) struct Layer<'a> {
     pub(super) epoch: Epoch,
     pub(super) rows: &'a Rows,
     pub(super) flight: Flight,
-    pub(super) submitted: BTreeMap<DispatchId, (DispatchNo, Instant)>,
+    pub(super) submitted: BTreeMap<DispatchId, Submitted>,
     /// Dispatches whose node loads first: how long that takes says nothing of the node.
     pub(super) rescues: BTreeSet<DispatchNo>,
     pub(super) answers: BTreeMap<DispatchNo, ExpertRows>,
     pub(super) last_error: Option<ExchangeError>,
     /// Who answered what is not finite, by token and expert, as often as they did.
     not_finite: BTreeMap<(u32, u32), Vec<NodeId>>,
+}
+
+/// A dispatch that was handed to the exchange.
+pub(super) struct Submitted {
+    pub(super) id: DispatchNo,
+    pub(super) sent: Instant,
+    /// Until it is answered.
+    pub(super) shown: TraceSpan,
 }
 
 impl<'a> Layer<'a> {
@@ -56,7 +65,7 @@ impl<'a> Layer<'a> {
 
     /// What was submitted and has not been answered.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = DispatchId> {
-        self.submitted.iter().filter(|(_, (no, _))| !self.answers.contains_key(no)).map(|(&id, _)| id)
+        self.submitted.iter().filter(|(_, submitted)| !self.answers.contains_key(&submitted.id)).map(|(&id, _)| id)
     }
 
     /// # Errors

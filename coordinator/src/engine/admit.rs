@@ -9,6 +9,7 @@ use tramontane_cluster::engine::{
 };
 
 use super::live::{Choice, Generating, Job, Live, Mean, PromptLogprobs, Stage};
+use super::shown::{Shown, ShownStage};
 use super::{Bounds, Work};
 use crate::grammar::{Follower, Lookup};
 use crate::{Origin, Refused, Reuse, Sequence, SequenceId};
@@ -21,6 +22,7 @@ pub(super) struct Compiling {
     request: ValidRequest,
     events: Vec<EventSender>,
     since: Instant,
+    shown: Option<Box<Shown>>,
 }
 
 /// What becomes of a request that asks for tokens.
@@ -57,11 +59,12 @@ impl Work {
     /// Takes a request in.
     pub(super) fn submit(&mut self, submission: Submission, now: Instant) {
         let Submission { request, events } = submission;
+        let mut shown = Shown::request(&request.mark, request.prompt.len());
         if let Err(error) = self.bounds.judge(&request) {
-            return fail(events, &error);
+            return fail(events, shown, &error);
         }
         if request.deadline.is_some_and(|deadline| deadline <= now) {
-            return fail(events, &EngineError::DeadlineExceeded);
+            return fail(events, shown, &EngineError::DeadlineExceeded);
         }
         if let Task::Generate(generation) = &request.task
             && generation.constraint.is_some()
@@ -70,11 +73,12 @@ impl Work {
             // As in the scheduler's queue: one that has some waiting may have as many as there are places left.
             let left = self.bounds.max_waiting.saturating_sub(self.compiling.len());
             if left == 0 || request.tenant.0.is_some() && mine >= left {
-                return fail(events, &self.overloaded());
+                return fail(events, shown, &self.overloaded());
             }
-            self.compiling.push_back(Compiling { request, events, since: now });
+            shown.iter_mut().for_each(|shown| shown.enter(ShownStage::Grammar));
+            self.compiling.push_back(Compiling { request, events, since: now, shown });
         } else {
-            self.start(request, events, None);
+            self.start(request, events, None, shown);
         }
     }
 
@@ -82,30 +86,36 @@ impl Work {
     pub(super) fn compiled(&mut self, now: Instant) {
         self.grammars.collect();
         for waiting in in_turns(std::mem::take(&mut self.compiling)) {
-            let Compiling { request, mut events, since } = waiting;
+            let Compiling { request, events, since, shown } = waiting;
             if events.iter().all(EventSender::is_closed) {
                 continue;
             }
             if request.deadline.is_some_and(|deadline| deadline <= now) {
-                fail(events, &EngineError::DeadlineExceeded);
+                fail(events, shown, &EngineError::DeadlineExceeded);
                 continue;
             }
             let Task::Generate(generation) = &request.task else { continue };
             let Some(constraint) = &generation.constraint else { continue };
             match self.grammars.get(constraint, now) {
-                Lookup::Ready(follower) => self.start(request, events, Some(follower)),
-                Lookup::Failed(why) => fail(events, &EngineError::InvalidConstraint { why }),
+                Lookup::Ready(follower) => self.start(request, events, Some(follower), shown),
+                Lookup::Failed(why) => fail(events, shown, &EngineError::InvalidConstraint { why }),
                 Lookup::Pending if now.saturating_duration_since(since) > GRAMMAR_WAIT => {
-                    fail(std::mem::take(&mut events), &self.overloaded());
+                    fail(events, shown, &self.overloaded());
                 }
-                Lookup::Pending => self.compiling.push_back(Compiling { request, events, since }),
+                Lookup::Pending => self.compiling.push_back(Compiling { request, events, since, shown }),
             }
         }
     }
 
     /// Queues a request, whose choices' events are `events`.
-    fn start(&mut self, request: ValidRequest, events: Vec<EventSender>, follower: Option<Box<Follower>>) {
-        let ValidRequest { prompt, tenant, priority, cache_scope: scope, deadline, task, .. } = request;
+    fn start(
+        &mut self,
+        request: ValidRequest,
+        events: Vec<EventSender>,
+        follower: Option<Box<Follower>>,
+        mut shown: Option<Box<Shown>>,
+    ) {
+        let ValidRequest { prompt, tenant, priority, cache_scope: scope, deadline, task, mark, .. } = request;
         let prompt_tokens = prompt.len();
         let mut origin = Origin { tenant, priority, scope, reuse: Reuse::Cached, choices: events.len() };
         let id = self.new_id();
@@ -119,9 +129,10 @@ impl Work {
                 Ok(Start::Run(running)) => job = running,
                 Ok(Start::Ended(reason)) => {
                     let usage = Usage { prompt_tokens, completion_tokens: resumed, cached_tokens: 0 };
+                    shown.iter_mut().for_each(|shown| shown.finish(reason, usage));
                     return events.into_iter().for_each(|events| events.finish(reason, usage));
                 }
-                Err(error) => return fail(events, &error),
+                Err(error) => return fail(events, shown, &error),
             }
         }
         if matches!(&job, Job::Embed(_) | Job::Generate(Generating { prompt: Some(_), .. })) {
@@ -132,10 +143,12 @@ impl Work {
                 Refused::QueueFull { .. } | Refused::ShareFull { .. } => self.overloaded(),
                 refused => EngineError::InvalidRequest { why: refused.to_string() },
             };
-            return fail(events, &error);
+            return fail(events, shown, &error);
         }
+        shown.iter_mut().for_each(|shown| shown.enter(ShownStage::Queue));
         let choices = (first..).zip(events).map(|(number, events)| Choice { number, events }).collect();
-        self.live.insert(id, Live { job, deadline, stage: Stage::Queued(Instant::now()), choices });
+        let stage = Stage::Queued(Instant::now());
+        self.live.insert(id, Live { job, deadline, stage, choices, request: mark.id, shown });
     }
 
     pub(super) fn new_id(&mut self) -> SequenceId {
@@ -188,7 +201,8 @@ fn generating(
 }
 
 /// Ends all of a request's choices with `error`.
-fn fail(events: Vec<EventSender>, error: &EngineError) {
+fn fail(events: Vec<EventSender>, shown: Option<Box<Shown>>, error: &EngineError) {
+    shown.into_iter().for_each(|mut shown| shown.fail(error));
     events.into_iter().for_each(|events| events.fail(error.clone()));
 }
 
@@ -201,7 +215,7 @@ mod tests {
         let waiting = [(1, "a"), (2, "a"), (3, "a"), (4, "b"), (5, "c"), (6, "b")].map(|(id, tenant)| {
             let tenant = Tenant(Some(tenant.into()));
             let request = ValidRequest { tenant, ..ValidRequest::generate(id, vec![1], Generation::default()) };
-            Compiling { request, events: Vec::new(), since: Instant::now() }
+            Compiling { request, events: Vec::new(), since: Instant::now(), shown: None }
         });
         let order: Vec<u64> = in_turns(waiting.into()).iter().map(|compiling| compiling.request.id).collect();
         assert_eq!(order, [1, 4, 5, 2, 6, 3]);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tramontane_cluster::engine::{EngineError, FinishReason, Token, Usage};
 
 use super::live::{Generating, Job, Live, Stage};
+use super::shown::ShownStage;
 use super::{Share, Work};
 use crate::grammar::Refusal;
 use crate::sampler::{Draw, SampleError, logprobs, sample};
@@ -66,6 +67,7 @@ impl Work {
             if let Stage::Prefill(since) = live.stage {
                 self.metrics.prefilled(since.elapsed());
                 live.stage = Stage::Decode;
+                live.shown.iter_mut().for_each(|shown| shown.enter(ShownStage::Decode));
             }
         }
         if sampled > 0 {
@@ -91,6 +93,7 @@ impl Work {
             return;
         }
         let (generation, deadline) = (generating.generation.clone(), live.deadline);
+        let (request, shown) = (live.request.clone(), live.shown.as_ref().map(|shown| shown.sibling()));
         let others = live.choices.split_off(1);
         let follower = &generating.follower;
         let followers: Vec<_> = others.iter().map(|_| follower.as_ref().map(|f| Box::new(f.fork()))).collect();
@@ -103,7 +106,9 @@ impl Work {
                 Err(_) => continue,
             }
             let job = Job::Generate(Generating { generation: Arc::clone(&generation), follower, prompt: None });
-            self.live.insert(fork, Live { job, deadline, stage: Stage::Decode, choices: vec![choice] });
+            let shown = shown.as_ref().map(|shown| shown.sibling());
+            let (stage, choices, request) = (Stage::Decode, vec![choice], request.clone());
+            self.live.insert(fork, Live { job, deadline, stage, choices, request, shown });
             self.emit(fork, *token, logits);
         }
         self.emit(id, first, logits);
@@ -148,12 +153,13 @@ impl Work {
     }
 
     fn end_well(&mut self, id: SequenceId, reason: FinishReason) {
-        if let Some((live, sequence)) = self.leave(id) {
+        if let Some((mut live, sequence)) = self.leave(id) {
             let usage = Usage {
                 prompt_tokens: sequence.prompt_len(),
                 completion_tokens: sequence.generated().len(),
                 cached_tokens: sequence.found(),
             };
+            live.shown.iter_mut().for_each(|shown| shown.finish(reason, usage));
             live.choices.into_iter().for_each(|choice| choice.events.finish(reason, usage));
         }
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tramontane_cluster::engine::{EventSender, Generation, Token};
 
+use super::shown::Shown;
 use crate::grammar::Follower;
 use crate::sampler::logprobs;
 use crate::{Chunk, Logits};
@@ -16,6 +17,10 @@ pub(super) struct Live {
     pub(super) stage: Stage,
     /// All of the request's choices until the first token; then one.
     pub(super) choices: Vec<Choice>,
+    /// The request's id, for the log.
+    pub(super) request: Option<Arc<str>>,
+    /// What is shown of it in a trace, if that is recorded.
+    pub(super) shown: Option<Box<Shown>>,
 }
 
 /// How far a sequence is on its way to its first token, and since when, for whoever counts.

@@ -9,8 +9,9 @@ mod commit;
 mod live;
 mod outage;
 mod pace;
+mod shown;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,12 +27,15 @@ use admit::Compiling;
 use live::{Live, Stage, Want};
 use outage::Outage;
 use pace::Pace;
+use shown::{ShownStage, ShownStep};
 
 /// How long the loop waits for a grammar when it has nothing else to do, before it looks for requests and for readers that have
 /// gone.
 const GRAMMAR_PATIENCE: Duration = Duration::from_millis(2);
 /// How long the loop waits before it runs a step again that found no experts. It takes requests in and lets readers go meanwhile.
 const RERUN_PAUSE: Duration = Duration::from_millis(10);
+/// Requests that a log line about a step names.
+const MAX_LOGGED: usize = 16;
 /// Requests taken in between two steps.
 const MAX_SUBMISSIONS: usize = 1024;
 
@@ -160,23 +164,27 @@ impl EngineLoop {
     fn step(&mut self, now: Instant) {
         self.work.sweep(now);
         let plan = self.work.scheduler.plan(&mut self.work.pool);
-        self.work.begin(&plan, now);
+        let shown = self.work.begin(&plan, now);
         if !plan.chunks.is_empty() {
-            self.compute(&plan, now);
+            self.compute(&plan, shown, now);
         }
         let counts = self.work.scheduler.counts();
         self.work.pace.observe(now, counts.admitted, self.work.scheduler.waiting());
         self.publish();
     }
 
-    fn compute(&mut self, plan: &StepPlan, now: Instant) {
+    fn compute(&mut self, plan: &StepPlan, shown: ShownStep, now: Instant) {
         let tables: Vec<Vec<u32>> = plan
             .chunks
             .iter()
             .map(|chunk| self.work.scheduler.get(chunk.sequence).map(Sequence::block_table).unwrap_or_default())
             .collect();
-        let (step, shares) = self.work.rows(plan, &tables);
-        match self.forward.compute(&step) {
+        let (mut step, shares) = self.work.rows(plan, &tables);
+        step.trace.clone_from(&shown.lead);
+        let computed = self.forward.compute(&step).inspect_err(|error| shown.fail(error));
+        // What comes of it is no part of it.
+        drop(shown);
+        match computed {
             Ok((logits, hidden)) => {
                 self.work.outage.end();
                 let copies = self.work.commit(plan, &shares, logits, hidden);
@@ -206,15 +214,20 @@ impl EngineLoop {
 }
 
 impl Work {
-    /// Sequences of `plan` that have waited until `now` wait no more.
-    fn begin(&mut self, plan: &StepPlan, now: Instant) {
+    /// Sequences of `plan` that have waited until `now` wait no more. What the step is shown as, in the traces that are recorded.
+    fn begin(&mut self, plan: &StepPlan, now: Instant) -> ShownStep {
+        let mut step = ShownStep::default();
         for chunk in &plan.chunks {
-            if let Some(Live { stage: stage @ Stage::Queued(_), .. }) = self.live.get_mut(&chunk.sequence)
-                && let Stage::Queued(since) = std::mem::replace(stage, Stage::Prefill(now))
-            {
+            let Some(live) = self.live.get_mut(&chunk.sequence) else { continue };
+            if let Stage::Queued(since) = live.stage {
+                live.stage = Stage::Prefill(now);
+                live.shown.iter_mut().for_each(|shown| shown.enter(ShownStage::Prefill));
                 self.metrics.queued(now.saturating_duration_since(since));
             }
+            live.shown.iter_mut().for_each(|shown| step.serves(shown, chunk, plan));
         }
+        step.link();
+        step
     }
 
     /// Lets go of everybody whose reader has gone, and fails those whose deadline has passed at `now`.
@@ -264,14 +277,22 @@ impl Work {
     /// Whether a step that failed at `now` for want of experts is to be run again, rather than to fail its requests.
     fn bears(&mut self, plan: &StepPlan, error: &StepError, now: Instant) -> bool {
         if self.outage.begins(now) {
-            tracing::warn!(%error, tokens = plan.tokens(), "a step found no experts and will be run again");
+            let requests = self.requests_of(plan);
+            tracing::warn!(%error, tokens = plan.tokens(), requests, "a step found no experts and will be run again");
         }
         !self.outage.is_over_long(now)
     }
 
+    /// The ids of the requests in `plan`, as far as they have any, for the log.
+    fn requests_of(&self, plan: &StepPlan) -> String {
+        let lives = plan.chunks.iter().filter_map(|chunk| self.live.get(&chunk.sequence));
+        let ids: BTreeSet<&str> = lives.filter_map(|live| live.request.as_deref()).collect();
+        ids.into_iter().take(MAX_LOGGED).collect::<Vec<_>>().join(",")
+    }
+
     /// Fails whom a step's error concerns. The others' positions are computed again.
     fn fail(&mut self, plan: &StepPlan, error: &StepError) {
-        tracing::error!(%error, tokens = plan.tokens(), "a step failed");
+        tracing::error!(%error, tokens = plan.tokens(), requests = self.requests_of(plan), "a step failed");
         let why = error.to_string();
         match error {
             StepError::NotFinite { row, .. } => {
@@ -306,7 +327,8 @@ impl Work {
 
     /// Ends a sequence, whatever choices it has, with `error`; readers who have gone do not hear of it.
     fn end_badly(&mut self, id: SequenceId, error: EngineError) {
-        if let Some((live, _)) = self.leave(id) {
+        if let Some((mut live, _)) = self.leave(id) {
+            live.shown.iter_mut().for_each(|shown| shown.fail(&error));
             live.choices.into_iter().for_each(|choice| choice.events.fail(error.clone()));
         }
     }

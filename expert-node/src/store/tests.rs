@@ -35,7 +35,7 @@ fn rows(quantize: Quantize, count: usize, seed: usize, scale: f32) -> Rows {
 
 fn batch(rows: Rows, layer: u32, work: &[(u32, &[u32])]) -> ExpertBatch {
     let work = work.iter().map(|&(expert, rows)| ExpertWork { expert, rows: rows.to_vec() }).collect();
-    ExpertBatch { model: ModelId::from("breeze"), epoch: Epoch(1), layer, rows, work }
+    ExpertBatch { model: ModelId::from("breeze"), epoch: Epoch(1), layer, rows, work, trace: None }
 }
 
 #[test]

@@ -6,12 +6,18 @@ use std::time::Instant;
 use futures::StreamExt;
 use futures::future::join_all;
 use tokio::time::{sleep_until, timeout_at};
-use tramontane_cluster::engine::{EngineError, Event, EventSender, EventStream, ValidRequest};
+use tramontane_cluster::engine::{EngineError, Event, EventSender, EventStream, Task, ValidRequest};
+use tramontane_cluster::trace::{Kind, TraceSpan};
 
 use super::choose::Beginning;
 use super::members::{InFlight, Member, Members};
 use super::resume::Told;
 use super::{LOOK_AGAIN, MAX_LOSSES, MAX_OUTAGES, PATIENCE};
+use crate::error::ApiError;
+use crate::shown::names;
+
+/// The span of a request's run at an engine.
+const RUN: &str = "run";
 
 /// A request, and who may run it.
 pub(super) struct Carrier {
@@ -26,6 +32,8 @@ struct Running {
     first: Option<Event>,
     events: EventStream,
     at: InFlight,
+    /// What is shown of its run there.
+    shown: TraceSpan,
 }
 
 /// Whether readers have been told anything yet: who has not can be refused, who has is waited for.
@@ -108,6 +116,7 @@ impl Carrier {
             };
             match &event {
                 Event::Failed(error) if is_the_engines(error) => {
+                    running.shown.fail(word(error));
                     let mut search = Search { losses, not: vec![running.at.member().clone()], refusal: None };
                     search.count(error);
                     if search.losses.are_too_many() {
@@ -208,19 +217,41 @@ fn is_the_engines(error: &EngineError) -> bool {
 
 /// Asks `member` to run `request`: its choices, or why it does not. The first choice's first event says which: until it has
 /// come nobody has been told anything, so that all of it can be asked of another engine.
-async fn attempt(member: &Arc<Member>, request: ValidRequest) -> Result<Vec<Running>, EngineError> {
+async fn attempt(member: &Arc<Member>, mut request: ValidRequest) -> Result<Vec<Running>, EngineError> {
+    let shown = show(member, &request);
+    request.mark.trace = shown.context().cloned();
     let places = (0..request.streams()).map(|_| member.begin()).collect::<Vec<_>>();
-    let streams = member.engine.submit(request)?;
-    let mut choices: Vec<Running> =
-        streams.into_iter().zip(places).map(|(events, at)| Running { first: None, events, at }).collect();
+    let streams = member.engine.submit(request).inspect_err(|error| shown.fail(word(error)))?;
+    let running = |(events, at)| Running { first: None, events, at, shown: shown.clone() };
+    let mut choices: Vec<Running> = streams.into_iter().zip(places).map(running).collect();
     let Some(first) = choices.first_mut() else { return Err(EngineError::Stopped) };
     match first.next().await {
-        Event::Failed(error) => Err(error),
+        Event::Failed(error) => {
+            shown.fail(word(&error));
+            Err(error)
+        }
         event => {
             first.first = Some(event);
             Ok(choices)
         }
     }
+}
+
+/// What is shown of `request`'s run at `member`.
+fn show(member: &Member, request: &ValidRequest) -> TraceSpan {
+    let shown = TraceSpan::begin(RUN, Kind::Client, request.mark.trace.as_ref());
+    if shown.is_shown() {
+        shown.set(names::ENGINE, member.id().to_owned());
+        if let Task::Generate(generation) = &request.task {
+            shown.count(names::RESUMED_AFTER, generation.resume_after.len());
+        }
+    }
+    shown
+}
+
+/// The word for `error`.
+fn word(error: &EngineError) -> &'static str {
+    ApiError::Engine(error.clone()).names().reason()
 }
 
 async fn all_gone(events: &[EventSender]) {

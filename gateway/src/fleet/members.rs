@@ -104,6 +104,11 @@ impl Drop for Membership {
 }
 
 impl Member {
+    /// Its name.
+    pub(super) fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
     fn load(&self, status: &EngineStatus) -> usize {
         self.in_flight.load(Ordering::Relaxed).max(status.running + status.waiting)
     }

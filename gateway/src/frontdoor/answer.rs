@@ -15,6 +15,7 @@ use super::job::Length;
 use super::tools::{ToolCall, ToolPiece};
 use crate::error::ApiError;
 use crate::metrics::{ChoiceMetrics, FrontMetrics};
+use crate::shown::ShownAnswer;
 
 /// What the choices of a request have in common.
 pub(super) struct Group {
@@ -126,6 +127,8 @@ pub struct Answer {
     /// Tokens found in the prefix cache, a prompt.
     cached: Vec<Option<usize>>,
     metrics: FrontMetrics,
+    /// What is shown of it, if anything is.
+    shown: Option<Box<ShownAnswer>>,
 }
 
 /// A choice that has ended, whole.
@@ -146,15 +149,20 @@ pub struct Whole {
 }
 
 impl Answer {
-    pub(super) fn new(group: Group, choices: SelectAll<ChoiceEvents>, metrics: FrontMetrics) -> Self {
+    pub(super) fn new(
+        group: Group,
+        choices: SelectAll<ChoiceEvents>,
+        metrics: FrontMetrics,
+        shown: Option<Box<ShownAnswer>>,
+    ) -> Self {
         let generated = vec![0; group.prompts.len() * group.each];
         let cached = vec![None; group.prompts.len()];
-        Self { group, choices, ready: VecDeque::new(), generated, cached, metrics }
+        Self { group, choices, ready: VecDeque::new(), generated, cached, metrics, shown }
     }
 
     /// Of prompts after which nothing is wanted, not even their log-probabilities.
-    pub(super) fn of_prompts_alone(group: Group, metrics: FrontMetrics) -> Self {
-        let mut answer = Self::new(group, SelectAll::new(), metrics);
+    pub(super) fn of_prompts_alone(group: Group, metrics: FrontMetrics, shown: Option<Box<ShownAnswer>>) -> Self {
+        let mut answer = Self::new(group, SelectAll::new(), metrics, shown);
         let step = |choice| Step { choice, pieces: vec![Piece::End(nothing(None))], generated: 0 };
         answer.ready = (0..answer.generated.len()).map(step).collect();
         answer
@@ -163,11 +171,13 @@ impl Answer {
     /// The next event's pieces; `None` when all choices have ended. After an error there is nothing more.
     pub async fn next(&mut self) -> Option<Result<Step, ApiError>> {
         if let Some(step) = self.ready.pop_front() {
+            self.shown.iter_mut().for_each(|shown| shown.step(&step));
             return Some(Ok(step));
         }
         match self.choices.next().await? {
             Ok(step) => {
                 self.count(&step);
+                self.shown.iter_mut().for_each(|shown| shown.step(&step));
                 Some(Ok(step))
             }
             Err(error) => {
@@ -191,6 +201,7 @@ impl Answer {
     /// It failed when its status had been sent: nobody else counts that.
     pub(crate) fn failed_in_mid_stream(&self, error: &ApiError) {
         self.metrics.reject(error.names().reason());
+        self.shown.iter().for_each(|shown| shown.fail(error.names().reason()));
     }
 
     /// Tokens so far.
@@ -232,6 +243,13 @@ impl Answer {
             (ApiError::Engine(EngineError::InvalidConstraint { why }), Some(param)) => ApiError::param(param, why),
             (error, _) => error,
         }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let usage = self.usage();
+        self.shown.iter_mut().for_each(|shown| shown.end(usage));
     }
 }
 

@@ -12,6 +12,7 @@ use super::prompt::Truncate;
 use super::tools::{ToolCall, ToolChoice, ToolOffer};
 use super::{Caller, FrontDoor, Named};
 use crate::error::ApiError;
+use crate::shown::Operation;
 
 /// What stands between two messages that are folded into one.
 const FOLD: &str = "\n\n";
@@ -55,6 +56,8 @@ impl FrontDoor {
     /// # Errors
     /// [`ApiError::Invalid`], [`ApiError::ContextLength`].
     pub fn chat(self: &Arc<Self>, mut request: ChatRequest, caller: &Caller) -> Result<Job, ApiError> {
+        caller.shown.asks(Operation::Chat, self.model.id());
+        caller.shown.parameters(&request.parameters);
         if request.turns.is_empty() {
             return Err(ApiError::param("messages", "`messages` is empty"));
         }

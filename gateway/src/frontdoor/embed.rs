@@ -10,11 +10,13 @@ use super::answer::UsageSoFar;
 use super::prompt::{Prompt, Truncate};
 use super::{Caller, FrontDoor};
 use crate::error::ApiError;
+use crate::shown::{Operation, Shown};
 
 /// A checked request for embeddings.
 pub struct EmbeddingJob {
     front: Arc<FrontDoor>,
     requests: Vec<ValidRequest>,
+    shown: Shown,
 }
 
 impl FrontDoor {
@@ -29,6 +31,7 @@ impl FrontDoor {
         caller: &Caller,
     ) -> Result<EmbeddingJob, ApiError> {
         const PARAM: &str = "input";
+        caller.shown.asks(Operation::Embeddings, self.model.id());
         let limit = self.limits.sequences;
         if inputs.is_empty() || inputs.len() > limit {
             return Err(ApiError::param(PARAM, format!("`input` must hold 1 to {limit} texts")));
@@ -45,9 +48,11 @@ impl FrontDoor {
                 cache_scope: self.cache_scope(caller, None),
                 deadline: caller.deadline,
                 task: Task::Embed,
+                mark: caller.shown.mark(),
             })
         });
-        Ok(EmbeddingJob { front: self.clone(), requests: requests.collect::<Result<_, ApiError>>()? })
+        let requests = requests.collect::<Result<_, ApiError>>()?;
+        Ok(EmbeddingJob { front: self.clone(), requests, shown: caller.shown.clone() })
     }
 }
 
@@ -67,6 +72,7 @@ impl EmbeddingJob {
         for mut stream in streams {
             embeddings.push(normalised(vector(&mut stream).await?));
         }
+        self.shown.used(self.front.model.id(), usage);
         Ok((embeddings, usage))
     }
 }

@@ -12,6 +12,7 @@ use super::params::{Checked, Named, Parameters};
 use super::prompt::{Prompt, Truncate};
 use super::{Caller, FrontDoor};
 use crate::error::ApiError;
+use crate::shown::{Operation, Shown};
 
 /// Tokens that a text completion has when nothing is said.
 const DEFAULT_COMPLETION: usize = 16;
@@ -37,6 +38,7 @@ pub struct Job {
     n: u32,
     constraint: Option<&'static str>,
     length: Length,
+    shown: Shown,
 }
 
 /// Whether anything is generated.
@@ -55,6 +57,8 @@ impl FrontDoor {
     /// [`ApiError::Invalid`], [`ApiError::ContextLength`].
     pub fn completion(self: &Arc<Self>, request: CompletionRequest, caller: &Caller) -> Result<Job, ApiError> {
         let CompletionRequest { prompts, mut parameters, echo } = request;
+        caller.shown.asks(Operation::Completion, self.model.id());
+        caller.shown.parameters(&parameters);
         if prompts.is_empty() {
             return Err(ApiError::param("prompt", "`prompt` is empty"));
         }
@@ -112,6 +116,7 @@ impl FrontDoor {
                 priority: checked.priority,
                 cache_scope,
                 deadline: caller.deadline,
+                mark: caller.shown.mark(),
                 ..ValidRequest::generate(self.next_id(), prompt.clone(), generation)
             });
         }
@@ -123,6 +128,7 @@ impl FrontDoor {
             n: checked.n,
             constraint: checked.constraint_name,
             length,
+            shown: caller.shown.clone(),
         })
     }
 }
@@ -138,6 +144,11 @@ impl Job {
         self.n
     }
 
+    /// What is shown of it.
+    pub(crate) fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
     /// The front door it came through.
     pub fn front(&self) -> &Arc<FrontDoor> {
         &self.front
@@ -150,8 +161,9 @@ impl Job {
     pub fn start(self) -> Result<Answer, ApiError> {
         let each = self.requests.first().map_or(1, ValidRequest::streams);
         let group = Group { prompts: self.prompts, each, n: self.n, constraint: self.constraint };
+        let shown = self.shown.answer(self.front.model.id());
         if self.length == Length::PromptOnly && self.requests.iter().all(|request| !wants_prompt(request)) {
-            return Ok(Answer::of_prompts_alone(group, self.front.metrics.clone()));
+            return Ok(Answer::of_prompts_alone(group, self.front.metrics.clone(), shown));
         }
         let (mut choices, now) = (Vec::new(), Instant::now());
         for (request, prompt) in self.requests.into_iter().zip(&group.prompts) {
@@ -168,7 +180,7 @@ impl Job {
                 ));
             }
         }
-        Ok(Answer::new(group, stream::select_all(choices), self.front.metrics.clone()))
+        Ok(Answer::new(group, stream::select_all(choices), self.front.metrics.clone(), shown))
     }
 }
 

@@ -43,6 +43,7 @@ pub use token_text::TokenText;
 
 use crate::error::ApiError;
 use crate::metrics::FrontMetrics;
+use crate::shown::Shown;
 
 /// Prepares a request. Tokenising a long prompt takes a while: not on a thread that carries bytes.
 pub(crate) async fn aside<T: Send + 'static>(
@@ -59,6 +60,8 @@ pub struct Caller {
     pub tenant: Tenant,
     /// After it nobody waits for the answer.
     pub deadline: Option<Instant>,
+    /// What is shown of his request.
+    pub shown: Shown,
 }
 
 /// The front door of one model on one engine. Shared by all that carry its requests.

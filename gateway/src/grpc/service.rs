@@ -7,18 +7,22 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use futures::stream;
+use http::HeaderMap;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tramontane_model::tokenizer::Special;
 use tramontane_proto::v1;
-use tramontane_proto::v1::inference_server::Inference;
+use tramontane_proto::v1::inference_server::{Inference, SERVICE_NAME};
 
 use super::read;
 use super::write::{self, Logprobs};
 use crate::error::ApiError;
 use crate::frontdoor::{Answer, Caller, ChatRequest, FrontDoor, Job, aside};
-use crate::http::{Counted, Gateway};
+use crate::http::{Counted, Gateway, request_id};
+use crate::shown::Shown;
 
+/// Methods whose calls have a span.
+const TRACED: [&str; 3] = ["Generate", "Chat", "Embed"];
 /// Most digits of a `grpc-timeout` (gRPC over HTTP/2, "TimeoutValue").
 const MAX_TIMEOUT_DIGITS: usize = 8;
 
@@ -32,27 +36,37 @@ impl Service {
     }
 
     /// Counts a refusal, and words it.
-    fn refused(&self, error: ApiError) -> Status {
+    fn refused(&self, shown: &Shown, error: ApiError) -> Status {
         self.0.metrics().reject(error.names().reason());
-        error.into()
+        shown.fail(error.names().reason());
+        shown.log().in_scope(|| error.into())
     }
 
-    /// The front door, if it is open and the caller may come in, asking for its model.
-    fn admit(&self, metadata: &MetadataMap, model: Option<&str>) -> Result<(Arc<FrontDoor>, Caller), ApiError> {
+    /// The front door, if it is open and the caller may come in, calling `method` and asking for its model.
+    fn admit(
+        &self,
+        method: &'static str,
+        metadata: &MetadataMap,
+        model: Option<&str>,
+    ) -> Result<(Arc<FrontDoor>, Caller), Status> {
+        let headers: &HeaderMap = metadata.as_ref();
+        let shown = Shown::logged(request_id(headers).to_str().unwrap_or_default());
         let tenant = match self.0.keys() {
-            Some(keys) => keys.authenticate(&metadata.clone().into_headers())?,
+            Some(keys) => keys.authenticate(headers).map_err(|error| self.refused(&shown, error))?,
             None => Default::default(),
         };
-        let front = self.0.front()?.clone();
-        front.check_model(model)?;
+        let shown = if TRACED.contains(&method) { shown.over_grpc(SERVICE_NAME, method, headers) } else { shown };
+        let front = self.0.front().and_then(|front| front.check_model(model).map(|()| front.clone()));
+        let front = front.map_err(|error| self.refused(&shown, error))?;
         let timeout = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok((front, Caller { tenant, deadline }))
+        Ok((front, Caller { tenant, deadline, shown }))
     }
 
     fn pieces(&self, job: Job, logprobs: Logprobs, counted: Counted) -> Result<Response<Pieces>, Status> {
-        let front = job.front().clone();
-        let answer = job.start().map_err(|error| self.refused(error))?;
+        let (front, shown) = (job.front().clone(), job.shown().clone());
+        shown.streams(true);
+        let answer = job.start().map_err(|error| self.refused(&shown, error))?;
         let state = Answering { answer: Some(answer), ready: VecDeque::new(), front, logprobs, _counted: counted };
         Ok(Response::new(Box::pin(stream::unfold(state, Answering::next))))
     }
@@ -101,52 +115,52 @@ impl Inference for Service {
 
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Pieces>, Status> {
         let counted = Counted::new(&self.0);
-        let (front, caller) =
-            self.admit(request.metadata(), request.get_ref().model.as_deref()).map_err(|error| self.refused(error))?;
+        let (front, caller) = self.admit("Generate", request.metadata(), request.get_ref().model.as_deref())?;
+        let shown = caller.shown.clone();
         let (job, logprobs) = aside(move || {
             let request = read::completion(request.into_inner())?;
             let logprobs = logprobs(request.parameters.logprobs.is_some());
             Ok((front.completion(request, &caller)?, logprobs))
         })
         .await
-        .map_err(|error| self.refused(error))?;
+        .map_err(|error| self.refused(&shown, error))?;
         self.pieces(job, logprobs, counted)
     }
 
     async fn chat(&self, request: Request<v1::ChatRequest>) -> Result<Response<Pieces>, Status> {
         let counted = Counted::new(&self.0);
-        let (front, caller) =
-            self.admit(request.metadata(), request.get_ref().model.as_deref()).map_err(|error| self.refused(error))?;
+        let (front, caller) = self.admit("Chat", request.metadata(), request.get_ref().model.as_deref())?;
+        let shown = caller.shown.clone();
         let (job, logprobs) = aside(move || {
             let request = read::chat(request.into_inner())?;
             let logprobs = logprobs(request.parameters.logprobs.is_some());
             Ok((front.chat(request, &caller)?, logprobs))
         })
         .await
-        .map_err(|error| self.refused(error))?;
+        .map_err(|error| self.refused(&shown, error))?;
         self.pieces(job, logprobs, counted)
     }
 
     async fn embed(&self, request: Request<v1::EmbedRequest>) -> Result<Response<v1::EmbedReply>, Status> {
         let _counted = Counted::new(&self.0);
-        let (front, caller) =
-            self.admit(request.metadata(), request.get_ref().model.as_deref()).map_err(|error| self.refused(error))?;
+        let (front, caller) = self.admit("Embed", request.metadata(), request.get_ref().model.as_deref())?;
+        let shown = caller.shown.clone();
         let job = aside(move || {
             let request = request.into_inner();
             let inputs = request.inputs.into_iter().map(|input| read::input("input", Some(input)));
             front.embedding(&inputs.collect::<Result<Vec<_>, _>>()?, request.truncate_prompt_tokens, &caller)
         })
         .await
-        .map_err(|error| self.refused(error))?;
-        let (vectors, usage) = job.run().await.map_err(|error| self.refused(error))?;
+        .map_err(|error| self.refused(&shown, error))?;
+        let (vectors, usage) = job.run().await.map_err(|error| self.refused(&shown, error))?;
         let embeddings = vectors.into_iter().map(|values| v1::Embedding { values }).collect();
         Ok(Response::new(v1::EmbedReply { embeddings, usage: Some(write::usage(usage)) }))
     }
 
     async fn tokenize(&self, request: Request<v1::TokenizeRequest>) -> Result<Response<v1::TokenizeReply>, Status> {
         let _counted = Counted::new(&self.0);
-        let (front, _) =
-            self.admit(request.metadata(), request.get_ref().model.as_deref()).map_err(|error| self.refused(error))?;
+        let (front, caller) = self.admit("Tokenize", request.metadata(), request.get_ref().model.as_deref())?;
+        let shown = caller.shown.clone();
         let tokens = aside(move || {
             let request = request.into_inner();
             match (request.text, request.messages) {
@@ -161,12 +175,12 @@ impl Inference for Service {
             }
         })
         .await
-        .map_err(|error| self.refused(error))?;
+        .map_err(|error| self.refused(&shown, error))?;
         Ok(Response::new(v1::TokenizeReply { tokens }))
     }
 
     async fn models(&self, request: Request<v1::ModelsRequest>) -> Result<Response<v1::ModelsReply>, Status> {
-        let (front, _) = self.admit(request.metadata(), None).map_err(|error| self.refused(error))?;
+        let (front, _) = self.admit("Models", request.metadata(), None)?;
         Ok(Response::new(v1::ModelsReply { models: vec![write::model(&front)] }))
     }
 }

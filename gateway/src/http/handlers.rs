@@ -45,6 +45,7 @@ pub(super) async fn chat(
     .await?;
     let prompt = job.prompts().first().cloned().unwrap_or_default();
     let writer = answer::chat::Writer::new(job.front(), manner, logprobs, prompt, job.n());
+    job.shown().answers(writer.id(), manner.stream);
     let answer = job.start()?;
     if manner.stream {
         return answer::stream(answer, manner, writer).await;
@@ -82,6 +83,7 @@ pub(super) async fn completions(
         Ok((job, writer))
     })
     .await?;
+    job.shown().answers(writer.id(), manner.stream);
     let answer = job.start()?;
     if manner.stream {
         return answer::stream(answer, manner, writer).await;

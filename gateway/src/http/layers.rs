@@ -13,12 +13,15 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::{Frame, SizeHint};
+use tracing::Instrument;
+use tramontane_cluster::engine::Tenant;
 
 use super::Gateway;
 use super::connection::Head;
 use super::reply::Refusal;
 use crate::error::ApiError;
 use crate::frontdoor::{Caller, alphanumeric};
+use crate::shown::Shown;
 
 /// Where a request's id stands.
 const REQUEST_ID: &str = "x-request-id";
@@ -33,17 +36,21 @@ pub(super) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
     let begun = Instant::now();
     let counted = Counted::new(&gateway);
     let id = request_id(request.headers());
+    let mut shown = Shown::logged(id.to_str().unwrap_or_default());
     let connection = request.extensions().get::<Head>().cloned();
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut response = match admit(&gateway, &request) {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+        Ok(tenant) => {
+            shown = shown.over_http(request.uri().path(), request.method().as_str(), request.headers());
+            request.extensions_mut().insert(Caller { tenant, deadline: None, shown: shown.clone() });
+            next.run(request).instrument(shown.log().clone()).await
         }
-        Err(error) => error.into_response(),
+        Err(error) => shown.log().in_scope(|| error.into_response()),
     };
+    shown.answered(response.status().as_u16());
     if let Some(Refusal(reason)) = response.extensions().get() {
         gateway.metrics.reject(reason);
+        shown.fail(reason);
     }
     let headers = response.headers_mut();
     if let (Some(connection), true) = (connection, headers.contains_key(header::CONNECTION)) {
@@ -55,23 +62,22 @@ pub(super) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
         // The head of a next request on this connection would not be looked at (`heads`).
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| Body::new(Watched { body, _counted: counted }))
+    response.map(|body| Body::new(Watched { body, shown, _counted: counted }))
 }
 
 /// Who asks, if he may.
-fn admit(gateway: &Gateway, request: &Request) -> Result<Caller, ApiError> {
+fn admit(gateway: &Gateway, request: &Request) -> Result<Tenant, ApiError> {
     if let Some(why) = request.extensions().get::<Head>().and_then(Head::ambiguity) {
         return Err(ApiError::AmbiguousHead { why });
     }
-    let tenant = match &gateway.keys {
-        Some(keys) if !PROBES.contains(&request.uri().path()) => keys.authenticate(request.headers())?,
-        _ => Default::default(),
-    };
-    Ok(Caller { tenant, deadline: None })
+    match &gateway.keys {
+        Some(keys) if !PROBES.contains(&request.uri().path()) => keys.authenticate(request.headers()),
+        _ => Ok(Tenant::default()),
+    }
 }
 
 /// The client's id if it is one short printable word, else one of ours.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut sent = headers.get_all(REQUEST_ID).iter();
     let printable = |value: &&HeaderValue| {
         (1..=MAX_REQUEST_ID).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -102,6 +108,7 @@ impl Drop for Counted {
 /// A body whose request counts until it is sent or given up.
 struct Watched {
     body: Body,
+    shown: Shown,
     _counted: Counted,
 }
 
@@ -113,7 +120,8 @@ impl http_body::Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let Self { body, shown, .. } = &mut *self;
+        shown.log().in_scope(|| Pin::new(body).poll_frame(context))
     }
 
     fn is_end_stream(&self) -> bool {

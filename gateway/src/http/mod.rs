@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use tokio::sync::Notify;
 
 pub use body::{BODY_TIMEOUT, MAX_BODY_BYTES};
-pub(crate) use layers::Counted;
+pub(crate) use layers::{Counted, request_id};
 pub use server::{CLOSING, Speaks, Timeouts, bind, serve};
 
 use crate::error::ApiError;

@@ -87,6 +87,9 @@ pub struct DispatchHead {
     /// Experts, strictly ascending, with the rows each computes.
     #[prost(message, repeated, tag = "8")]
     pub work: ::prost::alloc::vec::Vec<ExpertWork>,
+    /// Where the coordinator shows the dispatch in a trace: 16 bytes of the trace's id, 8 of the span's. Empty where it is not recorded.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub trace: ::prost::bytes::Bytes,
 }
 /// One expert's share of a dispatch.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

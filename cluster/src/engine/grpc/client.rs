@@ -16,6 +16,7 @@ use tramontane_proto::v1::engine_client::EngineClient;
 use tramontane_proto::v1::engine_input::Input;
 
 use super::event_wire::{event_from_pb, report_from_pb};
+use super::mark_wire;
 use super::request_wire::request_to_pb;
 use super::{DEADLINE_GRACE, LEAVE, MAX_EVENT, MAX_RUNS, SILENCE};
 use crate::engine::{
@@ -165,11 +166,13 @@ impl Run {
     async fn exchange(&mut self, request: ValidRequest) -> Option<EngineError> {
         // The request, and a place for the cancelling of each choice.
         let (say, said) = mpsc::channel(1 + self.events.len());
+        let mut call = tonic::Request::new(ReceiverStream::new(said));
+        mark_wire::write(&request.mark, call.metadata_mut().as_mut());
         let first = Input::Request(request_to_pb(request, Instant::now()));
         let mut open: Vec<bool> = vec![true; self.events.len()];
         // A fresh channel has room.
         let _ = say.try_send(pb::EngineInput { input: Some(first) });
-        let mut events = match self.client.run(ReceiverStream::new(said)).await {
+        let mut events = match self.client.run(call).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => return Some(refusal(&status)),
         };

@@ -6,6 +6,7 @@
 
 mod client;
 mod event_wire;
+mod mark_wire;
 mod request_wire;
 mod server;
 

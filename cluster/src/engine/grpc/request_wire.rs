@@ -7,11 +7,11 @@ use tramontane_proto::v1 as pb;
 
 use super::MAX_CHOICES;
 use crate::Malformed;
-use crate::engine::{CacheScope, Constraint, Generation, Sampling, Task, Tenant, ValidRequest};
+use crate::engine::{CacheScope, Constraint, Generation, Mark, Sampling, Task, Tenant, ValidRequest};
 
 /// `request` as a message that is sent at `now`.
 pub(super) fn request_to_pb(request: ValidRequest, now: Instant) -> pb::EngineRequest {
-    let ValidRequest { id, prompt, tenant, priority, cache_scope, deadline, task } = request;
+    let ValidRequest { id, prompt, tenant, priority, cache_scope, deadline, task, mark: _ } = request;
     let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
     pb::EngineRequest {
         id,
@@ -45,7 +45,7 @@ pub(super) fn request_from_pb(request: pb::EngineRequest, now: Instant) -> Resul
         pb::engine_request::Task::Embed(pb::EngineEmbed {}) => Task::Embed,
     };
     let tenant = Tenant(tenant.map(Into::into));
-    Ok(ValidRequest { id, prompt, tenant, priority, cache_scope, deadline, task })
+    Ok(ValidRequest { id, prompt, tenant, priority, cache_scope, deadline, task, mark: Mark::default() })
 }
 
 fn generation_to_pb(generation: Generation) -> pb::EngineGeneration {
@@ -256,7 +256,8 @@ mod tests {
             let now = Instant::now();
             let deadline = left.map(|left| now + Duration::from_micros(left));
             let (tenant, cache_scope) = (Tenant(tenant.map(Into::into)), CacheScope(scope));
-            let request = ValidRequest { id, prompt, tenant, priority, cache_scope, deadline, task };
+            let mark = Mark::default();
+            let request = ValidRequest { id, prompt, tenant, priority, cache_scope, deadline, task, mark };
             prop_assert_eq!(request_from_pb(request_to_pb(request.clone(), now), now), Ok(request));
         }
     }

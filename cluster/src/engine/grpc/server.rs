@@ -15,9 +15,10 @@ use tramontane_proto::v1::engine_input::Input;
 use tramontane_proto::v1::engine_server::{Engine as Service, EngineServer};
 
 use super::event_wire::{event_to_pb, report_to_pb};
+use super::mark_wire;
 use super::request_wire::request_from_pb;
 use super::{FIRST_MESSAGE, MAX_EVENT, MAX_RUNS, REPORT_EVERY, SIGN_OF_LIFE};
-use crate::engine::{Engine, EngineStatus, Event, EventStream};
+use crate::engine::{Engine, EngineStatus, Event, EventStream, ValidRequest};
 use crate::tls::{Role, Security};
 use crate::transport::{self, MAX_MESSAGE, ServerError, Stop};
 
@@ -57,6 +58,7 @@ impl Service for Served {
     }
 
     async fn run(&self, request: Request<Streaming<pb::EngineInput>>) -> Result<Response<Self::RunStream>, Status> {
+        let mark = mark_wire::read(request.metadata().as_ref());
         let mut inputs = request.into_inner();
         let first = timeout(FIRST_MESSAGE, inputs.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded(format!("no request within {FIRST_MESSAGE:?}")))??;
@@ -66,7 +68,7 @@ impl Service for Served {
         let request = request_from_pb(request, Instant::now())
             .map_err(|malformed| Status::invalid_argument(malformed.to_string()))?;
         let choices = request.streams();
-        let run = match self.engine.submit(request) {
+        let run = match self.engine.submit(ValidRequest { mark, ..request }) {
             Ok(streams) => Run::new(inputs, streams).boxed(),
             Err(error) => {
                 let failed = move |place| Ok(event_to_pb(place, Event::Failed(error.clone())));

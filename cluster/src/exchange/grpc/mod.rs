@@ -6,6 +6,7 @@ mod link;
 mod reassembly;
 mod seal;
 mod server;
+mod shown;
 mod wire;
 
 use std::time::Duration;

@@ -16,6 +16,7 @@ use tramontane_router::{ExpertBatch, ExpertRows, ModelId, NumericProfile};
 
 use super::reassembly::Reassembly;
 use super::seal::check_request;
+use super::shown::Shown;
 use super::{MAX_MERGED, QUEUE, wire};
 use crate::convert::{expert_from_pb, expert_to_pb};
 use crate::exchange::{ExpertServer, MAX_IN_FLIGHT, ServeError};
@@ -71,6 +72,7 @@ struct Job {
     sequence: u64,
     batch: ExpertBatch,
     answer: AnswerSlot,
+    shown: Shown,
 }
 
 type Answer = Result<(u64, Result<ExpertRows, ServeError>), Status>;
@@ -81,15 +83,20 @@ fn compute(server: &dyn ExpertServer, waiting: &Receiver<Job>) {
     while let Ok(first) = waiting.recv() {
         let mut batches = Vec::new();
         let mut answers = Vec::new();
-        for Job { sequence, batch, answer } in std::iter::once(first).chain(waiting.try_iter()).take(MAX_MERGED) {
+        let jobs = std::iter::once(first).chain(waiting.try_iter()).take(MAX_MERGED);
+        for Job { sequence, batch, answer, shown } in jobs {
             batches.push(batch);
-            answers.push((sequence, answer));
+            answers.push((sequence, answer, shown));
         }
+        let merged = batches.len();
+        answers.iter_mut().for_each(|(.., shown)| shown.computes(merged));
         let mut results = server.serve(&batches).into_iter();
-        for (sequence, answer) in answers {
+        for (sequence, answer, shown) in answers {
             let missing = || Err(ServeError::Corrupt { why: "the node gave no answer".into() });
+            let result = results.next().unwrap_or_else(missing);
+            shown.end(&result);
             // Sending into a reserved place neither waits nor fails.
-            answer.send(Ok((sequence, results.next().unwrap_or_else(missing))));
+            answer.send(Ok((sequence, result)));
         }
     }
 }
@@ -181,14 +188,19 @@ impl Requests {
 async fn read(mut requests: Requests, queue: &SyncSender<Job>, answers: &mpsc::Sender<Answer>) {
     while let Ok(answer) = answers.clone().reserve_owned().await {
         let (sequence, refused) = match requests.next().await {
-            Ok(Some((sequence, Ok(batch)))) => match queue.try_send(Job { sequence, batch, answer }) {
-                Ok(()) => continue,
-                Err(TrySendError::Full(job)) => {
-                    job.answer.send(Ok((sequence, Err(ServeError::Overloaded))));
-                    continue;
+            Ok(Some((sequence, Ok(batch)))) => {
+                let shown = Shown::arrives(&batch);
+                match queue.try_send(Job { sequence, batch, answer, shown }) {
+                    Ok(()) => continue,
+                    Err(TrySendError::Full(job)) => {
+                        let full = Err(ServeError::Overloaded);
+                        job.shown.end(&full);
+                        job.answer.send(Ok((sequence, full)));
+                        continue;
+                    }
+                    Err(TrySendError::Disconnected(_)) => return,
                 }
-                Err(TrySendError::Disconnected(_)) => return,
-            },
+            }
             Ok(Some((sequence, Err(refused)))) => (sequence, refused),
             Ok(None) => return,
             Err(status) => {
@@ -239,9 +251,10 @@ mod tests {
         for sequence in 0..jobs {
             let data = Bytes::from(sequence.to_le_bytes().to_vec());
             let rows = Rows { format: RowFormat::F32, width: 2, data };
-            let batch = ExpertBatch { model: ModelId::from("m"), epoch: Epoch(0), layer: 0, rows, work: Vec::new() };
+            let (model, work) = (ModelId::from("m"), Vec::new());
+            let batch = ExpertBatch { model, epoch: Epoch(0), layer: 0, rows, work, trace: None };
             let answer = answers.clone().try_reserve_owned().expect("a place");
-            queue.try_send(Job { sequence, batch, answer }).expect("a place");
+            queue.try_send(Job { sequence, batch, answer, shown: Shown::default() }).expect("a place");
         }
         drop((queue, answers));
         compute(server, &waiting);

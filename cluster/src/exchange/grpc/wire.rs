@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use tramontane_proto::v1 as pb;
-use tramontane_router::{Epoch, ExpertBatch, ExpertRows, ExpertWork, ModelId, NodeId, NumericProfile, RowFormat, Rows};
+use tramontane_router::{
+    Epoch, ExpertBatch, ExpertRows, ExpertWork, ModelId, NodeId, NumericProfile, RowFormat, Rows, TraceIds,
+};
 
 use super::reassembly::chunks;
 use super::seal::{seal_reply, seal_request};
@@ -41,7 +43,7 @@ pub(super) fn requests(
     batch: ExpertBatch,
     profile: &NumericProfile,
 ) -> impl Iterator<Item = pb::DispatchRequest> + use<> {
-    let ExpertBatch { model, epoch, layer, rows, work } = batch;
+    let ExpertBatch { model, epoch, layer, rows, work, trace } = batch;
     let mut head = Some(pb::DispatchHead {
         model: model.as_str().to_owned(),
         epoch: epoch.0,
@@ -51,6 +53,7 @@ pub(super) fn requests(
         width: saturate(rows.width),
         rows: saturate(rows.count().unwrap_or_default()),
         work: work.into_iter().map(|w| pb::ExpertWork { expert: w.expert, rows: w.rows }).collect(),
+        trace: trace.map(|TraceIds(ids)| Bytes::copy_from_slice(&ids)).unwrap_or_default(),
     });
     chunks(&rows.data).map(move |chunk| {
         seal_request(pb::DispatchRequest { sequence, head: head.take(), chunk: Some(chunk), seal: 0 })
@@ -73,8 +76,17 @@ pub(super) fn batch_head(head: pb::DispatchHead, profile: &NumericProfile) -> Re
         layer: head.layer,
         rows: Rows { format, width, data: Bytes::new() },
         work: head.work.into_iter().map(|w| ExpertWork { expert: w.expert, rows: w.rows }).collect(),
+        trace: trace_ids(&head.trace)?,
     };
     Ok((batch, declared))
+}
+
+fn trace_ids(bytes: &[u8]) -> Result<Option<TraceIds>, Malformed> {
+    match <[u8; TraceIds::BYTES]>::try_from(bytes) {
+        Ok(ids) => Ok(Some(TraceIds(ids))),
+        Err(_) if bytes.is_empty() => Ok(None),
+        Err(_) => Err(Malformed(format!("a place in a trace of {} bytes", bytes.len()))),
+    }
 }
 
 /// The whole batch, checked.
@@ -173,6 +185,7 @@ mod tests {
                 ExpertWork { expert: 1, rows: (0..rows as u32).collect() },
                 ExpertWork { expert: 6, rows: vec![0] },
             ],
+            trace: (rows % 2 == 1).then_some(TraceIds([rows as u8; TraceIds::BYTES])),
         }
     }
 
@@ -209,7 +222,7 @@ mod tests {
 
     #[test]
     fn damaged_batches_are_corrupt() {
-        let damages: [fn(&mut pb::DispatchRequest); 10] = [
+        let damages: [fn(&mut pb::DispatchRequest); 11] = [
             |m| head(m).format = 0,
             |m| head(m).format = 9,
             |m| head(m).format = format_to_pb(RowFormat::Bf16),
@@ -220,6 +233,7 @@ mod tests {
             |m| head(m).rows = 3,
             |m| head(m).work[0].rows[0] = 2,
             |m| head(m).profile = None,
+            |m| head(m).trace = vec![1; 16].into(),
         ];
         for (i, damage) in damages.into_iter().enumerate() {
             assert!(matches!(why(damage), ServeError::Corrupt { .. }), "damage {i}");

@@ -82,6 +82,11 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    /// The answer's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.heading.id
+    }
+
     pub(crate) fn new(front: &Arc<FrontDoor>, manner: Manner, logprobs: bool, prompt: Arc<[u32]>, n: u32) -> Self {
         let heading = Heading::new("chatcmpl", front);
         Self { front: front.clone(), heading, manner, logprobs, prompt, begun: vec![false; n as usize] }

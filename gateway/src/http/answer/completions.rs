@@ -73,6 +73,11 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    /// The answer's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.heading.id
+    }
+
     pub(crate) fn new(
         front: &Arc<FrontDoor>,
         manner: Manner,
