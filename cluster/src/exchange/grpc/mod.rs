@@ -1,12 +1,12 @@
 //! The exchange over gRPC: one long-lived bidirectional stream a pair of coordinator and node.
 
-mod client;
+pub(super) mod client;
 mod control;
-mod link;
+pub(super) mod link;
 mod reassembly;
 mod seal;
-mod server;
-mod wire;
+pub(super) mod server;
+pub(super) mod wire;
 
 use std::time::Duration;
 
