@@ -17,6 +17,8 @@ pub mod names {
     pub const EXCHANGE_BYTES: &str = "exchange_bytes";
     /// Those of them that went by NCCL.
     pub const NCCL_BYTES: &str = "exchange_nccl_bytes";
+    /// NCCL communicators that stood.
+    pub const NCCL_COMMUNICATORS: &str = "exchange_nccl_communicators";
     /// Nodes that are in this coordinator's NCCL communicator now.
     pub const NCCL_MEMBERS: &str = "exchange_nccl_members";
 }
@@ -47,6 +49,7 @@ pub struct ExchangeMetrics {
     received: Counter,
     bytes: Family<Direction, Counter>,
     nccl_bytes: Counter,
+    nccl_communicators: Counter,
     nccl_members: Gauge,
 }
 
@@ -56,7 +59,9 @@ impl Default for ExchangeMetrics {
         let of = |direction| bytes.get_or_create_owned(&Direction { direction });
         let (sent, received) = (of("sent"), of("received"));
         let dispatches = Family::new_with_constructor(histogram as fn() -> Histogram);
-        Self { dispatches, sent, received, bytes, nccl_bytes: Counter::default(), nccl_members: Gauge::default() }
+        let (nccl_bytes, nccl_communicators) = (Counter::default(), Counter::default());
+        let nccl_members = Gauge::default();
+        Self { dispatches, sent, received, bytes, nccl_bytes, nccl_communicators, nccl_members }
     }
 }
 
@@ -71,7 +76,16 @@ impl ExchangeMetrics {
         registry.register(names::DISPATCH, "From a dispatch's sending to its answer", self.dispatches.clone());
         registry.register(names::EXCHANGE_BYTES, "Bytes of dispatches and answers", self.bytes.clone());
         registry.register(names::NCCL_BYTES, "Those of them that went by NCCL", self.nccl_bytes.clone());
-        registry.register(names::NCCL_MEMBERS, "Nodes in this coordinator's NCCL communicator", self.nccl_members.clone());
+        registry.register(
+            names::NCCL_COMMUNICATORS,
+            "NCCL communicators that this coordinator made",
+            self.nccl_communicators.clone(),
+        );
+        registry.register(
+            names::NCCL_MEMBERS,
+            "Nodes in this coordinator's NCCL communicator",
+            self.nccl_members.clone(),
+        );
     }
 
     pub(crate) fn sent(&self, bytes: usize) {
@@ -87,9 +101,15 @@ impl ExchangeMetrics {
         self.nccl_bytes.inc_by(bytes as u64);
     }
 
-    /// So many nodes are in the communicator.
-    pub(crate) fn communicator(&self, members: usize) {
+    /// A communicator of so many nodes stands.
+    pub(crate) fn communicator_stands(&self, members: usize) {
+        self.nccl_communicators.inc();
         self.nccl_members.set(members as i64);
+    }
+
+    /// It does no more.
+    pub(crate) fn communicator_ended(&self) {
+        self.nccl_members.set(0);
     }
 
     pub(crate) fn answered(&self, node: &str, after: Duration) {

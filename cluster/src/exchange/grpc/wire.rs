@@ -64,7 +64,10 @@ pub(in crate::exchange) fn dispatch_head(batch: ExpertBatch, profile: &NumericPr
 }
 
 /// A batch without its rows' bytes, and how many they are; refused where the node's `profile` is not the one expected.
-pub(in crate::exchange) fn batch_head(head: pb::DispatchHead, profile: &NumericProfile) -> Result<(ExpertBatch, usize), ServeError> {
+pub(in crate::exchange) fn batch_head(
+    head: pb::DispatchHead,
+    profile: &NumericProfile,
+) -> Result<(ExpertBatch, usize), ServeError> {
     if let Some(why) = profile.difference(&profile_from_pb(head.profile)?) {
         return Err(ServeError::WrongModel { why });
     }
@@ -118,7 +121,11 @@ pub(in crate::exchange) fn head_of(rows: &Rows) -> pb::AnswerHead {
 }
 
 /// An answer's format and the bytes its rows have, if they are `answers` rows of `width` values.
-pub(in crate::exchange) fn answer_head(head: pb::AnswerHead, answers: usize, width: usize) -> Result<(RowFormat, usize), Malformed> {
+pub(in crate::exchange) fn answer_head(
+    head: pb::AnswerHead,
+    answers: usize,
+    width: usize,
+) -> Result<(RowFormat, usize), Malformed> {
     let format = format_from_pb(head.format)?;
     check_answer_head(format, head.width as usize, width)?;
     if head.rows as usize != answers {

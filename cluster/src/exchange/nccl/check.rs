@@ -10,7 +10,9 @@ use super::JOIN_LIMIT;
 use super::communicator::{Communicator, NcclError, Patience, Seat, Transfer, unique_id, version};
 
 /// Payloads that are sent, alone: from one row to a prefill's.
-const SIZES: [usize; 4] = [4 << 10, 256 << 10, 16 << 20, 256 << 20];
+const SIZES: [usize; 4] = [4 << 10, 256 << 10, 16 << 20, 128 << 20];
+/// Bytes of a payload that are the same.
+const PAGE: usize = 1 << 10;
 /// Payloads of one group, of which none is a whole number of anything.
 const GROUPED: usize = 32;
 /// Times that each size is sent.
@@ -71,7 +73,12 @@ fn alone() -> Result<(Communicator, Duration), NcclError> {
 /// Sends payloads of `sizes` to itself as one group, and compares what comes.
 fn there_and_back(communicator: &mut Communicator, sizes: &[usize]) -> Result<Duration, NcclError> {
     let never = AtomicBool::new(false);
-    let payload = |(i, &bytes): (usize, &usize)| (0..bytes).map(|b| (b * 31 + i) as u8).collect::<Bytes>();
+    let payload = |(i, &bytes): (usize, &usize)| {
+        let mut payload = vec![0; bytes];
+        // Repeats after a number of pages that is no power of two.
+        payload.chunks_mut(PAGE).enumerate().for_each(|(page, chunk)| chunk.fill(((page + 7 * i) % 251) as u8));
+        Bytes::from(payload)
+    };
     let payloads: Vec<Bytes> = sizes.iter().enumerate().map(payload).collect();
     let sends = payloads.iter().map(|payload| Transfer::Send { to: 0, payload: payload.clone() });
     let receives = sizes.iter().map(|&bytes| Transfer::Receive { from: 0, bytes });

@@ -140,7 +140,7 @@ impl Keeper {
     async fn serve(&mut self, mut group: Group) -> Result<(), Gone> {
         let (generation, nodes) = (self.generation, group.nodes());
         tracing::info!(generation, members = nodes.len(), "an NCCL communicator stands");
-        self.shared.metrics.communicator(nodes.len());
+        self.shared.metrics.communicator_stands(nodes.len());
         self.stands.send_replace(nodes.clone());
         let ended = tokio::select! {
             broken = group.run(&mut self.jobs) => broken.map(Some).ok_or(Gone),
@@ -148,7 +148,7 @@ impl Keeper {
             () = knock(&self.shared, &mut self.roster, generation, &nodes) => Ok(here("another node can be in it")),
         };
         self.stands.send_replace(BTreeSet::new());
-        self.shared.metrics.communicator(0);
+        self.shared.metrics.communicator_ended();
         for node in group.hand_over() {
             self.roster.proved(&node);
         }
@@ -195,9 +195,9 @@ async fn form(shared: &Shared, roster: &mut Roster, generation: u64, candidates:
 
 /// Those of `candidates` who can be members.
 async fn ask(shared: &Shared, roster: &mut Roster, generation: u64, candidates: Addrs) -> Vec<Candidate> {
-    let asked = candidates.into_iter().map(async |(node, addr)| {
-        Candidate::ask(node, &addr, &shared.security, generation).await
-    });
+    let asked = candidates
+        .into_iter()
+        .map(async |(node, addr)| Candidate::ask(node, &addr, &shared.security, generation).await);
     let mut able = Vec::new();
     for answer in join_all(asked).await {
         match answer {

@@ -273,7 +273,8 @@ impl Group {
                 let pending = pending.ok_or_else(|| nonsense(format!("dispatch {sequence} is not in flight")))?;
                 let head = head.ok_or_else(|| nonsense("an answer without head".into()))?;
                 let (answers, width) = (pending.batch.answers(), pending.batch.rows.width);
-                let (format, bytes) = rows_wire::answer_head(head, answers, width).map_err(|error| nonsense(error.0))?;
+                let (format, bytes) =
+                    rows_wire::answer_head(head, answers, width).map_err(|error| nonsense(error.0))?;
                 self.pending.entry(sequence).and_modify(|pending| pending.answer = Some((format, sum)));
                 self.tell(member, Request::Fetch(sequence))?;
                 self.order(Order { sequence, transfer: Transfer::Receive { from: member as u32 + 1, bytes } })

@@ -61,8 +61,7 @@ async fn follow(
     let (heard, mut events) = mpsc::unbounded_channel();
     let rank = Rank::start(seat, 1, heard).map_err(|error| Status::internal(format!("no thread: {error}")))?;
     let (answers, mut answered) = mpsc::channel(MAX_IN_FLIGHT);
-    let mut member =
-        Member { rank, profile, queue, answers, replies, coming: BTreeMap::new(), ready: BTreeMap::new() };
+    let mut member = Member { rank, profile, queue, answers, replies, coming: BTreeMap::new(), ready: BTreeMap::new() };
     loop {
         tokio::select! {
             event = events.recv() => match event {

@@ -55,7 +55,11 @@ pub(super) fn sum(payload: &Bytes) -> u32 {
 
 /// Checks that `payload` is the one that was announced with `sum`.
 pub(super) fn check_sum(payload: &Bytes, announced: u32) -> Result<(), Malformed> {
-    if sum(payload) == announced { Ok(()) } else { Err(Malformed("rows were damaged on their way through NCCL".into())) }
+    if sum(payload) == announced {
+        Ok(())
+    } else {
+        Err(Malformed("rows were damaged on their way through NCCL".into()))
+    }
 }
 
 /// A payload's size, within bounds.
@@ -81,11 +85,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_that_still_decodes_breaks_the_seal() {
-        let ready = pb::RowsReady {
-            sequence: 7,
-            head: Some(pb::AnswerHead { format: 1, width: 2, rows: 3 }),
-            sum: 4,
-        };
+        let ready = pb::RowsReady { sequence: 7, head: Some(pb::AnswerHead { format: 1, width: 2, rows: 3 }), sum: 4 };
         let sealed = reply(Reply::Ready(ready));
         opened_reply(sealed.clone()).expect("as it was sent");
         let encoded = sealed.encode_to_vec();

@@ -29,8 +29,7 @@ impl Cluster {
     pub(crate) fn start<S: ExpertServer + 'static>(nodes: impl IntoIterator<Item = (&'static str, S)>) -> Self {
         let runtime = runtime();
         let start = |node| GrpcNode::start(Arc::new(node), profile(), "127.0.0.1:0");
-        let servers: BTreeMap<_, _> =
-            nodes.into_iter().map(|(name, node)| (NodeId::from(name), start(node))).collect();
+        let servers: BTreeMap<_, _> = nodes.into_iter().map(|(name, node)| (NodeId::from(name), start(node))).collect();
         let addrs = servers.iter().map(|(id, server)| (id.clone(), server.addr.clone())).collect();
         let cluster = Self::over(&runtime, &addrs);
         Self { servers, _runtime: Some(runtime), ..cluster }
@@ -78,6 +77,11 @@ impl Cluster {
 
     pub(crate) fn is_standing(&self, members: usize) -> bool {
         self.metric("exchange_nccl_members") == members as u64
+    }
+
+    /// Whether the communicator that stands, or stood last, is the first.
+    pub(crate) fn is_first_generation(&self) -> bool {
+        self.metric("exchange_nccl_communicators_total") < 2
     }
 
     /// Bytes that went by NCCL.

@@ -4,7 +4,7 @@
 use tramontane_router::{NodeId, RowFormat};
 
 use super::cluster::Cluster;
-use super::stand_in::{Build, inside};
+use super::stand_in::{Build, inside, inside_each};
 use crate::harness::{assert_none, collect};
 use crate::node::{TestNode, batch, expected};
 
@@ -29,12 +29,39 @@ fn all_are_answered(cluster: &mut Cluster, seed: u32) {
     assert_none(&mut *cluster.exchange);
 }
 
-/// A fault that strikes once a communicator stands: it breaks, nothing is lost, and another takes its place.
-fn breaks_and_is_made_anew(test: &str, fault: &str) {
-    inside(&format!("nccl::faults::{test}"), Build::Whole, fault, || {
+/// Each strikes once a communicator stands. The rank, and which of its calls; rank 0 is the coordinator's.
+const BREAKING: [&str; 14] = [
+    // A rank reports a remote error.
+    "async@1=2",
+    "async@0=3",
+    // A group never ends.
+    "hang@2=2",
+    "hang@0=2",
+    // A group does not begin.
+    "groupend@2=2",
+    "groupend@0=2",
+    // Rows, or an answer, are refused.
+    "send@0=3",
+    "send@1=2",
+    // The GPU's memory is full.
+    "alloc@0=1",
+    "alloc@0=3",
+    // Rows are damaged on the way out, and on the way back.
+    "damage@1=1",
+    "damage@0=2",
+    // The two ends name different sizes.
+    "mismatch@1=2",
+    "mismatch@0=2",
+];
+
+#[test]
+fn what_breaks_a_communicator_loses_nothing_and_another_takes_its_place() {
+    let test = "nccl::faults::what_breaks_a_communicator_loses_nothing_and_another_takes_its_place";
+    inside_each(test, Build::Whole, &BREAKING, || {
         let mut cluster = Cluster::start(["a", "b"].map(|name| (name, TestNode::holding(0..8))));
         cluster.stands(2);
         all_are_answered(&mut cluster, 1);
+        assert!(!cluster.is_first_generation(), "the fault did not strike");
         cluster.stands(2);
         let before = cluster.by_nccl();
         all_are_answered(&mut cluster, 2);
@@ -42,33 +69,13 @@ fn breaks_and_is_made_anew(test: &str, fault: &str) {
     });
 }
 
-macro_rules! faults {
-    ($($name:ident: $fault:literal)*) => {
-        $(#[test] fn $name() { breaks_and_is_made_anew(stringify!($name), $fault); })*
-    };
-}
+/// Each keeps a communicator from standing: the coordinator cannot join, or meet the others; nobody has a GPU.
+const PREVENTING: [&str; 3] = ["init@0=5", "lateinit@0=6", "nodevice@0=1"];
 
-// The rank, and which of its calls. Rank 0 is the coordinator's.
-faults! {
-    a_node_reports_a_remote_error: "async@1=2"
-    the_coordinator_reports_a_remote_error: "async@0=3"
-    a_node_stands_still_in_a_group: "hang@2=2"
-    the_coordinator_stands_still_in_a_group: "hang@0=2"
-    a_group_does_not_begin_at_a_node: "groupend@2=2"
-    a_group_does_not_begin_at_the_coordinator: "groupend@0=2"
-    a_send_is_refused: "send@0=3"
-    an_answers_send_is_refused: "send@1=2"
-    the_coordinators_gpu_is_full: "alloc@0=1"
-    a_nodes_gpu_is_full: "alloc@0=3"
-    rows_are_damaged_on_the_way_out: "damage@1=1"
-    rows_are_damaged_on_the_way_back: "damage@0=2"
-    sizes_differ_at_a_node: "mismatch@1=2"
-    sizes_differ_at_the_coordinator: "mismatch@0=2"
-}
-
-/// A fault that keeps a communicator from standing: everything goes over gRPC.
-fn goes_over_grpc(test: &str, fault: &str) {
-    inside(&format!("nccl::faults::{test}"), Build::Whole, fault, || {
+#[test]
+fn where_no_communicator_comes_about_everything_goes_over_grpc() {
+    let test = "nccl::faults::where_no_communicator_comes_about_everything_goes_over_grpc";
+    inside_each(test, Build::Whole, &PREVENTING, || {
         let mut cluster = Cluster::start(["a", "b"].map(|name| (name, TestNode::holding(0..8))));
         for seed in 0..3 {
             all_are_answered(&mut cluster, seed);
@@ -76,21 +83,6 @@ fn goes_over_grpc(test: &str, fault: &str) {
         assert_eq!(cluster.by_nccl(), 0);
         assert!(cluster.is_standing(0));
     });
-}
-
-#[test]
-fn the_coordinator_cannot_join() {
-    goes_over_grpc("the_coordinator_cannot_join", "init@0=5");
-}
-
-#[test]
-fn the_coordinator_cannot_meet_the_others() {
-    goes_over_grpc("the_coordinator_cannot_meet_the_others", "lateinit@0=6");
-}
-
-#[test]
-fn nobody_has_a_gpu() {
-    goes_over_grpc("nobody_has_a_gpu", "nodevice@0=1");
 }
 
 #[test]

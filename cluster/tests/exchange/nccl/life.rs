@@ -15,10 +15,6 @@ fn small(seed: u32) -> ExpertBatch {
     batch(RowFormat::F32, 32, 2, &[0], seed)
 }
 
-fn boxed(nodes: [(&'static str, TestNode); 2]) -> [(&'static str, TestNode); 2] {
-    nodes
-}
-
 fn start(server: impl ExpertServer + 'static) -> GrpcNode {
     GrpcNode::start(Arc::new(server), profile(), "127.0.0.1:0")
 }
@@ -27,7 +23,7 @@ fn start(server: impl ExpertServer + 'static) -> GrpcNode {
 fn a_node_that_computes_long_holds_nobody_up() {
     inside("nccl::life::a_node_that_computes_long_holds_nobody_up", Build::Whole, "", || {
         let (stalled, gate) = TestNode::gated([0]);
-        let mut cluster = Cluster::start(boxed([("a", stalled), ("b", TestNode::holding([0]))]));
+        let mut cluster = Cluster::start([("a", stalled), ("b", TestNode::holding([0]))]);
         cluster.stands(2);
         let late = cluster.exchange.submit(&NodeId::from("a"), small(1));
         gate.entered.recv_timeout(LONG).expect("the node computes");
@@ -46,7 +42,7 @@ fn when_a_member_dies_the_others_rows_come_and_it_can_come_back() {
     inside("nccl::life::when_a_member_dies_the_others_rows_come_and_it_can_come_back", Build::Whole, "", || {
         let (dying, dying_gate) = TestNode::gated([0]);
         let (living, living_gate) = TestNode::gated([0]);
-        let mut cluster = Cluster::start(boxed([("a", dying), ("b", living)]));
+        let mut cluster = Cluster::start([("a", dying), ("b", living)]);
         let (a, b) = (NodeId::from("a"), NodeId::from("b"));
         cluster.stands(2);
         // Both have rows that came by NCCL, and neither has answered.
@@ -95,28 +91,33 @@ fn a_node_started_again_where_it_was_is_found_without_being_told() {
 
 #[test]
 fn when_nodes_come_or_go_the_communicator_follows_and_no_dispatch_is_lost() {
-    inside("nccl::life::when_nodes_come_or_go_the_communicator_follows_and_no_dispatch_is_lost", Build::Whole, "", || {
-        let (stalled, gate) = TestNode::gated([0]);
-        let mut cluster = Cluster::start(boxed([("a", stalled), ("b", TestNode::holding([0]))]));
-        cluster.stands(2);
-        let under_way = cluster.exchange.submit(&NodeId::from("a"), small(1));
-        gate.entered.recv_timeout(LONG).expect("the node computes");
-        cluster.servers.insert(NodeId::from("c"), start(TestNode::holding([0])));
-        let addrs = cluster.addrs();
-        cluster.follow(&addrs);
-        cluster.stands(3);
-        gate.open();
-        let completion = next(&mut *cluster.exchange);
-        assert_eq!((completion.dispatch, completion.result), (under_way, Ok(expected(&small(1)))));
-        let some: BTreeMap<_, _> = addrs.into_iter().filter(|(node, _)| node.as_str() != "b").collect();
-        cluster.follow(&some);
-        cluster.stands(2);
-        // Out of the view its stream still lives.
-        cluster.exchange.submit(&NodeId::from("b"), small(2));
-        assert!(matches!(next(&mut *cluster.exchange).result, Err(ExchangeError::NodeGone { .. })));
-        cluster.follow(&BTreeMap::new());
-        cluster.stands(0);
-    });
+    inside(
+        "nccl::life::when_nodes_come_or_go_the_communicator_follows_and_no_dispatch_is_lost",
+        Build::Whole,
+        "",
+        || {
+            let (stalled, gate) = TestNode::gated([0]);
+            let mut cluster = Cluster::start([("a", stalled), ("b", TestNode::holding([0]))]);
+            cluster.stands(2);
+            let under_way = cluster.exchange.submit(&NodeId::from("a"), small(1));
+            gate.entered.recv_timeout(LONG).expect("the node computes");
+            cluster.servers.insert(NodeId::from("c"), start(TestNode::holding([0])));
+            let addrs = cluster.addrs();
+            cluster.follow(&addrs);
+            cluster.stands(3);
+            gate.open();
+            let completion = next(&mut *cluster.exchange);
+            assert_eq!((completion.dispatch, completion.result), (under_way, Ok(expected(&small(1)))));
+            let some: BTreeMap<_, _> = addrs.into_iter().filter(|(node, _)| node.as_str() != "b").collect();
+            cluster.follow(&some);
+            cluster.stands(2);
+            // Out of the view its stream still lives.
+            cluster.exchange.submit(&NodeId::from("b"), small(2));
+            assert!(matches!(next(&mut *cluster.exchange).result, Err(ExchangeError::NodeGone { .. })));
+            cluster.follow(&BTreeMap::new());
+            cluster.stands(0);
+        },
+    );
 }
 
 #[test]

@@ -58,9 +58,8 @@ fn a_node_believes_nobody() {
     inside("nccl::protocol::a_node_believes_nobody", Build::Whole, "", || {
         let mut torn = offer();
         torn.seal ^= 1;
-        let seat = |rank, ranks, bytes| {
-            sealed(Request::Join(pb::CommunicatorJoin { id: vec![0; bytes].into(), rank, ranks }))
-        };
+        let seat =
+            |rank, ranks, bytes| sealed(Request::Join(pb::CommunicatorJoin { id: vec![0; bytes].into(), rank, ranks }));
         let headless = sealed(Request::Rows(pb::RowsComing { sequence: 1, head: None, bytes: 4, sum: 0 }));
         let cases = [
             (vec![join()], "an offer comes first"),

@@ -8,7 +8,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command};
+use std::process::{self, Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 /// Says to a process which test's body it is to run.
@@ -26,22 +26,35 @@ pub(crate) enum Build {
     WithoutNccl,
 }
 
-/// Runs `body` as the test `test` (its path in this program), with these `faults` of the stand-in.
+/// Runs `body` as the test `test` (its path in this program).
 pub(crate) fn inside(test: &str, build: Build, faults: &str, body: impl FnOnce()) {
+    inside_each(test, build, &[faults], body);
+}
+
+/// Runs `body` as the test `test`, in a process for each of `faults` (the stand-in's setting), all at once.
+pub(crate) fn inside_each(test: &str, build: Build, faults: &[&str], body: impl FnOnce()) {
     if env::var_os(INSIDE).is_some_and(|inside| inside == test) {
         return body();
     }
     let ours = [library(build).into_os_string()].into_iter();
     let paths: Vec<OsString> = ours.chain(env::var_os("LD_LIBRARY_PATH")).collect();
-    let ran = Command::new(env::current_exe().expect("this program"))
-        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
-        .env(INSIDE, test)
-        .env(FAULTS, faults)
-        .env("LD_LIBRARY_PATH", paths.join(&OsString::from(":")))
-        .output()
-        .expect("this program runs again");
-    let said = [ran.stdout, ran.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
-    assert!(ran.status.success() && said.contains("1 passed"), "{test} {faults}: {}\n{said}", ran.status);
+    let run = |faults: &&str| {
+        Command::new(env::current_exe().expect("this program"))
+            .args(["--exact", test, "--nocapture", "--test-threads", "1"])
+            .env(INSIDE, test)
+            .env(FAULTS, faults)
+            .env("LD_LIBRARY_PATH", paths.join(&OsString::from(":")))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("this program runs again")
+    };
+    let running: Vec<Child> = faults.iter().map(run).collect();
+    for (faults, child) in faults.iter().zip(running) {
+        let Output { status, stdout, stderr } = child.wait_with_output().expect("it ends");
+        let said = [stdout, stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        assert!(status.success() && said.contains("1 passed"), "{test} {faults}: {status}\n{said}");
+    }
 }
 
 /// A folder with libcuda.so and libnccl.so; compiled once for each state of its source.

@@ -124,9 +124,8 @@ impl Communicator {
         for (transfer, &place) in transfers.iter().zip(places) {
             if let Transfer::Send { payload, .. } = transfer {
                 // SAFETY: the place has room for the payload, which lives until the stream rests (`group`).
-                let copied = unsafe {
-                    cuda::cuMemcpyHtoDAsync_v2(place, payload.as_ptr().cast(), payload.len(), self.stream)
-                };
+                let copied =
+                    unsafe { cuda::cuMemcpyHtoDAsync_v2(place, payload.as_ptr().cast(), payload.len(), self.stream) };
                 ran(copied, "cuMemcpyHtoDAsync")?;
             }
         }
@@ -149,8 +148,7 @@ impl Communicator {
                 Transfer::Send { to, .. } => {
                     let at = place as *const c_void;
                     // SAFETY: the place holds `count` bytes until the stream rests.
-                    let sent =
-                        unsafe { nccl::ncclSend(at, count, of_bytes, to.cast_signed(), self.comm, stream) };
+                    let sent = unsafe { nccl::ncclSend(at, count, of_bytes, to.cast_signed(), self.comm, stream) };
                     done(sent, "ncclSend", self.comm)
                 }
                 Transfer::Receive { from, .. } => {
@@ -179,9 +177,9 @@ impl Communicator {
             if let Transfer::Receive { bytes, .. } = *transfer {
                 let mut rows = vec![0_u8; bytes];
                 // SAFETY: `rows` has room, and lives until the stream rests: it is leaked where it does not.
-                let copied =
-                    unsafe { cuda::cuMemcpyDtoHAsync_v2(rows.as_mut_ptr().cast(), place, bytes, self.stream) };
-                if let Err(error) = ran(copied, "cuMemcpyDtoHAsync").and_then(|()| self.rest("rows to come", patience)) {
+                let copied = unsafe { cuda::cuMemcpyDtoHAsync_v2(rows.as_mut_ptr().cast(), place, bytes, self.stream) };
+                if let Err(error) = ran(copied, "cuMemcpyDtoHAsync").and_then(|()| self.rest("rows to come", patience))
+                {
                     std::mem::forget(rows);
                     return Err(error);
                 }
