@@ -79,7 +79,7 @@ impl Cluster {
         self.metric("exchange_nccl_members") == members as u64
     }
 
-    /// Whether the communicator that stands, or stood last, is the first.
+    /// Whether the communicator that stands is the first.
     pub(crate) fn is_first_generation(&self) -> bool {
         self.metric("exchange_nccl_communicators_total") < 2
     }

@@ -1,5 +1,6 @@
 //! Runs a test in a process of its own, in which the loader finds the stand-in for libcuda and libnccl: it looks at
 //! LD_LIBRARY_PATH as it was when the process started.
+#![allow(dead_code, reason = "each test target uses its own part of it")]
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -61,7 +62,7 @@ pub(crate) fn inside_each(test: &str, build: Build, faults: &[&str], body: impl 
 fn library(build: Build) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nccl_standin");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster/tests/nccl_standin");
     let mut hasher = DefaultHasher::new();
     for file in ["stand_in.rs", "comm.rs", "driver.rs", "nccl.rs"] {
         fs::read(source.join(file)).expect("the stand-in's source").hash(&mut hasher);
