@@ -132,7 +132,9 @@ async fn serve(
     let compute = Compute::new(Isa::detect(), args.threads.unwrap_or_else(cores));
     let exchange_metrics = ExchangeMetrics::default();
     let (profile, security_of_nodes) = (model.profile.clone(), security.clone());
-    let exchange = args.exchange.exchange(&Handle::current(), profile, security_of_nodes, exchange_metrics.clone());
+    let mut exchange = args.exchange.exchange(&Handle::current(), profile, security_of_nodes, exchange_metrics.clone());
+    // The engine looks at the nodes when it first needs them; what has to be set up with them need not wait for that.
+    exchange.follow(&registry.watch().current());
     let kv = KvRoom::of(&args.kv);
     let Started { engine, peers, metrics } =
         start_engine(model, compute, kv, exchange, registry.watch(), model.auditing(args.audit)?)?;

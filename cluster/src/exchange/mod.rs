@@ -58,7 +58,8 @@ pub struct Completion {
 pub trait Exchange: Send {
     /// Sends `batch` to `node`. Never fails and never waits: a failure, too, comes out of [`Exchange::next`], and every
     /// dispatch that is not cancelled completes exactly once. A node takes [`MAX_IN_FLIGHT`] batches at a time (over
-    /// gRPC as many again wait on this side); what comes over that completes as `Overloaded`.
+    /// gRPC as many again wait on this side, and NCCL carries as many besides); what comes over that completes as
+    /// `Overloaded`.
     fn submit(&mut self, node: &NodeId, batch: ExpertBatch) -> DispatchId;
 
     /// Has `node` load `experts` of the batch's model, then does as [`Exchange::submit`]. Completes with
