@@ -13,7 +13,7 @@ use crate::traffic::{Quiet, Traffic};
 
 const STREAMS: u64 = 2;
 /// Every coordinator's.
-const BY_NCCL: [&str; 4] = ["--exchange", "nccl", "--metrics", "127.0.0.1:0"];
+const BY_GPU: [&str; 4] = ["--exchange", "nccl", "--metrics", "127.0.0.1:0"];
 
 /// A number of the coordinator's.
 fn metric(coordinator: &Serving, name: &str) -> u64 {
@@ -31,7 +31,7 @@ fn until_members(fleet: &Fleet, members: u64) {
 fn streams_survive_what_happens_to_members_of_the_communicator() {
     let test = "gpus::streams_survive_what_happens_to_members_of_the_communicator";
     inside(test, Build::Whole, "", || {
-        let mut fleet = Fleet::start_with(Size { nodes: 3, replicas: 2 }, &BY_NCCL, How::default());
+        let mut fleet = Fleet::start_with(Size { nodes: 3, replicas: 2 }, &BY_GPU, How::default());
         until_members(&fleet, 3);
         // Over gRPC alone.
         let plain = Fleet::start(Size { nodes: 1, replicas: 1 });
@@ -61,8 +61,8 @@ fn streams_survive_what_happens_to_members_of_the_communicator() {
 }
 
 #[test]
-fn a_coordinator_on_a_machine_without_nccl_says_what_is_missing() {
-    let test = "gpus::a_coordinator_on_a_machine_without_nccl_says_what_is_missing";
+fn a_coordinator_that_lacks_a_library_says_which() {
+    let test = "gpus::a_coordinator_that_lacks_a_library_says_which";
     inside(test, Build::WithoutSend, "", || {
         let outcome = run(&["coordinator", "--registry", "etcd://127.0.0.1:1", "--exchange", "nccl"]);
         assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));

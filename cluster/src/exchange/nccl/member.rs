@@ -71,7 +71,7 @@ async fn follow(
                 None => return Err(Status::internal("the communicator's thread has ended")),
             },
             step = next(&mut requests) => match step? {
-                Some(Request::Rows(rows)) => member.expect(rows)?,
+                Some(Request::Rows(rows)) => member.announced(rows)?,
                 Some(Request::Fetch(sequence)) => member.send(sequence)?,
                 Some(Request::Offer(_) | Request::Join(_)) => return Err(Status::invalid_argument("a second beginning")),
                 None => return Ok(()),
@@ -118,7 +118,7 @@ struct Coming {
 
 impl Member<'_> {
     /// Has the rows of a dispatch received, whatever its head is worth: the coordinator sends them.
-    fn expect(&mut self, rows: pb::RowsComing) -> Result<(), Status> {
+    fn announced(&mut self, rows: pb::RowsComing) -> Result<(), Status> {
         let pb::RowsComing { sequence, head, bytes, sum } = rows;
         let bytes = wire::size(bytes).map_err(refused)?;
         let head = head.ok_or_else(|| refused(Malformed::missing("head")))?;
