@@ -9,6 +9,8 @@ mod dice;
 mod etcd_server;
 #[path = "failover/fleet.rs"]
 mod fleet;
+#[path = "failover/gpus.rs"]
+mod gpus;
 #[path = "failover/islands.rs"]
 mod islands;
 #[path = "failover/liar.rs"]
@@ -27,6 +29,8 @@ mod run;
 mod secured;
 #[path = "support/serving.rs"]
 mod serving;
+#[path = "../cluster/tests/exchange/nccl/stand_in.rs"]
+mod stand_in;
 #[path = "support/terminal.rs"]
 mod terminal;
 #[path = "failover/traffic.rs"]

@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use tokio::runtime::Handle;
-use tramontane_cluster::exchange::grpc::GrpcExchange;
+use tramontane_cluster::exchange::Carrier;
 use tramontane_cluster::metrics::ExchangeMetrics;
 use tramontane_cluster::registry::Registry;
 use tramontane_cluster::tls::{Role, Security};
@@ -78,6 +78,9 @@ pub(crate) struct CoordinatorArgs {
     /// Arithmetic of its expert nodes, where it is not its own: cpu, candle-cpu or candle-cuda; nodes of another are refused [default: that of --device]
     #[arg(long, env = "TRAMONTANE_PROFILE", value_name = "ARITHMETIC", help_heading = "Cluster", value_parser = ["cpu", "candle-cpu", "candle-cuda"])]
     pub(crate) profile: Option<String>,
+    /// What carries rows to nodes and back: grpc, or nccl between GPUs (in builds with --features nccl; the GPU is the first of CUDA_VISIBLE_DEVICES). Where and while NCCL cannot, gRPC does
+    #[arg(long, env = "TRAMONTANE_EXCHANGE", value_name = "CARRIER", default_value = Carrier::Grpc.name(), help_heading = "Cluster", value_parser = carrier)]
+    pub(crate) exchange: Carrier,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
     /// Threads that compute [default: all cores]
@@ -90,6 +93,7 @@ pub(crate) struct CoordinatorArgs {
 
 /// Runs until it is told to stop.
 pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {
+    args.exchange.available().with_context(|| format!("--exchange {}", args.exchange.name()))?;
     let mut door = Door::open(&args.serve, &args.metrics, Announce::json(args.json)).await?;
     args.tls.permit("--listen", args.listen)?;
     args.tls.permit("--admin", args.admin.admin)?;
@@ -130,8 +134,10 @@ async fn serve(
     until_held(model, registry).await?;
     let compute = Compute::new(Isa::detect(), args.threads.unwrap_or_else(cores));
     let exchange_metrics = ExchangeMetrics::default();
-    let exchange = GrpcExchange::new(Handle::current(), model.profile.clone(), security.clone());
-    let exchange = Box::new(exchange.counted_by(exchange_metrics.clone()));
+    let (profile, security_of_nodes) = (model.profile.clone(), security.clone());
+    let mut exchange = args.exchange.exchange(&Handle::current(), profile, security_of_nodes, exchange_metrics.clone());
+    // The engine looks at the nodes when it first needs them; what has to be set up with them need not wait for that.
+    exchange.follow(&registry.watch().current());
     let kv = KvRoom::of(&args.kv);
     let Started { engine, peers, metrics } =
         start_engine(model, compute, kv, exchange, registry.watch(), model.auditing(args.audit)?)?;
@@ -150,4 +156,9 @@ async fn serve(
             offered.until(door.serve(front, || engine.drain())).await
         }
     }
+}
+
+fn carrier(name: &str) -> Result<Carrier, String> {
+    let names = Carrier::ALL.map(Carrier::name).join(" or ");
+    Carrier::named(name).ok_or_else(|| format!("{names} is wanted"))
 }

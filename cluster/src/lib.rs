@@ -10,8 +10,7 @@
 //!
 //! One conformance suite a seam (`tests/`) is run by every implementation of it.
 //!
-//! *Absent from here*: model weights, scheduling, retry and hedging policy (`router` decides, the caller acts); and, for
-//! now, the NCCL exchange.
+//! *Absent from here*: model weights, scheduling, retry and hedging policy (`router` decides, the caller acts).
 
 pub mod admin;
 mod convert;

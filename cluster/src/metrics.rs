@@ -1,10 +1,11 @@
-//! What the exchange over gRPC is counted by.
+//! What the exchanges between processes are counted by.
 
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
@@ -14,6 +15,12 @@ pub mod names {
     pub const DISPATCH: &str = "dispatch_seconds";
     /// Bytes of dispatches and answers, by `direction`.
     pub const EXCHANGE_BYTES: &str = "exchange_bytes";
+    /// Those of them that went by NCCL.
+    pub const NCCL_BYTES: &str = "exchange_nccl_bytes";
+    /// NCCL communicators that stood.
+    pub const NCCL_COMMUNICATORS: &str = "exchange_nccl_communicators";
+    /// Nodes that are in this coordinator's NCCL communicator now.
+    pub const NCCL_MEMBERS: &str = "exchange_nccl_members";
 }
 
 /// vLLM's buckets of a whole request's times, in seconds, for whoever counts requests.
@@ -41,6 +48,9 @@ pub struct ExchangeMetrics {
     sent: Counter,
     received: Counter,
     bytes: Family<Direction, Counter>,
+    nccl_bytes: Counter,
+    nccl_communicators: Counter,
+    nccl_members: Gauge,
 }
 
 impl Default for ExchangeMetrics {
@@ -48,7 +58,10 @@ impl Default for ExchangeMetrics {
         let bytes = Family::<Direction, Counter>::default();
         let of = |direction| bytes.get_or_create_owned(&Direction { direction });
         let (sent, received) = (of("sent"), of("received"));
-        Self { dispatches: Family::new_with_constructor(histogram), sent, received, bytes }
+        let dispatches = Family::new_with_constructor(histogram as fn() -> Histogram);
+        let (nccl_bytes, nccl_communicators) = (Counter::default(), Counter::default());
+        let nccl_members = Gauge::default();
+        Self { dispatches, sent, received, bytes, nccl_bytes, nccl_communicators, nccl_members }
     }
 }
 
@@ -62,6 +75,17 @@ impl ExchangeMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(names::DISPATCH, "From a dispatch's sending to its answer", self.dispatches.clone());
         registry.register(names::EXCHANGE_BYTES, "Bytes of dispatches and answers", self.bytes.clone());
+        registry.register(names::NCCL_BYTES, "Those of them that went by NCCL", self.nccl_bytes.clone());
+        registry.register(
+            names::NCCL_COMMUNICATORS,
+            "NCCL communicators that this coordinator made",
+            self.nccl_communicators.clone(),
+        );
+        registry.register(
+            names::NCCL_MEMBERS,
+            "Nodes in this coordinator's NCCL communicator",
+            self.nccl_members.clone(),
+        );
     }
 
     pub(crate) fn sent(&self, bytes: usize) {
@@ -70,6 +94,22 @@ impl ExchangeMetrics {
 
     pub(crate) fn received(&self, bytes: usize) {
         self.received.inc_by(bytes as u64);
+    }
+
+    /// Bytes that were sent or received went by NCCL.
+    pub(crate) fn through_nccl(&self, bytes: usize) {
+        self.nccl_bytes.inc_by(bytes as u64);
+    }
+
+    /// A communicator of so many nodes stands.
+    pub(crate) fn communicator_stands(&self, members: usize) {
+        self.nccl_communicators.inc();
+        self.nccl_members.set(members as i64);
+    }
+
+    /// It does no more.
+    pub(crate) fn communicator_ended(&self) {
+        self.nccl_members.set(0);
     }
 
     pub(crate) fn answered(&self, node: &str, after: Duration) {

@@ -87,6 +87,9 @@ fn wires_outside_the_cluster_are_named() {
     assert_eq!(wires_in_cluster("cli/Cargo.toml", "etcd-client.workspace = true").len(), 1);
     assert!(wires_in_cluster("Cargo.toml", "cudarc = \"0.1\"").is_empty());
     assert!(wires_in_cluster("cli/Cargo.toml", "# no cudarc here").is_empty());
+    for own in ["nccl = [\"tramontane-cluster/nccl\"]", "tramontane-cluster = { features = [\"nccl\"] }"] {
+        assert!(wires_in_cluster("cli/Cargo.toml", own).is_empty(), "{own}");
+    }
     assert!(wires_in_cluster("cli/src/a.rs", "f(\"nccl\") // cudarc").is_empty());
 }
 

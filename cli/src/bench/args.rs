@@ -20,6 +20,7 @@ Examples:
   tramontane bench engine
   tramontane bench engine --model mixtral-q4_0.gguf --prompt-tokens 512 --tokens 64 --batch 1,8 --json
   tramontane bench engine --model mixtral-q4_0.gguf --llama-bench ./llama.cpp/build/bin/llama-bench
+  tramontane bench exchange
   tramontane bench serve --endpoint http://127.0.0.1:8080 --requests 200 --rate 4";
 
 /// Measures.
@@ -36,6 +37,16 @@ pub(crate) enum BenchCommand {
     Engine(Box<EngineArgs>),
     /// Streams over a server's HTTP API, at a rate or so many at once: what their readers see
     Serve(Box<LoadArgs>),
+    /// What a machine with one GPU can show of `--exchange nccl`: communicators of this process alone, made, used, broken, made anew
+    Exchange(ExchangeArgs),
+}
+
+/// Tries NCCL on this machine's first GPU.
+#[derive(Debug, Args)]
+pub(crate) struct ExchangeArgs {
+    /// Print one JSON object for each thing that was tried
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
 }
 
 /// Measures the engine on a model, alone or in turn with others.

@@ -1,7 +1,8 @@
 //! `tramontane bench`: how fast a model runs. `engine` measures the forward pass that `up` serves with, in this process; `serve` a server,
-//! from outside.
+//! from outside; `exchange` tries what carries rows between GPUs.
 
 mod args;
+mod exchange;
 mod llama_bench;
 mod load;
 pub(crate) mod machine;
@@ -35,6 +36,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Engine(args) => engine(*args).await,
         BenchCommand::Serve(args) => load::run(*args).await,
+        BenchCommand::Exchange(args) => spawn_blocking(move || exchange::run(&args)).await?,
     }
 }
 

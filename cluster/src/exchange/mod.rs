@@ -1,9 +1,11 @@
 //! The exchange: a layer's rows go to expert nodes and come back, split-phase. The caller submits batches, does other
 //! work, and takes completions as they come; what to do about a failure is the caller's to decide (`router::flight`).
 
+mod carrier;
 mod check;
 pub mod grpc;
 mod in_process;
+mod nccl;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,8 +13,10 @@ use std::time::Instant;
 
 use tramontane_router::{ClusterView, ExpertBatch, ExpertId, ExpertRows, ModelId, NodeId};
 
+pub use carrier::Carrier;
 pub use check::{MAX_ANSWERS, MAX_PAYLOAD, MAX_ROWS, MAX_WIDTH, check_answer, check_batch};
 pub use in_process::InProcessExchange;
+pub use nccl::{Checked, NcclError, self_check};
 
 /// Dispatches one node takes from one exchange at a time.
 pub const MAX_IN_FLIGHT: usize = 128;
@@ -54,7 +58,8 @@ pub struct Completion {
 pub trait Exchange: Send {
     /// Sends `batch` to `node`. Never fails and never waits: a failure, too, comes out of [`Exchange::next`], and every
     /// dispatch that is not cancelled completes exactly once. A node takes [`MAX_IN_FLIGHT`] batches at a time (over
-    /// gRPC as many again wait on this side); what comes over that completes as `Overloaded`.
+    /// gRPC as many again wait on this side, and NCCL carries as many besides); what comes over that completes as
+    /// `Overloaded`.
     fn submit(&mut self, node: &NodeId, batch: ExpertBatch) -> DispatchId;
 
     /// Has `node` load `experts` of the batch's model, then does as [`Exchange::submit`]. Completes with

@@ -8,7 +8,7 @@ use tramontane_router::{ExpertBatch, ExpertId, NodeId, RowFormat};
 use crate::harness::{Harness, Nodes, assert_none, collect, next, nodes};
 use crate::node::{LAYER, TestNode, batch, expected};
 
-type Start = fn(Nodes) -> Harness;
+pub(crate) type Start = fn(Nodes) -> Harness;
 
 fn one_node(start: Start) -> (Harness, NodeId) {
     (start(nodes([("a", TestNode::holding(0..8))])), NodeId::from("a"))
@@ -130,6 +130,10 @@ macro_rules! conformance {
         }
         mod grpc {
             $(#[test] fn $name() { super::$name(super::Harness::grpc); })*
+        }
+        #[cfg(feature = "nccl")]
+        mod nccl {
+            $(#[test] fn $name() { crate::nccl::conforms(stringify!($name), super::$name); })*
         }
     };
 }

@@ -38,13 +38,23 @@ impl Harness {
     }
 
     pub(crate) fn grpc(nodes: Nodes) -> Self {
+        Self::over(nodes, |runtime, addrs| {
+            let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
+            exchange.set_nodes(addrs);
+            Box::new(exchange)
+        })
+    }
+
+    /// Each of `nodes` behind a listener, and what `open` makes of where they listen.
+    pub(crate) fn over(
+        nodes: Nodes,
+        open: impl FnOnce(&Runtime, BTreeMap<NodeId, String>) -> Box<dyn Exchange>,
+    ) -> Self {
         let runtime = runtime();
-        let mut exchange = GrpcExchange::new(runtime.handle().clone(), profile(), Security::Plaintext);
         let servers: BTreeMap<_, _> =
             nodes.into_iter().map(|(id, node)| (id, GrpcNode::start(node, profile(), "127.0.0.1:0"))).collect();
-        exchange.set_nodes(servers.iter().map(|(id, server)| (id.clone(), server.addr.clone())).collect());
-        let servers = servers.into_values().collect();
-        Self { exchange: Box::new(exchange), _servers: servers, _runtime: Some(runtime) }
+        let addrs = servers.iter().map(|(id, server)| (id.clone(), server.addr.clone())).collect();
+        Self { exchange: open(&runtime, addrs), _servers: servers.into_values().collect(), _runtime: Some(runtime) }
     }
 }
 

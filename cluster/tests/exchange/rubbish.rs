@@ -34,6 +34,15 @@ impl Experts for Rubbish {
         Ok(Response::new(request.into_inner().map_ok(move |request| seal_reply(answer(request.sequence))).boxed()))
     }
 
+    type CommunicateStream = BoxStream<'static, Result<pb::CommunicateReply, Status>>;
+
+    async fn communicate(
+        &self,
+        _: Request<Streaming<pb::CommunicateRequest>>,
+    ) -> Result<Response<Self::CommunicateStream>, Status> {
+        Err(Status::unimplemented("not asked"))
+    }
+
     async fn ensure_held(&self, _: Request<pb::EnsureHeldRequest>) -> Result<Response<pb::EnsureHeldReply>, Status> {
         Err(Status::unimplemented("not asked"))
     }

@@ -163,6 +163,123 @@ pub struct DispatchError {
     #[prost(string, tag = "3")]
     pub message: ::prost::alloc::string::String,
 }
+/// What the coordinator, rank 0, says of a communicator.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommunicateRequest {
+    /// CRC-32 of this message, encoded without seal.
+    #[prost(fixed32, tag = "15")]
+    pub seal: u32,
+    /// One step.
+    #[prost(oneof = "communicate_request::Step", tags = "1, 2, 3, 4")]
+    pub step: ::core::option::Option<communicate_request::Step>,
+}
+/// Nested message and enum types in `CommunicateRequest`.
+pub mod communicate_request {
+    /// One step.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Step {
+        /// First: asks whether the node can be a member.
+        #[prost(message, tag = "1")]
+        Offer(super::CommunicatorOffer),
+        /// Second, when it can: makes it one.
+        #[prost(message, tag = "2")]
+        Join(super::CommunicatorJoin),
+        /// Of what the coordinator sends the node by NCCL, these rows are next.
+        #[prost(message, tag = "3")]
+        Rows(super::RowsComing),
+        /// Of what the node sends the coordinator by NCCL, the rows of this dispatch's answer are next.
+        #[prost(uint64, tag = "4")]
+        Fetch(u64),
+    }
+}
+/// A communicator that is to be made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommunicatorOffer {
+    /// The coordinator's number for it. Ascends.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+}
+/// A member's place in a communicator.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommunicatorJoin {
+    /// NCCL's unique id: 128 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    /// The member's rank, from 1.
+    #[prost(uint32, tag = "2")]
+    pub rank: u32,
+    /// Members, the coordinator with them.
+    #[prost(uint32, tag = "3")]
+    pub ranks: u32,
+}
+/// A dispatch whose rows go by NCCL.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RowsComing {
+    /// The coordinator's number for the dispatch, unique in the communicator.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// What to compute.
+    #[prost(message, optional, tag = "2")]
+    pub head: ::core::option::Option<DispatchHead>,
+    /// Bytes of the rows; also where the head is refused they are received, for NCCL's order's sake.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// CRC-32 of the rows.
+    #[prost(fixed32, tag = "4")]
+    pub sum: u32,
+}
+/// What a member says. A member whose end of the communicator breaks ends the stream.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommunicateReply {
+    /// CRC-32 of this message, encoded without seal.
+    #[prost(fixed32, tag = "15")]
+    pub seal: u32,
+    /// One step.
+    #[prost(oneof = "communicate_reply::Step", tags = "1, 2, 3, 4")]
+    pub step: ::core::option::Option<communicate_reply::Step>,
+}
+/// Nested message and enum types in `CommunicateReply`.
+pub mod communicate_reply {
+    /// One step.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Step {
+        /// It can be a member of this generation: libraries and a device are there.
+        #[prost(uint64, tag = "1")]
+        Able(u64),
+        /// It is a member of this generation: NCCL has all ranks together.
+        #[prost(uint64, tag = "2")]
+        Joined(u64),
+        /// The answer of a dispatch waits to be fetched.
+        #[prost(message, tag = "3")]
+        Ready(super::RowsReady),
+        /// A dispatch gets no rows.
+        #[prost(message, tag = "4")]
+        Refused(super::RowsRefused),
+    }
+}
+/// An answer that waits to be fetched.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RowsReady {
+    /// The dispatch answered.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// What the rows are.
+    #[prost(message, optional, tag = "2")]
+    pub head: ::core::option::Option<AnswerHead>,
+    /// CRC-32 of the rows.
+    #[prost(fixed32, tag = "3")]
+    pub sum: u32,
+}
+/// A dispatch without an answer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RowsRefused {
+    /// The dispatch.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// Why.
+    #[prost(message, optional, tag = "2")]
+    pub error: ::core::option::Option<DispatchError>,
+}
 /// Asks a node to hold experts.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EnsureHeldRequest {
@@ -432,6 +549,34 @@ pub mod experts_client {
                 .insert(GrpcMethod::new("tramontane.v1.Experts", "Stats"));
             self.inner.unary(req, path, codec).await
         }
+        /// Orders what goes over NCCL between a coordinator and the node: rows themselves go by NCCL, in the order in which the
+        /// coordinator names them here. One stream a communicator: whoever ends it, both abort their end of the communicator.
+        pub async fn communicate(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::CommunicateRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::CommunicateReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tramontane.v1.Experts/Communicate",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tramontane.v1.Experts", "Communicate"));
+            self.inner.streaming(req, path, codec).await
+        }
         /// Has the node leave once others hold what it is placed to hold. It says so in its record, and answers until then.
         pub async fn leave(
             &mut self,
@@ -491,6 +636,21 @@ pub mod experts_server {
             &self,
             request: tonic::Request<super::StatsRequest>,
         ) -> std::result::Result<tonic::Response<super::StatsReply>, tonic::Status>;
+        /// Server streaming response type for the Communicate method.
+        type CommunicateStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::CommunicateReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Orders what goes over NCCL between a coordinator and the node: rows themselves go by NCCL, in the order in which the
+        /// coordinator names them here. One stream a communicator: whoever ends it, both abort their end of the communicator.
+        async fn communicate(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::CommunicateRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::CommunicateStream>,
+            tonic::Status,
+        >;
         /// Has the node leave once others hold what it is placed to hold. It says so in its record, and answers until then.
         async fn leave(
             &self,
@@ -706,6 +866,54 @@ pub mod experts_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tramontane.v1.Experts/Communicate" => {
+                    #[allow(non_camel_case_types)]
+                    struct CommunicateSvc<T: Experts>(pub Arc<T>);
+                    impl<
+                        T: Experts,
+                    > tonic::server::StreamingService<super::CommunicateRequest>
+                    for CommunicateSvc<T> {
+                        type Response = super::CommunicateReply;
+                        type ResponseStream = T::CommunicateStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::CommunicateRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Experts>::communicate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CommunicateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -31,11 +31,11 @@ pub struct GrpcExchange {
 }
 
 /// What the runtime's tasks tell the engine's thread.
-pub(super) enum Note {
+pub(in crate::exchange) enum Note {
     /// A dispatch is over.
     Completed(Completion),
-    /// A node holds what it was to load: its dispatch can be sent.
-    Loaded(NodeId, Job),
+    /// A dispatch is to be sent over its node's stream: the node holds now what it was to load, or NCCL did not carry it.
+    Send(NodeId, Job),
 }
 
 impl GrpcExchange {
@@ -76,14 +76,19 @@ impl GrpcExchange {
         self.addrs = addrs;
     }
 
-    fn begin(&mut self) -> DispatchId {
+    /// Where tasks leave their notes.
+    pub(in crate::exchange) fn notes(&self) -> Sender<Note> {
+        self.notes.clone()
+    }
+
+    pub(in crate::exchange) fn begin(&mut self) -> DispatchId {
         let dispatch = DispatchId(self.next_id);
         self.next_id += 1;
         self.in_flight.insert(dispatch);
         dispatch
     }
 
-    fn send_or_complete(&mut self, node: &NodeId, job: Job) {
+    pub(in crate::exchange) fn send_or_complete(&mut self, node: &NodeId, job: Job) {
         let dispatch = job.0;
         if let Err(error) = self.send(node, job) {
             let failed = Completion { dispatch, node: node.clone(), result: Err(error) };
@@ -133,7 +138,7 @@ impl Exchange for GrpcExchange {
                 control.ensure_held(&batch.model, &experts).await
             };
             let note = match loaded.await {
-                Ok(()) => Note::Loaded(node, (dispatch, batch)),
+                Ok(()) => Note::Send(node, (dispatch, batch)),
                 Err(error) => Note::Completed(Completion { dispatch, node, result: Err(error) }),
             };
             // Fails only when the exchange is gone, and then nobody asks.
@@ -143,8 +148,7 @@ impl Exchange for GrpcExchange {
     }
 
     fn follow(&mut self, view: &ClusterView) {
-        let elsewhere = view.nodes.values().filter(|node| !node.is_in_process());
-        self.set_nodes(elsewhere.map(|node| (node.id.clone(), node.addr.clone())).collect());
+        self.set_nodes(addrs(view));
     }
 
     fn next(&mut self, deadline: Instant) -> Option<Completion> {
@@ -156,7 +160,7 @@ impl Exchange for GrpcExchange {
                         return Some(completion);
                     }
                 }
-                Note::Loaded(node, job) => {
+                Note::Send(node, job) => {
                     if self.in_flight.contains(&job.0) {
                         self.send_or_complete(&node, job);
                     }
@@ -168,4 +172,10 @@ impl Exchange for GrpcExchange {
     fn cancel(&mut self, dispatch: DispatchId) {
         self.in_flight.remove(&dispatch);
     }
+}
+
+/// Where the view's nodes listen.
+pub(in crate::exchange) fn addrs(view: &ClusterView) -> BTreeMap<NodeId, String> {
+    let elsewhere = view.nodes.values().filter(|node| !node.is_in_process());
+    elsewhere.map(|node| (node.id.clone(), node.addr.clone())).collect()
 }

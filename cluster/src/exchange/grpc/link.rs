@@ -24,7 +24,7 @@ use crate::tls::{Role, Security};
 use crate::transport::{self, CONNECT_TIMEOUT, MAX_MESSAGE, causes};
 
 /// One dispatch on its way to the task.
-pub(super) type Job = (DispatchId, ExpertBatch);
+pub(in crate::exchange) type Job = (DispatchId, ExpertBatch);
 
 /// A stream to one node. When dropped, what is in flight on it completes as [`ExchangeError::NodeGone`].
 pub(super) struct Link {

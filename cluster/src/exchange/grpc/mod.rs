@@ -1,13 +1,13 @@
 //! The exchange over gRPC: one long-lived bidirectional stream a pair of coordinator and node.
 
-mod client;
+pub(super) mod client;
 mod control;
-mod link;
+pub(super) mod link;
 mod reassembly;
 mod seal;
-mod server;
-mod shown;
-mod wire;
+pub(super) mod server;
+pub(super) mod shown;
+pub(super) mod wire;
 
 use std::time::Duration;
 

@@ -19,7 +19,7 @@ use super::seal::check_request;
 use super::shown::Shown;
 use super::{MAX_MERGED, QUEUE, wire};
 use crate::convert::{expert_from_pb, expert_to_pb};
-use crate::exchange::{ExpertServer, MAX_IN_FLIGHT, ServeError};
+use crate::exchange::{ExpertServer, MAX_IN_FLIGHT, ServeError, nccl};
 use crate::tls::{Role, Security};
 use crate::transport::{self, MAX_MESSAGE, ServerError, Stop};
 
@@ -68,15 +68,15 @@ pub async fn serve_experts(
 }
 
 /// A batch that waits for the compute thread, with a place in its stream's buffer for the answer.
-struct Job {
-    sequence: u64,
-    batch: ExpertBatch,
-    answer: AnswerSlot,
-    shown: Shown,
+pub(in crate::exchange) struct Job {
+    pub(in crate::exchange) sequence: u64,
+    pub(in crate::exchange) batch: ExpertBatch,
+    pub(in crate::exchange) answer: AnswerSlot,
+    pub(in crate::exchange) shown: Shown,
 }
 
-type Answer = Result<(u64, Result<ExpertRows, ServeError>), Status>;
-type AnswerSlot = mpsc::OwnedPermit<Answer>;
+pub(in crate::exchange) type Answer = Result<(u64, Result<ExpertRows, ServeError>), Status>;
+pub(in crate::exchange) type AnswerSlot = mpsc::OwnedPermit<Answer>;
 
 /// Computes what waits, all of it together, until every sender is gone.
 fn compute(server: &dyn ExpertServer, waiting: &Receiver<Job>) {
@@ -130,6 +130,24 @@ impl Experts for Service {
             .map_ok(|(sequence, answer)| stream::iter(wire::replies(sequence, answer).map(Ok)))
             .try_flatten();
         Ok(Response::new(messages.boxed()))
+    }
+
+    type CommunicateStream = BoxStream<'static, Result<pb::CommunicateReply, Status>>;
+
+    async fn communicate(
+        &self,
+        request: Request<Streaming<pb::CommunicateRequest>>,
+    ) -> Result<Response<Self::CommunicateStream>, Status> {
+        let (replies, replied) = mpsc::channel(nccl::REPLIES);
+        let (requests, queue) = (request.into_inner(), self.queue.clone());
+        let (profile, stop) = (self.profile.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.stopped() => {}
+                () = nccl::serve_member(requests, profile, &queue, replies) => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(replied).boxed()))
     }
 
     async fn leave(&self, _: Request<pb::LeaveRequest>) -> Result<Response<pb::LeaveReply>, Status> {

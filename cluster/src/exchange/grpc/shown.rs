@@ -13,7 +13,7 @@ const COMPUTE: &str = "compute";
 
 /// A batch's spans, if it has any.
 #[derive(Default)]
-pub(super) struct Shown(Option<Box<Spans>>);
+pub(in crate::exchange) struct Shown(Option<Box<Spans>>);
 
 struct Spans {
     batch: TraceSpan,
@@ -22,7 +22,7 @@ struct Spans {
 
 impl Shown {
     /// `batch` has been read.
-    pub(super) fn arrives(batch: &ExpertBatch) -> Self {
+    pub(in crate::exchange) fn arrives(batch: &ExpertBatch) -> Self {
         Self(batch.trace.map(|ids| {
             let span = TraceSpan::begin(BATCH, Kind::Server, Some(&TraceContext::from(ids)));
             span.set(names::LAYER, i64::from(batch.layer));
@@ -34,7 +34,7 @@ impl Shown {
     }
 
     /// Its computing begins, together with that of others: of `merged` batches in all.
-    pub(super) fn computes(&mut self, merged: usize) {
+    pub(in crate::exchange) fn computes(&mut self, merged: usize) {
         if let Some(spans) = &mut self.0 {
             spans.stage = TraceSpan::begin(COMPUTE, Kind::Internal, spans.batch.context());
             spans.stage.count(names::MERGED, merged);
@@ -42,7 +42,7 @@ impl Shown {
     }
 
     /// It is answered.
-    pub(super) fn end(self, answer: &Result<ExpertRows, ServeError>) {
+    pub(in crate::exchange) fn end(self, answer: &Result<ExpertRows, ServeError>) {
         if let (Some(spans), Err(error)) = (self.0, answer) {
             spans.batch.fail(word(error));
         }

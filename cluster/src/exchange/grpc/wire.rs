@@ -43,8 +43,17 @@ pub(super) fn requests(
     batch: ExpertBatch,
     profile: &NumericProfile,
 ) -> impl Iterator<Item = pb::DispatchRequest> + use<> {
+    let data = batch.rows.data.clone();
+    let mut head = Some(dispatch_head(batch, profile));
+    chunks(&data).map(move |chunk| {
+        seal_request(pb::DispatchRequest { sequence, head: head.take(), chunk: Some(chunk), seal: 0 })
+    })
+}
+
+/// All of a dispatch but its rows' bytes.
+pub(in crate::exchange) fn dispatch_head(batch: ExpertBatch, profile: &NumericProfile) -> pb::DispatchHead {
     let ExpertBatch { model, epoch, layer, rows, work, trace } = batch;
-    let mut head = Some(pb::DispatchHead {
+    pb::DispatchHead {
         model: model.as_str().to_owned(),
         epoch: epoch.0,
         profile: Some(profile_to_pb(profile)),
@@ -54,14 +63,14 @@ pub(super) fn requests(
         rows: saturate(rows.count().unwrap_or_default()),
         work: work.into_iter().map(|w| pb::ExpertWork { expert: w.expert, rows: w.rows }).collect(),
         trace: trace.map(|TraceIds(ids)| Bytes::copy_from_slice(&ids)).unwrap_or_default(),
-    });
-    chunks(&rows.data).map(move |chunk| {
-        seal_request(pb::DispatchRequest { sequence, head: head.take(), chunk: Some(chunk), seal: 0 })
-    })
+    }
 }
 
 /// A batch without its rows' bytes, and how many they are; refused where the node's `profile` is not the one expected.
-pub(super) fn batch_head(head: pb::DispatchHead, profile: &NumericProfile) -> Result<(ExpertBatch, usize), ServeError> {
+pub(in crate::exchange) fn batch_head(
+    head: pb::DispatchHead,
+    profile: &NumericProfile,
+) -> Result<(ExpertBatch, usize), ServeError> {
     if let Some(why) = profile.difference(&profile_from_pb(head.profile)?) {
         return Err(ServeError::WrongModel { why });
     }
@@ -90,7 +99,7 @@ fn trace_ids(bytes: &[u8]) -> Result<Option<TraceIds>, Malformed> {
 }
 
 /// The whole batch, checked.
-pub(super) fn batch(mut head: ExpertBatch, payload: Bytes) -> Result<ExpertBatch, ServeError> {
+pub(in crate::exchange) fn batch(mut head: ExpertBatch, payload: Bytes) -> Result<ExpertBatch, ServeError> {
     head.rows.data = payload;
     check_batch(&head)?;
     Ok(head)
@@ -106,11 +115,7 @@ pub(super) fn replies(
         Err(error) => (None, Some(pb::dispatch_reply::Answer::Error(error_to_pb(error)))),
     };
     let rows = rows.into_iter().flat_map(|rows| {
-        let mut head = Some(pb::AnswerHead {
-            format: format_to_pb(rows.format),
-            width: saturate(rows.width),
-            rows: saturate(rows.count().unwrap_or_default()),
-        });
+        let mut head = Some(head_of(&rows));
         chunks(&rows.data)
             .map(move |chunk| pb::AnswerRows { head: head.take(), chunk: Some(chunk) })
             .map(pb::dispatch_reply::Answer::Rows)
@@ -118,8 +123,21 @@ pub(super) fn replies(
     rows.chain(error).map(move |answer| seal_reply(pb::DispatchReply { sequence, answer: Some(answer), seal: 0 }))
 }
 
+/// What an answer's rows are.
+pub(in crate::exchange) fn head_of(rows: &Rows) -> pb::AnswerHead {
+    pb::AnswerHead {
+        format: format_to_pb(rows.format),
+        width: saturate(rows.width),
+        rows: saturate(rows.count().unwrap_or_default()),
+    }
+}
+
 /// An answer's format and the bytes its rows have, if they are `answers` rows of `width` values.
-pub(super) fn answer_head(head: pb::AnswerHead, answers: usize, width: usize) -> Result<(RowFormat, usize), Malformed> {
+pub(in crate::exchange) fn answer_head(
+    head: pb::AnswerHead,
+    answers: usize,
+    width: usize,
+) -> Result<(RowFormat, usize), Malformed> {
     let format = format_from_pb(head.format)?;
     check_answer_head(format, head.width as usize, width)?;
     if head.rows as usize != answers {
@@ -129,7 +147,7 @@ pub(super) fn answer_head(head: pb::AnswerHead, answers: usize, width: usize) ->
 }
 
 /// `error`, to be told to the far end.
-pub(super) fn error_to_pb(error: ServeError) -> pb::DispatchError {
+pub(in crate::exchange) fn error_to_pb(error: ServeError) -> pb::DispatchError {
     let message = error.to_string();
     let (code, expert) = match error {
         ServeError::NotHeld { expert } | ServeError::CannotHold { expert, .. } => {
@@ -143,7 +161,7 @@ pub(super) fn error_to_pb(error: ServeError) -> pb::DispatchError {
 }
 
 /// What `node` told us.
-pub(super) fn error_from_pb(error: pb::DispatchError, node: &NodeId) -> ExchangeError {
+pub(in crate::exchange) fn error_from_pb(error: pb::DispatchError, node: &NodeId) -> ExchangeError {
     let pb::DispatchError { code, expert, message: why } = error;
     let node = node.clone();
     match pb::ErrorCode::try_from(code) {

@@ -1,0 +1,378 @@
+//! A rank of a communicator through `cudarc`: NCCL in its non-blocking mode, so that no call outlasts anybody's patience, on
+//! a stream of its own, with a buffer in the device's memory through which the rows pass.
+#![allow(unsafe_code, reason = "calls of NCCL and of the CUDA driver")]
+
+use std::ffi::{CStr, c_char, c_void};
+use std::mem::{MaybeUninit, size_of};
+use std::ptr;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cudarc::driver::sys as cuda;
+use cudarc::nccl::sys as nccl;
+
+use super::library::{CUDA, NCCL};
+use super::{ID_BYTES, NcclError, Patience, Seat, Transfer, UniqueId};
+
+/// The device: the first that CUDA_VISIBLE_DEVICES leaves visible.
+const DEVICE: i32 = 0;
+/// Payloads begin at multiples of this in the device's buffer.
+const ALIGN: usize = 256;
+/// A busy stream is looked at this often; the first looks follow at once.
+const LOOK: Duration = Duration::from_micros(50);
+const FIRST_LOOKS: u32 = 64;
+/// How long an aborted stream may take to come to rest; what it might still touch is given up then, not freed.
+const REST: Duration = Duration::from_secs(5);
+/// What `NCCL_CONFIG_INITIALIZER` of nccl.h writes: its magic, the version whose fields follow, and "not set".
+const CONFIG_MAGIC: u32 = 0xcafe_beef;
+const CONFIG_VERSION: u32 = 22_203;
+const NOT_SET: i32 = i32::MIN;
+
+/// Fails unless the libraries and a device are there.
+pub(in super::super) fn check() -> Result<(), NcclError> {
+    CUDA.present()?;
+    NCCL.present()?;
+    Device::open().map(drop)
+}
+
+/// NCCL's version, as `2.28.3`.
+pub(in super::super) fn version() -> Result<String, NcclError> {
+    check()?;
+    let mut version = 0;
+    // SAFETY: `check` found the function; it writes one int.
+    let got = unsafe { nccl::ncclGetVersion(&raw mut version) };
+    done(got, "ncclGetVersion", ptr::null_mut())?;
+    Ok(format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100))
+}
+
+/// An id for a communicator whose rank 0 is in this process.
+pub(in super::super) fn unique_id() -> Result<UniqueId, NcclError> {
+    check()?;
+    let mut id = MaybeUninit::<nccl::ncclUniqueId>::zeroed();
+    // SAFETY: `check` found the function; it writes the id.
+    let got = unsafe { nccl::ncclGetUniqueId(id.as_mut_ptr()) };
+    done(got, "ncclGetUniqueId", ptr::null_mut())?;
+    // SAFETY: zeroed bytes are an id, too.
+    Ok(unsafe { id.assume_init() }.internal.map(c_char::cast_unsigned))
+}
+
+/// One rank. Lives on one thread. Dropped, it is aborted: also where other ranks wait for it.
+pub(in super::super) struct Communicator {
+    comm: nccl::ncclComm_t,
+    stream: cuda::CUstream,
+    buffer: Buffer,
+    /// The last to go.
+    _device: Device,
+}
+
+impl Communicator {
+    /// Takes `seat`, and returns when all ranks have taken theirs.
+    pub(in super::super) fn join(seat: &Seat, patience: Patience<'_>) -> Result<Self, NcclError> {
+        check()?;
+        let device = Device::open()?;
+        let mut stream = ptr::null_mut();
+        let flags = cuda::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the device's context is this thread's; the call writes the stream.
+        ran(unsafe { cuda::cuStreamCreate(&raw mut stream, flags) }, "cuStreamCreate")?;
+        // From here on a failure drops it whole.
+        let mut new = Self { comm: ptr::null_mut(), stream, buffer: Buffer::none(), _device: device };
+        let id = nccl::ncclUniqueId { internal: seat.id.map(u8::cast_signed) };
+        let mut config = config();
+        let (ranks, rank) = (seat.ranks.cast_signed(), seat.rank.cast_signed());
+        // SAFETY: `comm` outlives the call and is written by it; the configuration is read in it.
+        let begun = unsafe { nccl::ncclCommInitRankConfig(&raw mut new.comm, ranks, id, rank, &raw mut config) };
+        done(begun, "ncclCommInitRankConfig", new.comm)?;
+        new.settle("ncclCommInitRankConfig", "to have all ranks together", patience)?;
+        Ok(new)
+    }
+
+    /// Moves all of `transfers` as one group; returns what was received, in their order. After an error the communicator
+    /// is good for nothing but to be dropped.
+    pub(in super::super) fn group(
+        &mut self,
+        transfers: &[Transfer],
+        patience: Patience<'_>,
+    ) -> Result<Vec<Bytes>, NcclError> {
+        let moved = self.moved(transfers, patience);
+        if moved.is_err() && !self.abort() {
+            // The stream may read them until the process ends.
+            transfers.iter().cloned().for_each(std::mem::forget);
+        }
+        moved
+    }
+
+    fn moved(&mut self, transfers: &[Transfer], patience: Patience<'_>) -> Result<Vec<Bytes>, NcclError> {
+        let total = transfers.iter().map(|transfer| transfer.bytes().next_multiple_of(ALIGN)).sum();
+        self.buffer.reserve(total)?;
+        let places: Vec<cuda::CUdeviceptr> = transfers
+            .iter()
+            .scan(self.buffer.begin, |next, transfer| {
+                let place = *next;
+                *next += transfer.bytes().next_multiple_of(ALIGN) as cuda::CUdeviceptr;
+                Some(place)
+            })
+            .collect();
+        self.upload(transfers, &places)?;
+        self.post(transfers, &places, patience)?;
+        self.rest("rows to go through", patience)?;
+        self.download(transfers, &places, patience)
+    }
+
+    fn upload(&self, transfers: &[Transfer], places: &[cuda::CUdeviceptr]) -> Result<(), NcclError> {
+        for (transfer, &place) in transfers.iter().zip(places) {
+            if let Transfer::Send { payload, .. } = transfer {
+                // SAFETY: the place has room for the payload, which lives until the stream rests (`group`).
+                let copied =
+                    unsafe { cuda::cuMemcpyHtoDAsync_v2(place, payload.as_ptr().cast(), payload.len(), self.stream) };
+                ran(copied, "cuMemcpyHtoDAsync")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the group to NCCL. Where a call fails the group is ended all the same, for it is the thread's.
+    fn post(
+        &self,
+        transfers: &[Transfer],
+        places: &[cuda::CUdeviceptr],
+        patience: Patience<'_>,
+    ) -> Result<(), NcclError> {
+        // SAFETY: takes nothing.
+        done(unsafe { nccl::ncclGroupStart() }, "ncclGroupStart", self.comm)?;
+        let posted = transfers.iter().zip(places).try_for_each(|(transfer, &place)| {
+            let (count, stream) = (transfer.bytes(), self.stream.cast::<nccl::CUstream_st>());
+            let of_bytes = nccl::ncclDataType_t::ncclUint8;
+            match transfer {
+                Transfer::Send { to, .. } => {
+                    let at = place as *const c_void;
+                    // SAFETY: the place holds `count` bytes until the stream rests.
+                    let sent = unsafe { nccl::ncclSend(at, count, of_bytes, to.cast_signed(), self.comm, stream) };
+                    done(sent, "ncclSend", self.comm)
+                }
+                Transfer::Receive { from, .. } => {
+                    let at = place as *mut c_void;
+                    // SAFETY: the place has room for `count` bytes until the stream rests.
+                    let received =
+                        unsafe { nccl::ncclRecv(at, count, of_bytes, from.cast_signed(), self.comm, stream) };
+                    done(received, "ncclRecv", self.comm)
+                }
+            }
+        });
+        // SAFETY: takes nothing.
+        let ended = done(unsafe { nccl::ncclGroupEnd() }, "ncclGroupEnd", self.comm);
+        posted.and(ended)?;
+        self.settle("ncclGroupEnd", "to begin a group", patience)
+    }
+
+    fn download(
+        &self,
+        transfers: &[Transfer],
+        places: &[cuda::CUdeviceptr],
+        patience: Patience<'_>,
+    ) -> Result<Vec<Bytes>, NcclError> {
+        let mut received = Vec::new();
+        for (transfer, &place) in transfers.iter().zip(places) {
+            if let Transfer::Receive { bytes, .. } = *transfer {
+                let mut rows = vec![0_u8; bytes];
+                // SAFETY: `rows` has room, and lives until the stream rests: it is leaked where it does not.
+                let copied = unsafe { cuda::cuMemcpyDtoHAsync_v2(rows.as_mut_ptr().cast(), place, bytes, self.stream) };
+                if let Err(error) = ran(copied, "cuMemcpyDtoHAsync").and_then(|()| self.rest("rows to come", patience))
+                {
+                    std::mem::forget(rows);
+                    return Err(error);
+                }
+                received.push(rows.into());
+            }
+        }
+        Ok(received)
+    }
+
+    /// Fails if NCCL has noticed that something is wrong.
+    pub(in super::super) fn healthy(&self) -> Result<(), NcclError> {
+        self.state("ncclCommGetAsyncError").map(drop)
+    }
+
+    fn state(&self, call: &'static str) -> Result<nccl::ncclResult_t, NcclError> {
+        let mut state = nccl::ncclResult_t::ncclSuccess;
+        // SAFETY: the communicator has not been aborted; the call writes the state.
+        let asked = unsafe { nccl::ncclCommGetAsyncError(self.comm, &raw mut state) };
+        done(asked, "ncclCommGetAsyncError", self.comm)?;
+        done(state, call, self.comm)?;
+        Ok(state)
+    }
+
+    /// Waits until what `call` began is under way.
+    fn settle(&self, call: &'static str, what: &'static str, patience: Patience<'_>) -> Result<(), NcclError> {
+        let under_way = || Ok((self.state(call)? != nccl::ncclResult_t::ncclInProgress).then_some(()));
+        wait(under_way, what, patience)
+    }
+
+    /// Waits until the stream has done what it was given.
+    fn rest(&self, what: &'static str, patience: Patience<'_>) -> Result<(), NcclError> {
+        let done = || {
+            self.healthy()?;
+            self.is_resting()
+        };
+        wait(|| Ok(done()?.then_some(())), what, patience)
+    }
+
+    fn is_resting(&self) -> Result<bool, NcclError> {
+        // SAFETY: the stream has not been destroyed.
+        match unsafe { cuda::cuStreamQuery(self.stream) } {
+            cuda::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            result => ran(result, "cuStreamQuery").map(|()| true),
+        }
+    }
+
+    /// Aborts, once. Whether nothing of it touches memory any more.
+    fn abort(&mut self) -> bool {
+        if !self.comm.is_null() {
+            // SAFETY: aborted once, for the pointer is forgotten. An error changes nothing: it cannot be used any more.
+            let _ = unsafe { nccl::ncclCommAbort(self.comm) };
+            self.comm = ptr::null_mut();
+        }
+        let never = AtomicBool::new(false);
+        let resting = || Ok(self.is_resting()?.then_some(()));
+        wait(resting, "an aborted stream to rest", Patience::from_now(REST, &never)).is_ok()
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        if self.abort() {
+            self.buffer.free();
+            // SAFETY: the stream is ours, rests, and is not used again.
+            let _ = unsafe { cuda::cuStreamDestroy_v2(self.stream) };
+        } else {
+            tracing::warn!("an aborted NCCL stream did not come to rest; its memory on the GPU is lost");
+        }
+    }
+}
+
+/// A device's primary context, current on the thread that opened it.
+struct Device(cuda::CUdevice);
+
+impl Device {
+    fn open() -> Result<Self, NcclError> {
+        let failed = |call| move |error: NcclError| NcclError::NoDevice { call, why: error.to_string() };
+        // SAFETY: `check` found the functions; they write where they are told to.
+        unsafe {
+            ran(cuda::cuInit(0), "cuInit").map_err(failed("cuInit"))?;
+            let (mut device, mut context) = (0, ptr::null_mut());
+            ran(cuda::cuDeviceGet(&raw mut device, DEVICE), "cuDeviceGet").map_err(failed("cuDeviceGet"))?;
+            let retained = cuda::cuDevicePrimaryCtxRetain(&raw mut context, device);
+            ran(retained, "cuDevicePrimaryCtxRetain").map_err(failed("cuDevicePrimaryCtxRetain"))?;
+            let device = Self(device);
+            ran(cuda::cuCtxSetCurrent(context), "cuCtxSetCurrent").map_err(failed("cuCtxSetCurrent"))?;
+            Ok(device)
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: retained once in `open`.
+        let _ = unsafe { cuda::cuDevicePrimaryCtxRelease_v2(self.0) };
+    }
+}
+
+/// Memory of the device; grows.
+struct Buffer {
+    begin: cuda::CUdeviceptr,
+    capacity: usize,
+}
+
+impl Buffer {
+    fn none() -> Self {
+        Self { begin: 0, capacity: 0 }
+    }
+
+    /// Has room for `bytes`, and forgets what it held. The stream rests.
+    fn reserve(&mut self, bytes: usize) -> Result<(), NcclError> {
+        if bytes <= self.capacity {
+            return Ok(());
+        }
+        self.free();
+        let capacity = bytes.next_power_of_two();
+        // SAFETY: the call writes the address.
+        ran(unsafe { cuda::cuMemAlloc_v2(&raw mut self.begin, capacity) }, "cuMemAlloc")?;
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    fn free(&mut self) {
+        if self.capacity > 0 {
+            // SAFETY: allocated in `reserve`, freed once.
+            let _ = unsafe { cuda::cuMemFree_v2(self.begin) };
+            self.capacity = 0;
+        }
+    }
+}
+
+fn config() -> nccl::ncclConfig_t {
+    nccl::ncclConfig_t {
+        size: size_of::<nccl::ncclConfig_t>(),
+        magic: CONFIG_MAGIC,
+        version: CONFIG_VERSION,
+        blocking: 0,
+        cgaClusterSize: NOT_SET,
+        minCTAs: NOT_SET,
+        maxCTAs: NOT_SET,
+        netName: ptr::null(),
+        splitShare: NOT_SET,
+    }
+}
+
+/// Looks until `look` finds something.
+fn wait<T>(
+    look: impl Fn() -> Result<Option<T>, NcclError>,
+    what: &'static str,
+    patience: Patience<'_>,
+) -> Result<T, NcclError> {
+    let mut looks = 0;
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        patience.last(what)?;
+        looks += 1;
+        if looks < FIRST_LOOKS { thread::yield_now() } else { thread::sleep(LOOK) }
+    }
+}
+
+/// `result` of `call`; what NCCL does in its own time is no failure.
+fn done(result: nccl::ncclResult_t, call: &'static str, comm: nccl::ncclComm_t) -> Result<(), NcclError> {
+    if matches!(result, nccl::ncclResult_t::ncclSuccess | nccl::ncclResult_t::ncclInProgress) {
+        return Ok(());
+    }
+    // SAFETY: both return strings that live as long as the library, and take a null communicator.
+    let (what, detail) = unsafe { (text(nccl::ncclGetErrorString(result)), text(nccl::ncclGetLastError(comm))) };
+    let why = if detail.is_empty() { what } else { format!("{what} ({detail})") };
+    Err(NcclError::Broken { call, why })
+}
+
+/// `result` of the driver's `call`.
+fn ran(result: cuda::CUresult, call: &'static str) -> Result<(), NcclError> {
+    if result == cuda::CUresult::CUDA_SUCCESS {
+        return Ok(());
+    }
+    let mut what = ptr::null();
+    // SAFETY: the call writes the address of a string that lives as long as the library, or null.
+    let _ = unsafe { cuda::cuGetErrorString(result, &raw mut what) };
+    // SAFETY: as said.
+    Err(NcclError::Broken { call, why: format!("{result:?}: {}", unsafe { text(what) }) })
+}
+
+/// # Safety
+/// `text` is null or a string that ends with 0.
+unsafe fn text(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_owned()
+}
+
+const _: () = assert!(size_of::<nccl::ncclUniqueId>() == ID_BYTES);

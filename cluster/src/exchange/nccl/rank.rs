@@ -1,0 +1,157 @@
+//! The thread that owns this process's end of a communicator: it moves what it is ordered to, in that order, as many
+//! payloads at once as wait.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::communicator::{Communicator, NcclError, Patience, Seat, Transfer};
+use super::{JOIN_LIMIT, MAX_GROUP, MAX_GROUP_BYTES, ORDERS_PER_MEMBER, SLOWEST, STALL_LIMIT};
+
+/// How often a communicator with nothing to do is asked how it is.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// One payload to move.
+pub(super) struct Order {
+    /// The dispatch whose rows they are.
+    pub(super) sequence: u64,
+    pub(super) transfer: Transfer,
+}
+
+/// What the thread says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// All ranks are together.
+    Joined,
+    /// A payload came.
+    Received { sequence: u64, payload: Bytes },
+    /// It is over with this communicator, and with the thread.
+    Broken { why: String },
+}
+
+/// The thread, as others see it. When dropped the communicator is aborted, whatever it is about.
+pub(super) struct Rank {
+    orders: SyncSender<Order>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Rank {
+    /// Starts a thread that takes `seat`, to move payloads to and from `peers` others. What it sends to `events` is
+    /// bounded by what it is ordered.
+    pub(super) fn start(seat: Seat, peers: usize, events: UnboundedSender<Event>) -> io::Result<Self> {
+        let (orders, ordered) = sync_channel(peers * ORDERS_PER_MEMBER);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        thread::Builder::new().name("nccl".into()).spawn(move || {
+            let broken = drive(&seat, &ordered, &events, &stopped);
+            // Fails only when nobody wants to know any more.
+            let _ = events.send(Event::Broken { why: broken.to_string() });
+        })?;
+        Ok(Self { orders, stop })
+    }
+
+    /// Has one payload more moved; `false` when the thread has ended, or has more to do than it may.
+    pub(super) fn order(&self, order: Order) -> bool {
+        self.orders.try_send(order).is_ok()
+    }
+}
+
+impl Drop for Rank {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// Works until that is no longer possible, or wanted; returns why.
+fn drive(seat: &Seat, ordered: &Receiver<Order>, events: &UnboundedSender<Event>, stop: &AtomicBool) -> NcclError {
+    let mut communicator = match Communicator::join(seat, Patience::from_now(JOIN_LIMIT, stop)) {
+        Ok(communicator) => communicator,
+        Err(error) => return error,
+    };
+    let mut left = None;
+    let mut said = events.send(Event::Joined);
+    while said.is_ok() {
+        let first = match left.take().map_or_else(|| ordered.recv_timeout(CHECK), Ok) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Disconnected) => return NcclError::Stopped,
+            Err(RecvTimeoutError::Timeout) => match communicator.healthy() {
+                Ok(()) => continue,
+                Err(error) => return error,
+            },
+        };
+        let group = gather(first, &mut left, || ordered.try_recv().ok());
+        let transfers: Vec<Transfer> = group.iter().map(|order| order.transfer.clone()).collect();
+        let total = transfers.iter().map(Transfer::bytes).sum();
+        let received = match communicator.group(&transfers, Patience::from_now(limit(total), stop)) {
+            Ok(received) => received,
+            Err(error) => return error,
+        };
+        let receives = group.iter().filter(|order| matches!(order.transfer, Transfer::Receive { .. }));
+        said = receives
+            .zip(received)
+            .try_for_each(|(order, payload)| events.send(Event::Received { sequence: order.sequence, payload }));
+    }
+    NcclError::Stopped
+}
+
+/// `first` and what waits behind it, within the bounds of a group; what goes over them is `left`.
+fn gather(first: Order, left: &mut Option<Order>, mut next: impl FnMut() -> Option<Order>) -> Vec<Order> {
+    let mut bytes = first.transfer.bytes();
+    let mut group = vec![first];
+    while group.len() < MAX_GROUP
+        && let Some(order) = next()
+    {
+        bytes += order.transfer.bytes();
+        if bytes > MAX_GROUP_BYTES {
+            *left = Some(order);
+            break;
+        }
+        group.push(order);
+    }
+    group
+}
+
+/// How long a group of so many bytes may take.
+fn limit(bytes: usize) -> Duration {
+    STALL_LIMIT + Duration::from_secs_f64(bytes as f64 / SLOWEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(sequence: u64, bytes: usize) -> Order {
+        Order { sequence, transfer: Transfer::Receive { from: 0, bytes } }
+    }
+
+    fn groups(sizes: &[usize]) -> Vec<Vec<u64>> {
+        let mut waiting = sizes.iter().enumerate().map(|(i, &bytes)| order(i as u64, bytes));
+        let (mut left, mut groups) = (None, Vec::new());
+        while let Some(first) = left.take().or_else(|| waiting.next()) {
+            let group = gather(first, &mut left, || waiting.next());
+            groups.push(group.iter().map(|order| order.sequence).collect());
+        }
+        groups
+    }
+
+    #[test]
+    fn what_waits_goes_together_in_its_order_within_bounds() {
+        assert_eq!(groups(&[1, 2, 3]), [vec![0, 1, 2]]);
+        assert_eq!(groups(&[MAX_GROUP_BYTES, 1, 2]), [vec![0], vec![1, 2]]);
+        assert_eq!(groups(&[1, MAX_GROUP_BYTES, MAX_GROUP_BYTES]), [vec![0], vec![1], vec![2]]);
+        assert_eq!(groups(&[2 * MAX_GROUP_BYTES, 1]), [vec![0], vec![1]], "one that is over the bound goes alone");
+        assert_eq!(groups(&vec![1; MAX_GROUP + 1]).last(), Some(&vec![MAX_GROUP as u64]));
+    }
+
+    #[test]
+    fn large_groups_may_take_longer() {
+        assert_eq!(limit(0), STALL_LIMIT);
+        assert_eq!(limit(SLOWEST as usize), STALL_LIMIT + Duration::from_secs(1));
+    }
+}

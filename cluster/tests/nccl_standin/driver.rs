@@ -1,0 +1,149 @@
+//! The driver: memory of the process's own, streams that are threads.
+//!
+// SAFETY: of all functions here. The exchange calls them as the driver's manual says; what it passes came from here.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::BTreeMap;
+use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::{ptr, slice, thread};
+
+use crate::{fault, lock, strikes};
+
+const INVALID_VALUE: c_int = 1;
+const OUT_OF_MEMORY: c_int = 2;
+const NO_DEVICE: c_int = 100;
+const NOT_READY: c_int = 600;
+const ALIGN: usize = 256;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread that does one job after another.
+pub struct Stream {
+    jobs: Sender<Job>,
+    /// Jobs that are not done.
+    busy: Arc<AtomicUsize>,
+}
+
+impl Stream {
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        self.busy.fetch_add(1, SeqCst);
+        self.jobs.send(Box::new(job)).expect("the stream's thread lives");
+    }
+}
+
+/// What was allocated: sizes by address.
+static MEMORY: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
+
+/// Whether these bytes lie within one allocation.
+pub(crate) fn on_device(address: u64, bytes: usize) -> bool {
+    let memory = lock(&MEMORY);
+    let below = memory.range(..=address).next_back();
+    below.is_some_and(|(begin, size)| address + bytes as u64 <= begin + *size as u64)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuInit(_: c_uint) -> c_int {
+    if fault("nodevice", 0).is_some() { NO_DEVICE } else { 0 }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_int {
+    unsafe { *device = ordinal };
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut *mut c_void, _: c_int) -> c_int {
+    unsafe { *context = ptr::dangling_mut::<u8>().cast() };
+    0
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> c_int {
+    0
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxSetCurrent(context: *mut c_void) -> c_int {
+    if context.is_null() { INVALID_VALUE } else { 0 }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamCreate(stream: *mut *mut Stream, _: c_uint) -> c_int {
+    let (jobs, given) = channel::<Job>();
+    let busy = Arc::new(AtomicUsize::new(0));
+    let left = busy.clone();
+    thread::spawn(move || {
+        for job in given {
+            job();
+            left.fetch_sub(1, SeqCst);
+        }
+    });
+    unsafe { *stream = Box::into_raw(Box::new(Stream { jobs, busy })) };
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamQuery(stream: *mut Stream) -> c_int {
+    if unsafe { &*stream }.busy.load(SeqCst) == 0 { 0 } else { NOT_READY }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamDestroy_v2(stream: *mut Stream) -> c_int {
+    drop(unsafe { Box::from_raw(stream) });
+    0
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, ALIGN).expect("a size")
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> c_int {
+    if strikes("alloc", 0) || bytes == 0 {
+        return OUT_OF_MEMORY;
+    }
+    let begin = unsafe { alloc(layout(bytes)) } as u64;
+    lock(&MEMORY).insert(begin, bytes);
+    unsafe { *address = begin };
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemFree_v2(address: u64) -> c_int {
+    match lock(&MEMORY).remove(&address) {
+        Some(bytes) => unsafe { dealloc(address as *mut u8, layout(bytes)) },
+        None => return INVALID_VALUE,
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const u8, bytes: usize, stream: *mut Stream) -> c_int {
+    if !on_device(to, bytes) {
+        return INVALID_VALUE;
+    }
+    // Like memory that is not pinned: read at once, written in the stream's time.
+    let data = unsafe { slice::from_raw_parts(from, bytes) }.to_vec();
+    unsafe { &*stream }.run(move || unsafe { ptr::copy_nonoverlapping(data.as_ptr(), to as *mut u8, data.len()) });
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: u64, bytes: usize, stream: *mut Stream) -> c_int {
+    if !on_device(from, bytes) {
+        return INVALID_VALUE;
+    }
+    let to = to as usize;
+    unsafe { &*stream }.run(move || unsafe { ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) });
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetErrorString(_: c_int, text: *mut *const c_char) -> c_int {
+    unsafe { *text = c"the stand-in's driver was told to fail".as_ptr() };
+    0
+}
