@@ -50,7 +50,9 @@ pub(crate) struct Transfer {
 enum Shown {
     Bar(ProgressBar),
     /// Lines, and the tenth that the last one told of.
-    Lines { tenth: u64 },
+    Lines {
+        tenth: u64,
+    },
 }
 
 impl Transfer {

@@ -116,7 +116,9 @@ mod tests {
             assert_eq!((target.origin.to_string().as_str(), target.origin.port), (shown, port), "{text}");
             assert_eq!(target.path, path, "{text}");
         }
-        for bad in ["", "/a", "hub.example", "ftp://x/", "http://", "https://user:word@x/", "http://x:/", "http://x:99999/"] {
+        for bad in
+            ["", "/a", "hub.example", "ftp://x/", "http://", "https://user:word@x/", "http://x:/", "http://x:99999/"]
+        {
             assert_eq!(Target::parse(bad), None, "{bad}");
         }
     }

@@ -64,7 +64,9 @@ impl Wire {
     }
 }
 
-async fn shake(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+async fn shake(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     Ok(sender)
@@ -77,7 +79,9 @@ fn trusting_the_system() -> anyhow::Result<ClientConfig> {
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
-        return Err(anyhow!("this machine trusts no authority, so nobody over https (Debian's package is ca-certificates; SSL_CERT_FILE names a file){why}"));
+        return Err(anyhow!(
+            "this machine trusts no authority, so nobody over https (Debian's package is ca-certificates; SSL_CERT_FILE names a file){why}"
+        ));
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().context("TLS")?;

@@ -58,10 +58,10 @@ pub(crate) fn choose(repo: &Repo, listing: &Listing, choice: &Choice) -> Result<
     };
     let found: Vec<_> = models.iter().filter(|(name, files)| wanted(name, files)).collect();
     match found.as_slice() {
-        [(name, files)] => {
-            Ok(Chosen { variant: Some((*name).clone()), files: in_order(listing, (*files).clone()) })
+        [(name, files)] => Ok(Chosen { variant: Some((*name).clone()), files: in_order(listing, (*files).clone()) }),
+        [] if models.is_empty() => {
+            Err(wrong("has neither safetensors in Hugging Face's layout nor GGUF models".to_owned()))
         }
-        [] if models.is_empty() => Err(wrong("has neither safetensors in Hugging Face's layout nor GGUF models".to_owned())),
         [] => Err(wrong(format!("has no such GGUF model, but {}", shown(models.iter())))),
         several => {
             let those = shown(several.iter().copied());
@@ -166,7 +166,13 @@ mod tests {
     #[test]
     fn of_a_repository_of_safetensors_only_what_is_read_is_taken() {
         let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
-        let rest = ["consolidated.00.pt", "pytorch_model.bin", "original/model.safetensors", "model-x-of-2.safetensors", "vocab.json"];
+        let rest = [
+            "consolidated.00.pt",
+            "pytorch_model.bin",
+            "original/model.safetensors",
+            "model-x-of-2.safetensors",
+            "vocab.json",
+        ];
         let small = ["LICENSE", "config.json", "tokenizer.json", INDEX];
         let all = [&small[..], &shards, &rest].concat();
         let wanted = [&small[..], &shards].concat();

@@ -50,7 +50,8 @@ pub(crate) async fn download(
         while let Err(error) = part.fill(session, (repo, commit), &mut on_bytes).await {
             let Some(pause) = tries.after(part.length).filter(|_| error.is_passing()) else { return Err(error) };
             let pause = pause.max(error.after().unwrap_or_default());
-            tracing::warn!(file = %file.path, at = part.length, "{error}; trying again in {pause:?}");
+            let why = crate::with_causes(&error.into());
+            tracing::warn!(file = %file.path, at = part.length, "{why}; trying again in {pause:?}");
             sleep(pause).await;
         }
         match part.check() {
@@ -274,7 +275,8 @@ mod tests {
         let of = |sum| HubFile { path: "f".to_owned(), size: 6, sum };
         // `printf 'hello\n' | sha256sum`, `git hash-object`.
         let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
-        for sum in [Sum::Sha256(sha256.to_owned()), Sum::GitBlob("ce013625030ba8dba906f756967f9e9ca394464a".to_owned())] {
+        for sum in [Sum::Sha256(sha256.to_owned()), Sum::GitBlob("ce013625030ba8dba906f756967f9e9ca394464a".to_owned())]
+        {
             check_file(&path, &of(sum), |_| ()).expect("the right sum");
         }
         let wrong = check_file(&path, &of(Sum::Sha256("0".repeat(64))), |_| ()).expect_err("another sum");

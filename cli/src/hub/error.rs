@@ -28,13 +28,17 @@ pub(crate) enum HubError {
         after: Option<Duration>,
     },
     /// Give a token, or another name.
-    #[error("{repo} is not public, or there is no such repository: a token goes into a file named by --token-file (HF_TOKEN_PATH)")]
+    #[error(
+        "{repo} is not public, or there is no such repository: a token goes into a file named by --token-file (HF_TOKEN_PATH)"
+    )]
     NotPublic {
         /// The repository.
         repo: String,
     },
     /// Ask its makers.
-    #[error("{repo} is given to those alone who agreed to its terms: do that at {page}, and pull again with the token of that account")]
+    #[error(
+        "{repo} is given to those alone who agreed to its terms: do that at {page}, and pull again with the token of that account"
+    )]
     Gated {
         /// The repository.
         repo: String,

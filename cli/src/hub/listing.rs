@@ -111,7 +111,10 @@ fn file(sibling: Sibling) -> Result<HubFile, String> {
 /// A path that stays where it is put.
 fn is_plain(path: &str) -> bool {
     let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
-    path.len() <= MAX_PATH && path.split('/').all(plain) && !path.contains(['\\', ':']) && !path.contains(char::is_control)
+    path.len() <= MAX_PATH
+        && path.split('/').all(plain)
+        && !path.contains(['\\', ':'])
+        && !path.contains(char::is_control)
 }
 
 /// `license`, or where that is `other`, `license_name`.

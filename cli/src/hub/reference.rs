@@ -91,7 +91,9 @@ mod tests {
         assert_eq!(read("org-1/M.x_2@refs/pr/7"), ("org-1/M.x_2".to_owned(), some("refs/pr/7"), None));
         assert_eq!(read("a/b@v1:Q4_K_M"), ("a/b".to_owned(), some("v1"), some("Q4_K_M")));
         assert_eq!(read("a/b:q8_0"), ("a/b".to_owned(), None, some("q8_0")));
-        for bad in ["", "a", "/b", "a/", "a/b/c", "../b", "a/..", "a/.b", "a/b@", "a/b:", "a/b@x/../y", "a b/c", "a/b@x:y/z"] {
+        for bad in
+            ["", "a", "/b", "a/", "a/b/c", "../b", "a/..", "a/.b", "a/b@", "a/b:", "a/b@x/../y", "a b/c", "a/b@x:y/z"]
+        {
             assert!(Reference::parse(bad).is_err(), "{bad}");
         }
     }

@@ -62,7 +62,8 @@ impl Record {
     /// Bytes that are there, parts of files included.
     fn bytes_in(&self, folder: &Path) -> u64 {
         let length = |path: PathBuf| fs::metadata(path).map_or(0, |found| found.len());
-        let have = |file: &HubFile| length(folder.join(file.name())).max(length(part_path(folder, file))).min(file.size);
+        let have =
+            |file: &HubFile| length(folder.join(file.name())).max(length(part_path(folder, file))).min(file.size);
         self.files.iter().map(have).sum()
     }
 

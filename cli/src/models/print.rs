@@ -55,13 +55,19 @@ pub(super) fn models(listed: &[Listed]) -> String {
     let mut text = String::new();
     line(
         &mut text,
-        format_args!("{:<width$}  {:<12}  {:<11}  {:<5}  {:>10}  {:<14}  STATE", "REPO", "COMMIT", "FORMAT", "TYPE", "SIZE", "LICENCE"),
+        format_args!(
+            "{:<width$}  {:<12}  {:<11}  {:<5}  {:>10}  {:<14}  STATE",
+            "REPO", "COMMIT", "FORMAT", "TYPE", "SIZE", "LICENCE"
+        ),
     );
     for Listed { repo, commit, format, quantization, bytes: size, license, state, .. } in listed {
         let (ty, license) = (quantization.as_deref().unwrap_or("-"), license.as_deref().unwrap_or("-"));
         line(
             &mut text,
-            format_args!("{repo:<width$}  {commit:<12.12}  {format:<11}  {ty:<5}  {:>10}  {license:<14}  {state}", bytes(*size)),
+            format_args!(
+                "{repo:<width$}  {commit:<12.12}  {format:<11}  {ty:<5}  {:>10}  {license:<14}  {state}",
+                bytes(*size)
+            ),
         );
     }
     text

@@ -40,7 +40,9 @@ fn with_exit_code(error: anyhow::Error) -> anyhow::Error {
 
 async fn pull_all(args: &PullArgs) -> anyhow::Result<()> {
     let models = args.models_dir.clone().unwrap_or_else(|| default_folder(|name| std::env::var_os(name)));
-    if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str())) {
+    if std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()))
+    {
         bail!("HF_HUB_OFFLINE is set, so no hub is asked");
     }
     let reference = &args.reference;
@@ -94,7 +96,9 @@ fn pulled(record: &Record, folder: &Path) -> anyhow::Result<()> {
 /// The token: from the file that was named, from `HF_TOKEN`, or where Hugging Face's own tools keep it.
 fn token(file: Option<&Path>) -> anyhow::Result<Option<String>> {
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let read = |path: &Path| read_text(path, MAX_TOKEN).with_context(|| format!("cannot read the token in {}", path.display()));
+    let read = |path: &Path| {
+        read_text(path, MAX_TOKEN).with_context(|| format!("cannot read the token in {}", path.display()))
+    };
     let text = match (file, env("HF_TOKEN")) {
         (Some(file), _) => read(file)?,
         (None, Some(token)) => token,
