@@ -3,6 +3,7 @@
 mod client;
 mod control;
 mod link;
+mod read;
 mod reassembly;
 mod seal;
 mod server;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use client::GrpcExchange;
 pub use control::NodeControl;
+pub use read::{AnswerReader, Asked, BrokenStream, DispatchReader};
 pub use seal::{seal_reply, seal_request};
 pub use server::serve_experts;
 
