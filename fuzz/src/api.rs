@@ -9,7 +9,10 @@ use axum::body::{Body, to_bytes};
 use http::{Request, StatusCode, header};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
-use tramontane_cluster::engine::{EngineInbox, EngineInfo, FinishReason, Submission, Task, Token, Usage, in_process};
+use tramontane_cluster::engine::{
+    EngineInbox, EngineInfo, EventSender, FinishReason, Generation, ReaderGone, Submission, Task, Token, Usage,
+    in_process,
+};
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::http::{Gateway, routes};
 use tramontane_model::chat::ChatTemplate;
@@ -54,20 +57,37 @@ static EMPTY: [u8; 10] = *b"\x02\0\0\0\0\0\0\0{}";
 
 fn answer(inbox: &EngineInbox) {
     while let Some(Submission { request, events }) = inbox.recv() {
-        for mut sender in events {
-            if request.task == Task::Embed {
-                _ = sender.send_embedding(vec![0.5; 4]);
-                sender.finish(FinishReason::Embedded, Usage::default());
-                continue;
-            }
-            let tokens = request.prompt.iter().rev().take(ANSWER);
-            for &id in tokens {
-                // A reader that has gone wants nothing more.
-                _ = sender.send(Token { id, logprob: -0.5, top: vec![(id, -0.5), (0, -1.5)] });
-            }
-            sender.finish(FinishReason::Length, Usage::default());
+        for (choice, sender) in events.into_iter().enumerate() {
+            // A reader that has gone wants nothing more.
+            _ = match &request.task {
+                Task::Embed => embed(sender),
+                Task::Generate(generation) => generate(sender, &request.prompt, generation, choice == 0),
+            };
         }
     }
+}
+
+fn embed(mut sender: EventSender) -> Result<(), ReaderGone> {
+    sender.send_embedding(vec![0.5; 4])?;
+    sender.finish(FinishReason::Embedded, Usage::default());
+    Ok(())
+}
+
+fn generate(mut sender: EventSender, prompt: &[u32], how: &Generation, first: bool) -> Result<(), ReaderGone> {
+    let token = |id: u32, top: Option<u32>| {
+        let top = (0..top.unwrap_or(0)).map(|other| (other, -1.0 - other as f32)).collect();
+        Token { id, logprob: -0.5, top }
+    };
+    sender.start(0)?;
+    if how.prompt_logprobs.is_some() && first {
+        let rest = prompt.iter().skip(1).map(|&id| Some(token(id, how.prompt_logprobs)));
+        sender.send_prompt(std::iter::once(None).chain(rest).collect())?;
+    }
+    for &id in prompt.iter().rev().take(how.max_tokens.min(ANSWER)) {
+        sender.send(token(id, how.logprobs))?;
+    }
+    sender.finish(FinishReason::Length, Usage::default());
+    Ok(())
 }
 
 /// `data` is a body, behind a byte that says where it goes.
