@@ -17,7 +17,8 @@ pub(super) fn messages(data: &[u8]) {
     let mut dispatches = DispatchReader::new(profile);
     let mut answers = AnswerReader::new(NodeId::from("n"));
     // An even dispatch is in flight, for as many rows as its number says.
-    let asked = |sequence: u64| (sequence % 2 == 0).then_some(Asked { answers: (sequence as usize) % 8, width: 32 });
+    let asked =
+        |sequence: u64| sequence.is_multiple_of(2).then_some(Asked { answers: (sequence as usize) % 8, width: 32 });
     while let Some((length, rest)) = data.split_first_chunk::<2>() {
         let (message, rest) = rest.split_at(rest.len().min(u16::from_le_bytes(*length).into()));
         data = rest;

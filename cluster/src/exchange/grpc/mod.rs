@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use client::GrpcExchange;
 pub use control::NodeControl;
-pub use read::{AnswerReader, Asked, BrokenStream, DispatchReader};
+pub use read::{AnswerReader, Asked, BrokenStream, DispatchReader, Numbered};
 pub use seal::{seal_reply, seal_request};
 pub use server::serve_experts;
 

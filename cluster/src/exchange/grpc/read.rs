@@ -26,6 +26,9 @@ pub enum BrokenStream {
     },
 }
 
+/// A dispatch's number, and what came of it.
+pub type Numbered<T, E> = (u64, Result<T, E>);
+
 /// The node's end of one stream.
 pub struct DispatchReader {
     profile: NumericProfile,
@@ -45,7 +48,7 @@ impl DispatchReader {
     pub fn push(
         &mut self,
         message: pb::DispatchRequest,
-    ) -> Result<Option<(u64, Result<ExpertBatch, ServeError>)>, BrokenStream> {
+    ) -> Result<Option<Numbered<ExpertBatch, ServeError>>, BrokenStream> {
         check_request(&message)?;
         let pb::DispatchRequest { sequence, head, chunk, .. } = message;
         let head = head.map(|head| wire::batch_head(head, &self.profile));
@@ -84,7 +87,7 @@ impl AnswerReader {
         &mut self,
         reply: pb::DispatchReply,
         asked: impl Fn(u64) -> Option<Asked>,
-    ) -> Result<Option<(u64, Result<ExpertRows, ExchangeError>)>, BrokenStream> {
+    ) -> Result<Option<Numbered<ExpertRows, ExchangeError>>, BrokenStream> {
         check_reply(&reply)?;
         let sequence = reply.sequence;
         let Some(Asked { answers, width }) = asked(sequence) else { return Err(BrokenStream::Unasked { sequence }) };
