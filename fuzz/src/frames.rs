@@ -4,7 +4,7 @@ use prost::Message;
 use tramontane_cluster::exchange::check_batch;
 use tramontane_cluster::exchange::grpc::{AnswerReader, Asked, DispatchReader, seal_reply, seal_request};
 use tramontane_proto::v1::{DispatchReply, DispatchRequest};
-use tramontane_router::{NodeId, NumericProfile};
+use tramontane_router::{CPU_ARITHMETIC, NodeId, NumericProfile};
 
 /// Bits of the first byte: which end reads, and whether messages are sealed anew, as a peer of ill will would.
 const COORDINATOR: u8 = 1;
@@ -13,7 +13,12 @@ const AS_THEY_COME: u8 = 2;
 /// `data` is messages, each behind two bytes that say how long it is, behind a byte of bits.
 pub(super) fn messages(data: &[u8]) {
     let Some((&bits, mut data)) = data.split_first() else { return };
-    let profile = NumericProfile { contract: 1, weights: "w".to_owned(), quantization: "q".to_owned() };
+    let profile = NumericProfile {
+        contract: 1,
+        weights: "w".to_owned(),
+        quantization: "q".to_owned(),
+        arithmetic: CPU_ARITHMETIC.to_owned(),
+    };
     let mut dispatches = DispatchReader::new(profile);
     let mut answers = AnswerReader::new(NodeId::from("n"));
     // An even dispatch is in flight, for as many rows as its number says.

@@ -162,7 +162,7 @@ mod tests {
         let (commit, blob) = ("0b".repeat(20), "1c".repeat(20));
         let of = |file: serde_json::Value| json!({"sha": commit, "siblings": [file]});
         for (json, why) in [
-            (json!([]), "invalid type"),
+            (json!([]), "expected struct"),
             (json!({"sha": "main"}), "no commit"),
             (of(json!({"rfilename": "f"})), "no size or no sum"),
             (of(json!({"rfilename": "f", "size": 1, "blobId": "xyz"})), "the sum of f"),
