@@ -106,7 +106,7 @@ pub(crate) enum Command {
     },
     /// Make the certificates with which a cluster's processes know one another
     Certs(CertsArgs),
-    /// Convert, make up, cut, look into and check checkpoints
+    /// Pull, list, convert, make up, cut, look into and check checkpoints
     Models(ModelsArgs),
     /// Talk with a model that is served
     Chat(ChatArgs),
@@ -178,8 +178,8 @@ pub(crate) struct KvArgs {
 /// Which model, and how it is held.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint in Hugging Face's layout, a GGUF file, or the word `demo` [default: the demo model, which is in this binary]
-    #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
+    /// Folder of a checkpoint in Hugging Face's layout, a GGUF file, a model that was pulled (ORG/NAME[@COMMIT][:TYPE], in TRAMONTANE_MODELS_DIR), or the word `demo` [default: the demo model, which is in this binary]
+    #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model", value_parser = crate::model::named)]
     pub(crate) model: Option<PathBuf>,
     /// Convert expert weights at load
     #[arg(long, env = "TRAMONTANE_QUANTIZE", value_name = "TYPE", help_heading = "Model")]

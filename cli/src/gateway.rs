@@ -32,8 +32,8 @@ Examples:
 pub(crate) struct GatewayArgs {
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
-    /// The coordinators' model, for its tokenizer and chat template: folder of a checkpoint in Hugging Face's layout, a GGUF file, or the word `demo` [default: the demo model, which is in this binary]
-    #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model")]
+    /// The coordinators' model, for its tokenizer and chat template: folder of a checkpoint in Hugging Face's layout, a GGUF file, a model that was pulled (ORG/NAME[@COMMIT][:TYPE], in TRAMONTANE_MODELS_DIR), or the word `demo` [default: the demo model, which is in this binary]
+    #[arg(long, env = "TRAMONTANE_MODEL", value_name = "PATH", help_heading = "Model", value_parser = crate::model::named)]
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) serve: ServeArgs,

@@ -20,6 +20,7 @@ mod engine;
 mod expert_node;
 mod files;
 mod gateway;
+mod hub;
 mod metrics;
 mod model;
 mod models;
@@ -96,7 +97,7 @@ async fn run(Cli { command, log }: Cli) -> anyhow::Result<u8> {
         Command::ExpertNode(args) => expert_node::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,
         Command::Certs(args) => certs::run(&args),
-        Command::Models(args) => models::run(args.command),
+        Command::Models(args) => models::run(args.command).await,
         Command::Chat(args) => chat::run(args).await,
         Command::Bench(args) => bench::run(args.command).await,
         Command::Plan(args) => plan::run(&args),

@@ -1,6 +1,6 @@
 //! Opens the model that the command line names, far enough to know what it is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -18,7 +18,7 @@ use tramontane_model::weights::{ExpertTypes, Quantize};
 use tramontane_router::{ExpertId, ModelId, NodeId, NumericProfile};
 
 use crate::args::ModelArgs;
-use crate::demo;
+use crate::{demo, hub};
 
 /// Bytes of a checkpoint from which it is worth saying that they are all read.
 const LONG_READ: u64 = 4 << 30;
@@ -148,8 +148,22 @@ fn cannot_open(path: &Path) -> String {
     format!("cannot open the model {}", path.display())
 }
 
-/// What a checkpoint at `path` is called: its file or folder, links followed.
+/// What the command line names: a path, or a model in the folder of models. What is there as a path is that path.
+pub(crate) fn named(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if text == demo::WORD || path.exists() {
+        return Ok(path);
+    }
+    let models = hub::default_folder(|name| std::env::var_os(name));
+    Ok(hub::resolve(&models, text)?.unwrap_or(path))
+}
+
+/// What a checkpoint at `path` is called: its file or folder, links followed; a folder that was pulled, like its repository.
 pub(crate) fn name_of(path: &Path) -> String {
+    let pulled = hub::record_of(path).filter(|_| path.is_dir()).and_then(|(record, _)| hub::Repo::parse(&record.repo));
+    if let Some(repo) = pulled {
+        return repo.name;
+    }
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -1,8 +1,9 @@
-//! `tramontane models …`: what an operator does to checkpoints. The work is `tramontane_model::tools`'; here it is asked for, and its
-//! results are printed.
+//! `tramontane models …`: what an operator does to checkpoints. The work is `tramontane_model::tools`' and `hub`'s; here it is asked
+//! for, and its results are printed.
 
 mod args;
 mod print;
+mod pull;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,8 +26,10 @@ use crate::progress::Progress;
 use crate::up::assemble::node_id;
 
 /// Does what was asked. `Err` is also what `verify` finds wrong.
-pub(crate) fn run(command: ModelsCommand) -> anyhow::Result<()> {
+pub(crate) async fn run(command: ModelsCommand) -> anyhow::Result<()> {
     match command {
+        ModelsCommand::Pull(args) => pull::pull(&args).await,
+        ModelsCommand::List(args) => pull::show(&args),
         ModelsCommand::Quantize(args) => quantize(&args),
         ModelsCommand::Synth(args) => synth(&args),
         ModelsCommand::Split(args) => split(&args),
@@ -144,6 +147,10 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
             None
         }
     };
+    let pulled = source.path.as_deref().and_then(crate::hub::record_of);
+    if let Some((record, folder)) = &pulled {
+        problems.extend(with_progress("comparing sums", |progress| record.check(folder, progress)));
+    }
     let known = manifest.is_some();
     let verdict = with_progress("reading", |progress| tools::verify(&source.checkpoint, manifest.as_ref(), progress));
     problems.extend(verdict.problems);
@@ -151,6 +158,11 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         bail!("{} problems:\n  {}", problems.len(), problems.join("\n  "));
     }
     let manifest = verdict.manifest;
+    let license = source.checkpoint.license().or_else(|| pulled.as_ref()?.0.license.clone());
+    if license.is_none() {
+        tracing::warn!("{} names no licence: ask its makers what you may do with it", source.name);
+    }
+    let sums = if pulled.is_some() { "; its files are as the hub gave them" } else { "" };
     let against = match (&source.path, args.write_manifest) {
         (Some(path), true) => {
             manifest.store(path)?;
@@ -160,5 +172,6 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         _ if known => "as its manifest says".to_owned(),
         _ => "no manifest to compare with".to_owned(),
     };
-    out(&format!("{} tensors are sound; {against}\nweights {}\n", verdict.tensors, manifest.root()))
+    let license = license.map(|license| format!("licence {license}\n")).unwrap_or_default();
+    out(&format!("{} tensors are sound; {against}{sums}\nweights {}\n{license}", verdict.tensors, manifest.root()))
 }

@@ -12,7 +12,7 @@ pub(crate) fn out(text: &str) -> anyhow::Result<()> {
 
 /// A number of bytes to three digits or so, in powers of 1024.
 pub(crate) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = n as f64;
     let mut unit = "B";
     for next in UNITS {
@@ -43,6 +43,6 @@ mod tests {
         {
             assert_eq!(bytes(n), text);
         }
-        assert_eq!(bytes(u64::MAX), "16384 PiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
     }
 }

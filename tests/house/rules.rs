@@ -195,10 +195,10 @@ fn uncommented(toml: &str) -> String {
     toml.lines().map(|line| line.split('#').next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether a file belongs to tests or benches alone.
+/// Whether a file belongs to tests, fuzzing or benches alone.
 fn is_test(path: &str) -> bool {
     ["/tests.rs", "/testing.rs"].iter().any(|name| path.ends_with(name))
-        || ["tests/", "benches/"].iter().any(|dir| path.starts_with(dir) || path.contains(&format!("/{dir}")))
+        || ["tests/", "benches/", "fuzz/"].iter().any(|dir| path.starts_with(dir) || path.contains(&format!("/{dir}")))
 }
 
 fn is_rust(path: &str) -> bool {

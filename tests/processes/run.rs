@@ -113,6 +113,13 @@ impl Running {
         Self::spawn(shell, args, WATCHDOG)
     }
 
+    /// The same with `settings` for `env`: `NAME=VALUE`, or `-u` and a name.
+    pub(crate) fn start_in(settings: &[&str], args: &[&str]) -> Self {
+        let mut env = Command::new("env");
+        env.args(settings).arg(PROGRAM);
+        Self::spawn(env, args, WATCHDOG)
+    }
+
     /// The same for a process that logs all that it and its libraries have to say.
     pub(crate) fn start_logging_all(args: &[&str]) -> Self {
         let mut shell = Command::new("sh");

@@ -10,7 +10,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
 use crate::cluster::Certs;
-use crate::run::until;
+use crate::run::{Running, until};
 use crate::serving::Serving;
 
 /// What `GET path` brings over TLS of `version`, from a server that is to be `localhost`, by whoever trusts `certs`' authority.
@@ -52,6 +52,17 @@ fn clients_are_served_over_tls_by_a_certificate_that_may_change() {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("breeze"), "{answer}");
     }
     get(&server, &other, &TLS13, "/healthz").expect_err("another authority");
+    // By command, of which the system's authorities are asked for; here a file stands for them.
+    let chat = |trusted: &Certs| {
+        let trusted = format!("SSL_CERT_FILE={}", path(&trusted.path("ca.pem")));
+        let port = server.addr().rsplit_once(':').map_or("", |(_, port)| port);
+        let endpoint = format!("https://localhost:{port}");
+        Running::start_in(&[&trusted], &["chat", "--endpoint", &endpoint, "--max-tokens", "2", "Hello"]).outcome()
+    };
+    let answered = chat(&certs);
+    assert!(answered.code == Some(0) && !answered.stdout.is_empty(), "{}", answered.stderr);
+    let refused = chat(&other);
+    assert!(refused.code == Some(3) && refused.stderr.contains("certificate"), "{}", refused.stderr);
     let mut plain = TcpStream::connect(server.addr()).expect("a connection");
     plain.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it is read");
     let mut answer = Vec::new();

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use http::Uri;
 
+use super::origin::{Origin, Target};
+use super::wire::Wire;
 use crate::files::read_text;
 
 /// Largest file of a key, in bytes.
@@ -36,8 +37,7 @@ pub(crate) struct EndpointArgs {
 /// A server's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    host: String,
-    port: u16,
+    origin: Origin,
     /// What stands before `/v1` in all paths.
     prefix: String,
 }
@@ -47,25 +47,25 @@ pub(crate) struct Address {
 pub(crate) struct Endpoint {
     address: Address,
     key: Option<String>,
+    wire: Wire,
 }
 
 impl EndpointArgs {
     /// The server, with the key from its file.
     pub(crate) fn open(&self) -> anyhow::Result<Endpoint> {
         let key = self.api_key_file.as_deref().map(read_key).transpose()?;
-        Ok(Endpoint { address: self.endpoint.clone(), key })
+        let wire = Wire::new(self.endpoint.origin.scheme)?;
+        Ok(Endpoint { address: self.endpoint.clone(), key, wire })
     }
 }
 
 impl Endpoint {
-    /// Host and port, as they were given.
-    pub(super) fn address(&self) -> String {
-        format!("{}:{}", self.address.host, self.address.port)
+    pub(super) const fn origin(&self) -> &Origin {
+        &self.address.origin
     }
 
-    /// The same for the system's resolver, which wants no brackets.
-    pub(super) fn target(&self) -> (&str, u16) {
-        (self.address.host.trim_matches(['[', ']']), self.address.port)
+    pub(super) const fn wire(&self) -> &Wire {
+        &self.wire
     }
 
     pub(super) fn path(&self, path: &str) -> String {
@@ -79,25 +79,15 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.address(), self.address.prefix)
+        write!(f, "{}{}", self.address.origin, self.address.prefix)
     }
 }
 
 fn address(text: &str) -> Result<Address, String> {
-    const WANTED: &str = "a URL is wanted, as http://127.0.0.1:8080";
-    let uri: Uri = text.parse().map_err(|_| WANTED.to_owned())?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err("https is not spoken here: name a proxy on this machine that does".to_owned()),
-        _ => return Err(WANTED.to_owned()),
-    }
-    if uri.query().is_some() {
-        return Err(WANTED.to_owned());
-    }
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or(WANTED)?;
-    let prefix = uri.path().trim_end_matches('/');
-    let prefix = prefix.strip_suffix("/v1").unwrap_or(prefix);
-    Ok(Address { host: host.to_owned(), port: uri.port_u16().unwrap_or(80), prefix: prefix.to_owned() })
+    let target = Target::parse(text).filter(|target| !target.path.contains('?'));
+    let Target { origin, path } = target.ok_or("a URL is wanted, as http://127.0.0.1:8080")?;
+    let prefix = path.trim_end_matches('/');
+    Ok(Address { origin, prefix: prefix.strip_suffix("/v1").unwrap_or(prefix).to_owned() })
 }
 
 fn read_key(path: &Path) -> anyhow::Result<String> {
@@ -115,18 +105,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_a_host_a_port_and_what_stands_before_v1() {
-        for (text, host, port, prefix) in [
-            ("http://127.0.0.1:8080", "127.0.0.1", 8080, ""),
-            ("http://localhost", "localhost", 80, ""),
-            ("http://localhost:1/v1", "localhost", 1, ""),
-            ("http://localhost:1/v1/", "localhost", 1, ""),
-            ("http://[::1]:9/models/a/v1", "[::1]", 9, "/models/a"),
+    fn an_address_is_a_server_and_what_stands_before_v1() {
+        for (text, shown) in [
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("http://localhost", "http://localhost"),
+            ("http://localhost:1/v1", "http://localhost:1"),
+            ("https://localhost:1/v1/", "https://localhost:1"),
+            ("http://[::1]:9/models/a/v1", "http://[::1]:9/models/a"),
         ] {
-            let expected = Address { host: host.to_owned(), port, prefix: prefix.to_owned() };
-            assert_eq!(address(text), Ok(expected), "{text}");
+            let Address { origin, prefix } = address(text).expect(text);
+            assert_eq!(format!("{origin}{prefix}"), shown, "{text}");
         }
-        for bad in ["", "localhost:8080", "https://localhost", "ftp://x", "http://", "http://x/?a=b", "/v1"] {
+        for bad in ["", "localhost:8080", "ftp://x", "http://", "http://x/?a=b", "/v1"] {
             assert!(address(bad).is_err(), "{bad}");
         }
     }

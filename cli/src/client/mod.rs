@@ -2,32 +2,27 @@
 //! is bounded.
 
 mod endpoint;
+pub(crate) mod origin;
 mod sse;
+pub(crate) mod wire;
 
-use std::time::Duration;
-
-use anyhow::anyhow;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 pub(crate) use endpoint::{Endpoint, EndpointArgs};
 use sse::Events as Parser;
 
 use crate::Unreachable;
 
-/// How long a connection may take to stand.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Largest answer that is read whole, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 /// What is shown of an answer that is no error of the API's, in characters.
 const SHOWN: usize = 200;
+/// What this program calls itself.
+pub(crate) const USER_AGENT: &str = concat!("tramontane/", env!("CARGO_PKG_VERSION"));
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
@@ -101,21 +96,14 @@ impl Endpoint {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        let unreachable = |why: anyhow::Error| ClientError::Unreachable { address: self.address(), why };
-        let connecting = timeout(CONNECT, TcpStream::connect(self.target())).await;
-        let stream = connecting.map_err(|_| unreachable(anyhow!("it did not answer within {CONNECT:?}")))?;
-        let stream = stream.map_err(|error| unreachable(error.into()))?;
-        // A request is small, and wanted at once.
-        _ = stream.set_nodelay(true);
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(|error| unreachable(error.into()))?;
-        // It ends when the answer has been read or dropped.
-        tokio::spawn(connection);
+        let address = self.origin().authority();
+        let unreachable = |why: anyhow::Error| ClientError::Unreachable { address: address.clone(), why };
+        let mut sender = self.wire().connect(self.origin()).await.map_err(unreachable)?;
         let request = Request::builder()
             .method(method)
             .uri(self.path(path))
-            .header(header::HOST, self.address())
-            .header(header::USER_AGENT, concat!("tramontane/", env!("CARGO_PKG_VERSION")))
+            .header(header::HOST, &address)
+            .header(header::USER_AGENT, USER_AGENT)
             .header(header::CONTENT_TYPE, "application/json");
         let request = match self.key() {
             Some(key) => request.header(header::AUTHORIZATION, format!("Bearer {key}")),

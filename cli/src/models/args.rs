@@ -6,6 +6,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use tramontane_model::tools::{Like, Recipe};
 
 use crate::args::{nodes, threads, within};
+use crate::hub::{Address, Reference};
+use crate::model::named;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +22,11 @@ Examples:
 
   # A dense model as one with 8 experts
   tramontane models split --experts 8 SmolLM2-135M-Q8_0.gguf smol-8-experts.gguf
+
+  # A model from Hugging Face, kept in the folder of models; what is in that folder; one of them served
+  tramontane models pull Qwen/Qwen3-30B-A3B
+  tramontane models list
+  tramontane up --model Qwen/Qwen3-30B-A3B
 
   # What is in it, what 4 nodes would hold; whether it is sound
   tramontane models inspect mixtral-q4_k_m.gguf --expert-nodes 4
@@ -50,7 +57,18 @@ Examples:
   tramontane models verify demo
   tramontane models verify ./Mixtral-8x7B-v0.1 --write-manifest";
 
-/// Converts, makes up, cuts, looks into and checks checkpoints.
+const PULL_EXAMPLES: &str = "\
+Examples:
+  tramontane models pull mistralai/Mixtral-8x7B-Instruct-v0.1 --token-file ~/token
+  tramontane models pull Qwen/Qwen3-30B-A3B@0d7cf23991f47feeb3a57ecb4c9cee8ea4a17bfe
+  tramontane models pull Qwen/Qwen3-30B-A3B-GGUF:Q4_K_M";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  tramontane models list
+  tramontane models list --models-dir /srv/models --json";
+
+/// Pulls, lists, converts, makes up, cuts, looks into and checks checkpoints.
 #[derive(Debug, Args)]
 #[command(before_help = EXAMPLES)]
 pub(crate) struct ModelsArgs {
@@ -60,6 +78,10 @@ pub(crate) struct ModelsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
+    /// Get a model from Hugging Face, or from another hub or mirror, into the folder of models
+    Pull(PullArgs),
+    /// Show the folder of models
+    List(ListArgs),
     /// Write a checkpoint as GGUF, its weights in smaller types
     Quantize(QuantizeArgs),
     /// Write a model with random weights in the shapes of a known one
@@ -68,8 +90,42 @@ pub(crate) enum ModelsCommand {
     Split(SplitArgs),
     /// Show tensors, types, shapes, and bytes by layer and expert
     Inspect(InspectArgs),
-    /// Check every tensor: hashes, finite weights, shapes
+    /// Check every file and tensor: sums, hashes, finite weights, shapes; show the licence
     Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(before_help = PULL_EXAMPLES)]
+pub(crate) struct PullArgs {
+    /// The hub
+    #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co", value_parser = Address::parse)]
+    pub(crate) endpoint: Address,
+    /// File that holds the token for the hub, and nothing else [default: HF_TOKEN, or the file that Hugging Face's own tools write]
+    #[arg(long, env = "HF_TOKEN_PATH", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Which GGUF model: the end of its name, without .gguf
+    #[arg(long, value_name = "TYPE", conflicts_with = "file")]
+    pub(crate) quantization: Option<String>,
+    /// Which GGUF model: its file, or one of them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<String>,
+    /// Folder of models [default: tramontane/models among the user's data]
+    #[arg(long, env = "TRAMONTANE_MODELS_DIR", value_name = "DIR")]
+    pub(crate) models_dir: Option<PathBuf>,
+    /// Which model; a commit behind @ gives the same one always
+    #[arg(value_name = "ORG/NAME[@REVISION][:TYPE]", value_parser = Reference::parse)]
+    pub(crate) reference: Reference,
+}
+
+#[derive(Debug, Args)]
+#[command(before_help = LIST_EXAMPLES)]
+pub(crate) struct ListArgs {
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Folder of models [default: tramontane/models among the user's data]
+    #[arg(long, env = "TRAMONTANE_MODELS_DIR", value_name = "DIR")]
+    pub(crate) models_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -81,8 +137,8 @@ pub(crate) struct QuantizeArgs {
     /// Threads that compute [default: all cores]
     #[arg(long, env = "TRAMONTANE_THREADS", value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
-    /// Folder of a checkpoint, a GGUF file, or the word `demo` for the demo model
-    #[arg(value_name = "IN")]
+    /// Folder of a checkpoint, a GGUF file, a model that was pulled, or the word `demo` for the demo model
+    #[arg(value_name = "IN", value_parser = named)]
     pub(crate) input: PathBuf,
     /// File to write
     #[arg(value_name = "OUT.gguf")]
@@ -116,7 +172,7 @@ pub(crate) struct SplitArgs {
     #[arg(long, value_name = "E")]
     pub(crate) experts: usize,
     /// A dense Llama model in GGUF
-    #[arg(value_name = "DENSE.gguf")]
+    #[arg(value_name = "DENSE.gguf", value_parser = named)]
     pub(crate) dense: PathBuf,
     /// File to write
     #[arg(value_name = "OUT.gguf")]
@@ -132,8 +188,8 @@ pub(crate) struct InspectArgs {
     /// Say what each of N expert nodes would hold
     #[arg(long, value_name = "N", value_parser = nodes)]
     pub(crate) expert_nodes: Option<usize>,
-    /// Folder of a checkpoint, a GGUF file, or `demo`
-    #[arg(value_name = "PATH")]
+    /// Folder of a checkpoint, a GGUF file, a model that was pulled, or `demo`
+    #[arg(value_name = "PATH", value_parser = named)]
     pub(crate) path: PathBuf,
 }
 
@@ -143,8 +199,8 @@ pub(crate) struct VerifyArgs {
     /// Write the hashes beside the weights, so that a start need not read them all
     #[arg(long)]
     pub(crate) write_manifest: bool,
-    /// Folder of a checkpoint, a GGUF file, or `demo`
-    #[arg(value_name = "PATH")]
+    /// Folder of a checkpoint, a GGUF file, a model that was pulled, or `demo`
+    #[arg(value_name = "PATH", value_parser = named)]
     pub(crate) path: PathBuf,
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use tramontane_model::tools::Report;
 
 use super::Share;
+use super::pull::Listed;
 use crate::output::bytes;
 
 /// One JSON object: the report, and `nodes` where they were asked for.
@@ -44,6 +45,30 @@ pub(super) fn report(report: &Report, nodes: &[Share]) -> String {
     for tensor in &report.tensors {
         let size = bytes(tensor.bytes);
         line(&mut text, format_args!("{:<width$}  {:<5}  {size:>10}  {:?}", tensor.name, tensor.ty, tensor.shape));
+    }
+    text
+}
+
+/// The models in the folder of models.
+pub(super) fn models(listed: &[Listed]) -> String {
+    let width = listed.iter().map(|model| model.repo.len()).max().unwrap_or(0).max("REPO".len());
+    let mut text = String::new();
+    line(
+        &mut text,
+        format_args!(
+            "{:<width$}  {:<12}  {:<11}  {:<5}  {:>10}  {:<14}  STATE",
+            "REPO", "COMMIT", "FORMAT", "TYPE", "SIZE", "LICENCE"
+        ),
+    );
+    for Listed { repo, commit, format, quantization, bytes: size, license, state, .. } in listed {
+        let (ty, license) = (quantization.as_deref().unwrap_or("-"), license.as_deref().unwrap_or("-"));
+        line(
+            &mut text,
+            format_args!(
+                "{repo:<width$}  {commit:<12.12}  {format:<11}  {ty:<5}  {:>10}  {license:<14}  {state}",
+                bytes(*size)
+            ),
+        );
     }
     text
 }

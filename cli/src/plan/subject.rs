@@ -11,7 +11,7 @@ use super::args::PlanArgs;
 use crate::args::QuantizeArg;
 use crate::cost::ModelWeights;
 use crate::files::read_text;
-use crate::model::open_checkpoint;
+use crate::model::{named, open_checkpoint};
 
 /// Bytes of a configuration, at most.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -41,7 +41,8 @@ impl Subject {
         if args.ty.is_some() {
             bail!("--type: {} is a checkpoint, which has its types; --quantize converts its experts", args.model);
         }
-        let (name, checkpoint) = open_checkpoint(Some(path))?;
+        let path = named(&args.model).map_err(anyhow::Error::msg)?;
+        let (name, checkpoint) = open_checkpoint(Some(&path))?;
         let config = checkpoint.config()?;
         let quantize = args.quantize.map_or(Quantize::AsStored, QuantizeArg::quantize);
         let types = ExpertTypes::of(&checkpoint, &config, quantize)?;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use llguidance::ParserFactory;
 use llguidance::earley::SlicedBiasComputer;
 use toktrie::{ApproximateTokEnv, INVALID_TOKEN, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
+use tramontane_cluster::engine::Constraint;
 use tramontane_model::tokenizer::{TokenBytes, Tokenizer};
 
-use super::compile::limits;
+use super::compile::{check_size, compile, limits};
 
 /// Longest token that a constrained completion may have, in bytes: the trie has a bound, and ordinary tokens are far below.
 const MAX_TOKEN_BYTES: usize = 256;
@@ -62,6 +63,23 @@ impl Vocabulary {
         factory.quiet();
         *factory.limits_mut() = limits();
         Ok(Self(Arc::new(factory)))
+    }
+
+    /// Whether a completion of `tokens` obeys `constraint`: all of them may stand there, and it may end behind the last one.
+    ///
+    /// # Errors
+    /// The constraint is too large, malformed, or asks for too much work.
+    pub fn accepts(&self, constraint: &Constraint, tokens: &[u32]) -> Result<bool, String> {
+        check_size(constraint)?;
+        let mut follower = compile(self, constraint)?;
+        for &token in tokens {
+            let allowed = follower.allowed().map_err(|refusal| refusal.0)?;
+            if (token as usize) >= allowed.len() || !allowed.is_allowed(token) {
+                return Ok(false);
+            }
+            follower.push(token).map_err(|refusal| refusal.0)?;
+        }
+        Ok(follower.may_end())
     }
 
     pub(super) fn factory(&self) -> &ParserFactory {

@@ -11,13 +11,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::experts_client::ExpertsClient;
-use tramontane_router::{ExpertBatch, ExpertRows, NodeId, NumericProfile, RowFormat, Rows};
+use tramontane_router::{ExpertBatch, ExpertRows, NodeId, NumericProfile};
 
 use super::client::Note;
-use super::reassembly::Reassembly;
-use super::seal::check_reply;
+use super::read::{AnswerReader, Asked};
 use super::{CHUNKS_AHEAD, wire};
-use crate::Malformed;
 use crate::exchange::{Completion, DispatchId, ExchangeError, MAX_IN_FLIGHT};
 use crate::metrics::ExchangeMetrics;
 use crate::tls::{Role, Security};
@@ -104,7 +102,7 @@ async fn exchange(peer: &Peer, jobs: &mut mpsc::Receiver<Job>, pending: &mut BTr
     let (outbound, requests) = mpsc::channel(CHUNKS_AHEAD);
     let opened = tokio::time::timeout(CONNECT_TIMEOUT, open(peer, requests));
     let mut replies = match opened.await {
-        Ok(Ok(replies)) => Replies { stream: replies, reassembly: Reassembly::new() },
+        Ok(Ok(stream)) => Replies { stream, reader: AnswerReader::new(peer.node.clone()) },
         Ok(Err(why)) => return why,
         Err(_) => return format!("{} did not answer within {CONNECT_TIMEOUT:?}", peer.addr),
     };
@@ -121,7 +119,7 @@ async fn exchange(peer: &Peer, jobs: &mut mpsc::Receiver<Job>, pending: &mut BTr
                 pending.insert(dispatch.0, Expected::of(dispatch, &batch));
                 unsent.extend(wire::requests(dispatch.0, batch, &peer.profile));
             }
-            next = replies.next(pending, &peer.node) => match next {
+            next = replies.next(pending) => match next {
                 Ok(Answered { dispatch, after, result }) => {
                     peer.metrics.answered(peer.node.as_str(), after);
                     peer.metrics.received(result.as_ref().map_or(0, |rows| rows.rows.data.len()));
@@ -154,21 +152,21 @@ impl Peer {
 /// A dispatch in flight: what its answer must be.
 struct Expected {
     dispatch: DispatchId,
-    answers: usize,
-    width: usize,
+    asked: Asked,
     sent: Instant,
 }
 
 impl Expected {
     fn of(dispatch: DispatchId, batch: &ExpertBatch) -> Self {
-        Self { dispatch, answers: batch.answers(), width: batch.rows.width, sent: Instant::now() }
+        let asked = Asked { answers: batch.answers(), width: batch.rows.width };
+        Self { dispatch, asked, sent: Instant::now() }
     }
 }
 
 /// One node's answers.
 struct Replies {
     stream: Streaming<pb::DispatchReply>,
-    reassembly: Reassembly<(RowFormat, usize)>,
+    reader: AnswerReader,
 }
 
 /// A dispatch's answer, and how long it took.
@@ -181,56 +179,19 @@ struct Answered {
 impl Replies {
     /// The next answer, whole and checked. Fails, with the reason, when the stream cannot go on. Safe to cancel: nothing
     /// is awaited but the next message.
-    async fn next(&mut self, pending: &mut BTreeMap<u64, Expected>, node: &NodeId) -> Result<Answered, String> {
+    async fn next(&mut self, pending: &mut BTreeMap<u64, Expected>) -> Result<Answered, String> {
         loop {
             let reply = match self.stream.message().await {
                 Ok(Some(reply)) => reply,
                 Ok(None) => return Err("the node ended the stream".into()),
                 Err(status) => return Err(causes(&status)),
             };
-            if let Some(outcome) = self.take(reply, pending, node)? {
-                return Ok(outcome);
+            let asked = |sequence: u64| pending.get(&sequence).map(|expected| expected.asked);
+            let pushed = self.reader.push(reply, asked).map_err(|broken| broken.to_string())?;
+            let Some((sequence, result)) = pushed else { continue };
+            if let Some(Expected { dispatch, sent, .. }) = pending.remove(&sequence) {
+                return Ok(Answered { dispatch, after: sent.elapsed(), result });
             }
         }
     }
-
-    fn take(
-        &mut self,
-        reply: pb::DispatchReply,
-        pending: &mut BTreeMap<u64, Expected>,
-        node: &NodeId,
-    ) -> Result<Option<Answered>, String> {
-        // Damaged, it may be of any dispatch: nothing on this stream is believed any more.
-        check_reply(&reply).map_err(|broken| broken.to_string())?;
-        let sequence = reply.sequence;
-        let corrupt = |Malformed(why)| ExchangeError::Corrupt { node: node.clone(), why };
-        let result = match reply.answer {
-            Some(pb::dispatch_reply::Answer::Rows(pb::AnswerRows { head, chunk })) => {
-                let head = match (head, pending.get(&sequence)) {
-                    (None, _) => None,
-                    (Some(_), None) => return Err(unasked(sequence)),
-                    (Some(head), Some(Expected { answers, width, .. })) => {
-                        Some(wire::answer_head(head, *answers, *width).map(|(format, bytes)| ((format, *width), bytes)))
-                    }
-                };
-                match self.reassembly.push(sequence, head, chunk.unwrap_or_default()) {
-                    Err(broken) => return Err(broken.to_string()),
-                    Ok(None) => return Ok(None),
-                    Ok(Some(pushed)) => pushed
-                        .map(|((format, width), data)| ExpertRows { rows: Rows { format, width, data } })
-                        .map_err(corrupt),
-                }
-            }
-            Some(pb::dispatch_reply::Answer::Error(error)) => Err(wire::error_from_pb(error, node)),
-            None => Err(corrupt(Malformed::missing("answer"))),
-        };
-        match pending.remove(&sequence) {
-            Some(Expected { dispatch, sent, .. }) => Ok(Some(Answered { dispatch, after: sent.elapsed(), result })),
-            None => Err(unasked(sequence)),
-        }
-    }
-}
-
-fn unasked(sequence: u64) -> String {
-    format!("the node answered dispatch {sequence}, which is not in flight")
 }

@@ -3,6 +3,7 @@
 pub(super) mod client;
 mod control;
 pub(super) mod link;
+mod read;
 mod reassembly;
 mod seal;
 pub(super) mod server;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use client::GrpcExchange;
 pub use control::NodeControl;
+pub use read::{AnswerReader, Asked, BrokenStream, DispatchReader, Numbered};
 pub use seal::{seal_reply, seal_request};
 pub use server::serve_experts;
 

@@ -11,7 +11,7 @@ use crate::Malformed;
 /// The chunks of two messages are mixed up: nothing that follows on the stream can be trusted, so it must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("chunks out of order on the stream")]
-pub(super) struct BrokenFraming;
+pub struct BrokenFraming;
 
 /// A message: its head and its payload, or why it is refused.
 pub(super) type Whole<H, E> = Result<(H, Bytes), E>;

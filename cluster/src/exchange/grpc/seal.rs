@@ -22,7 +22,7 @@ pub fn seal_reply(mut message: pb::DispatchReply) -> pb::DispatchReply {
 /// Why a message that came is not the one that was sent.
 #[derive(Debug, thiserror::Error)]
 #[error("message of dispatch {sequence} was damaged on the way")]
-pub(super) struct Broken {
+pub struct Broken {
     sequence: u64,
 }
 

@@ -14,8 +14,7 @@ use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::experts_server::{Experts, ExpertsServer};
 use tramontane_router::{ExpertBatch, ExpertRows, ModelId, NumericProfile};
 
-use super::reassembly::Reassembly;
-use super::seal::check_request;
+use super::read::{BrokenStream, DispatchReader};
 use super::shown::Shown;
 use super::{MAX_MERGED, QUEUE, wire};
 use crate::convert::{expert_from_pb, expert_to_pb};
@@ -117,8 +116,7 @@ impl Experts for Service {
         request: Request<Streaming<pb::DispatchRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (answers, answered) = mpsc::channel(MAX_IN_FLIGHT);
-        let requests =
-            Requests { stream: request.into_inner(), reassembly: Reassembly::new(), profile: self.profile.clone() };
+        let requests = Requests { stream: request.into_inner(), reader: DispatchReader::new(self.profile.clone()) };
         let (queue, stop) = (self.queue.clone(), self.stop.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -181,20 +179,21 @@ impl Experts for Service {
 /// One coordinator's dispatches.
 struct Requests {
     stream: Streaming<pb::DispatchRequest>,
-    reassembly: Reassembly<ExpertBatch>,
-    profile: NumericProfile,
+    reader: DispatchReader,
 }
 
 impl Requests {
     /// The next dispatch, or why it is none; `None` when the stream has ended; an error when it must end.
     async fn next(&mut self) -> Result<Option<(u64, Result<ExpertBatch, ServeError>)>, Status> {
         while let Some(message) = self.stream.message().await? {
-            check_request(&message).map_err(|broken| Status::data_loss(broken.to_string()))?;
-            let pb::DispatchRequest { sequence, head, chunk, .. } = message;
-            let head = head.map(|head| wire::batch_head(head, &self.profile));
-            let pushed = self.reassembly.push(sequence, head, chunk.unwrap_or_default());
-            if let Some(whole) = pushed.map_err(|broken| Status::invalid_argument(broken.to_string()))? {
-                return Ok(Some((sequence, whole.and_then(|(head, payload)| wire::batch(head, payload)))));
+            let pushed = self.reader.push(message).map_err(|broken| match broken {
+                BrokenStream::Damaged(_) => Status::data_loss(broken.to_string()),
+                BrokenStream::OutOfOrder(_) | BrokenStream::Unasked { .. } => {
+                    Status::invalid_argument(broken.to_string())
+                }
+            })?;
+            if pushed.is_some() {
+                return Ok(pushed);
             }
         }
         Ok(None)

@@ -18,13 +18,14 @@ mod writer;
 
 pub use error::GgufError;
 pub use metadata::Metadata;
+pub use split::set_of;
 pub use value::{Array, Number, NumberType, Value};
 pub use writer::{GgufWriteError, GgufWriter, TensorInfo};
 
 pub(super) use chat::chat_source;
 pub(super) use config::config;
 pub(super) use header::{Header, parse};
-pub(super) use split::{check as check_split, only_model, set_of};
+pub(super) use split::{check as check_split, only_model};
 pub(super) use types::SUPPORTED_TYPES;
 
 /// The extension of the files' names.

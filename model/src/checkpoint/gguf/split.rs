@@ -15,7 +15,10 @@ const TENSORS: &str = "split.tensors.count";
 const DIGITS: usize = 5;
 
 /// The files of the model that `name` is a file of, in order: `name` alone, unless it is one of several by its form.
-pub(crate) fn set_of(name: &str) -> Result<Vec<String>, CheckpointError> {
+///
+/// # Errors
+/// It says that it is one of more than a checkpoint may have.
+pub fn set_of(name: &str) -> Result<Vec<String>, CheckpointError> {
     let Some((prefix, count)) = parts(name) else { return Ok(vec![name.to_owned()]) };
     if count > MAX_SHARDS {
         let (found, limit) = (count as u64, MAX_SHARDS as u64);

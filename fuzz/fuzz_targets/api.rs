@@ -1,0 +1,4 @@
+//! `tramontane_fuzz::run("api", …)` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::run("api", data));

@@ -1,0 +1,4 @@
+//! `tramontane_fuzz::run("safetensors", …)` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::run("safetensors", data));
