@@ -58,14 +58,15 @@ pub fn duty(
 #[cfg(test)]
 mod tests {
     use tramontane_router::placement::Placement;
-    use tramontane_router::{Epoch, NodeRecord, NumericProfile};
+    use tramontane_router::{CPU_ARITHMETIC, Epoch, NodeRecord, NumericProfile};
 
     use super::*;
 
     const E: [ExpertId; 3] = [ExpertId::new(0, 0), ExpertId::new(0, 1), ExpertId::new(0, 2)];
 
     fn record(id: &str, held: &[ExpertId]) -> NodeRecord {
-        let profile = NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into() };
+        let arithmetic = CPU_ARITHMETIC.to_owned();
+        let profile = NumericProfile { contract: 1, weights: "w".into(), quantization: "f32".into(), arithmetic };
         let (held, zone) = (held.iter().copied().collect(), String::new());
         NodeRecord { id: id.into(), addr: "x:1".into(), held, profile, capacity: 9, speed: 0, zone, draining: false }
     }
