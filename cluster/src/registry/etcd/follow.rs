@@ -50,6 +50,8 @@ impl<V: Clone + PartialEq> Follower<V> {
         let mut listed: Result<i64, RegistryError> = Ok(revision);
         let nobody = self.views.clone();
         tokio::select! {
+            // A process that ends loses its connections too: that is no news when nobody watches.
+            biased;
             () = nobody.closed() => {}
             () = async {
                 loop {
