@@ -42,6 +42,9 @@ enum Held {
     Candle(CandleExpert),
 }
 
+/// What a caller has mixed up.
+const ELSEWHERE: &str = "the expert was loaded by another backend";
+
 /// What one expert is to compute.
 pub struct ExpertRun<'a> {
     /// The expert.
@@ -130,14 +133,13 @@ impl ExpertBackend {
     /// # Panics
     /// When an expert was loaded by another backend, or a row has another length than its rows have.
     pub fn forward(&self, runs: &mut [ExpertRun<'_>]) -> Vec<Result<(), ExpertError>> {
-        const ITS_OWN: &str = "experts that this backend loaded";
         match self {
             Self::Cpu { compute, .. } => {
-                let own = runs.iter_mut().map(|run| (run.expert.on_cpu().expect(ITS_OWN), run));
+                let own = runs.iter_mut().map(|run| (run.expert.on_cpu(), run));
                 cpu::forward(compute, own).into_iter().map(|outcome| outcome.map_err(ExpertError::from)).collect()
             }
             Self::Candle(device) => {
-                let own = runs.iter_mut().map(|run| (run.expert.on_candle().expect(ITS_OWN), run));
+                let own = runs.iter_mut().map(|run| (run.expert.on_candle(), run));
                 device.forward(own)
             }
         }
@@ -158,17 +160,17 @@ impl Expert {
         self.quantized
     }
 
-    fn on_cpu(&self) -> Option<&CpuExpert> {
+    fn on_cpu(&self) -> &CpuExpert {
         match &self.held {
-            Held::Cpu(expert) => Some(expert),
-            Held::Candle(_) => None,
+            Held::Cpu(expert) => expert,
+            Held::Candle(_) => panic!("{ELSEWHERE}"),
         }
     }
 
-    fn on_candle(&self) -> Option<&CandleExpert> {
+    fn on_candle(&self) -> &CandleExpert {
         match &self.held {
-            Held::Candle(expert) => Some(expert),
-            Held::Cpu(_) => None,
+            Held::Candle(expert) => expert,
+            Held::Cpu(_) => panic!("{ELSEWHERE}"),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! GPUs through CUDA.
 
 use candle_core::Device;
-use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
 
 use crate::device::{DeviceError, DeviceName};
 
@@ -13,6 +12,5 @@ pub(super) fn open(device: DeviceName, ordinal: usize) -> Result<Device, DeviceE
 /// What the GPU's memory has left, for this process and all others on it.
 pub(super) fn free_bytes(device: &Device) -> Option<u64> {
     let Device::Cuda(cuda) = device else { return None };
-    cuda.cuda_stream().context().bind_to_thread().ok()?;
-    mem_get_info().ok().map(|(free, _)| free as u64)
+    cuda.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64)
 }
