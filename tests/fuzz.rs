@@ -1,7 +1,7 @@
 //! Replays the corpus of every fuzz target, past findings among it, through the functions that are fuzzed (`fuzz/src`).
 
 #[path = "../fuzz/src/lib.rs"]
-#[allow(unreachable_pub, reason = "a library where it is fuzzed")]
+#[allow(unreachable_pub, dead_code, reason = "a library where it is fuzzed")]
 mod fuzz;
 
 use std::path::Path;

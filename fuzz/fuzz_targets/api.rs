@@ -1,4 +1,4 @@
-//! `tramontane_fuzz::run("api", …)` under libFuzzer.
+//! `tramontane_fuzz::fuzz("api", …)` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::run("api", data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::fuzz("api", data));

@@ -1,4 +1,4 @@
-//! `tramontane_fuzz::run("chat_template", …)` under libFuzzer.
+//! `tramontane_fuzz::fuzz("chat_template", …)` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::run("chat_template", data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::fuzz("chat_template", data));

@@ -1,4 +1,4 @@
-//! `tramontane_fuzz::run("frames", …)` under libFuzzer.
+//! `tramontane_fuzz::fuzz("frames", …)` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::run("frames", data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::fuzz("frames", data));

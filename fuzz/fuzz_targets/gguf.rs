@@ -1,4 +1,4 @@
-//! `tramontane_fuzz::run("gguf", …)` under libFuzzer.
+//! `tramontane_fuzz::fuzz("gguf", …)` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::run("gguf", data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::fuzz("gguf", data));

@@ -1,4 +1,4 @@
-//! `tramontane_fuzz::run("grammar", …)` under libFuzzer.
+//! `tramontane_fuzz::fuzz("grammar", …)` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::run("grammar", data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::fuzz("grammar", data));

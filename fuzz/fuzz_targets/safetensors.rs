@@ -1,4 +1,4 @@
-//! `tramontane_fuzz::run("safetensors", …)` under libFuzzer.
+//! `tramontane_fuzz::fuzz("safetensors", …)` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::run("safetensors", data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::fuzz("safetensors", data));

@@ -1,4 +1,4 @@
-//! `tramontane_fuzz::run("tokenizer", …)` under libFuzzer.
+//! `tramontane_fuzz::fuzz("tokenizer", …)` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::run("tokenizer", data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tramontane_fuzz::fuzz("tokenizer", data));

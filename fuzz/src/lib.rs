@@ -31,6 +31,16 @@ pub fn run(name: &str, data: &[u8]) {
     target(data);
 }
 
+/// The same under libFuzzer, whose own hook takes every panic for a finding: here one that the program catches is none, as libraries that
+/// panic on malformed texts are caught where they are called.
+pub fn fuzz(name: &str, data: &[u8]) {
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
+    if std::panic::catch_unwind(|| run(name, data)).is_err() {
+        std::process::abort();
+    }
+}
+
 /// The demo model's files, for what needs a model around it.
 pub(crate) const TOKENIZER: &[u8] = include_bytes!("../../models/breeze/tokenizer.json");
 pub(crate) const TOKENIZER_CONFIG: &[u8] = include_bytes!("../../models/breeze/tokenizer_config.json");

@@ -209,11 +209,14 @@ impl ChatTemplate {
             special_tokens: &self.special_tokens,
         };
         let template = self.environment.get_template(NAME).map_err(render_error)?;
-        let text = template.render(Value::from(Serde(context))).map_err(render_error)?;
-        if text.len() > MAX_RENDERED_BYTES {
-            return Err(ChatError::TooLong { found: text.len(), limit: MAX_RENDERED_BYTES });
+        let mut text = Rendered::default();
+        let rendered = template.render_captured_to(Value::from(Serde(context)), &mut text).map(drop);
+        match (text.beyond, rendered) {
+            (Some(found), _) => Err(ChatError::TooLong { found, limit: MAX_RENDERED_BYTES }),
+            (None, Err(error)) => Err(render_error(error)),
+            // Templates write texts, each whole.
+            (None, Ok(())) => Ok(String::from_utf8_lossy(&text.bytes).into_owned()),
         }
-        Ok(text)
     }
 
     /// The prompt as token ids. Control tokens are the template's alone (see the top of this file).
@@ -331,6 +334,30 @@ fn put_guards<'a>(text: &'a str, tokenizer: &Tokenizer, guard: char) -> Cow<'a, 
 fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
     let error = minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception");
     Err(error.with_source(Raised(message)))
+}
+
+/// What a template writes, up to [`MAX_RENDERED_BYTES`]: within its fuel it could write gigabytes.
+#[derive(Default)]
+struct Rendered {
+    bytes: Vec<u8>,
+    /// How much it would have been, where the bound was met.
+    beyond: Option<usize>,
+}
+
+impl std::io::Write for Rendered {
+    fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
+        let length = self.bytes.len() + piece.len();
+        if length > MAX_RENDERED_BYTES {
+            self.beyond = Some(length);
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn render_error(error: minijinja::Error) -> ChatError {

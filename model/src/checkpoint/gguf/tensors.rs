@@ -32,9 +32,9 @@ pub(super) fn read(cursor: &mut Cursor<'_>, count: u64, alignment: usize) -> Res
         return Err(CheckpointError::DuplicateTensor { other: file.clone(), file, tensor });
     }
     infos.sort_by(|a, b| (a.begin, a.length, &a.name).cmp(&(b.begin, b.length, &b.name)));
-    // A header is bounded far below an overflow. A file without tensors may end before the padding does.
-    let data_begin = cursor.position().next_multiple_of(alignment);
-    let available = cursor.file_bytes().saturating_sub(data_begin);
+    // A header is bounded far below an overflow. A file whose tensors are empty may end before the padding does.
+    let data_begin = cursor.position().next_multiple_of(alignment).min(cursor.file_bytes());
+    let available = cursor.file_bytes() - data_begin;
     let ends = ends(cursor, &infos, available)?;
     let entries = infos.into_iter().zip(ends).map(|(info, end)| {
         let ty = GgmlType::of_id(info.type_id);
