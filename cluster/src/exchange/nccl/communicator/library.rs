@@ -5,6 +5,7 @@
 use libloading::os::unix::{Library as Loaded, RTLD_LAZY, RTLD_LOCAL};
 
 use super::NcclError;
+use crate::transport::causes;
 
 /// A library, and what is called of it.
 pub(super) struct Library {
@@ -97,7 +98,7 @@ impl Library {
 
 fn open(name: &str) -> Result<Loaded, String> {
     // SAFETY: the libraries of these names have initialisers made to be run by any program that links them.
-    unsafe { Loaded::open(Some(name), RTLD_LAZY | RTLD_LOCAL) }.map_err(|error| error.to_string())
+    unsafe { Loaded::open(Some(name), RTLD_LAZY | RTLD_LOCAL) }.map_err(|error| causes(&error))
 }
 
 #[cfg(test)]
