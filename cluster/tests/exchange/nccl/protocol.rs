@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tempfile::TempDir;
 use tokio_stream::iter;
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -43,9 +44,18 @@ fn offer() -> pb::CommunicateRequest {
     sealed(Request::Offer(pb::CommunicatorOffer { generation: 5 }))
 }
 
-/// Of a communicator that nobody else joins.
-fn join() -> pb::CommunicateRequest {
-    sealed(Request::Join(pb::CommunicatorJoin { id: vec![0; 128].into(), rank: 1, ranks: 2 }))
+/// Communicators that nobody else joins: the folders in which their ranks would meet.
+#[derive(Default)]
+struct Lonely(Vec<TempDir>);
+
+impl Lonely {
+    fn join(&mut self) -> pb::CommunicateRequest {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut id = folder.path().as_os_str().as_encoded_bytes().to_vec();
+        id.resize(128, 0);
+        self.0.push(folder);
+        sealed(Request::Join(pb::CommunicatorJoin { id: id.into(), rank: 1, ranks: 2 }))
+    }
 }
 
 fn rows(sequence: u64, bytes: u64) -> pb::CommunicateRequest {
@@ -60,6 +70,8 @@ fn a_node_believes_nobody() {
         torn.seal ^= 1;
         let seat =
             |rank, ranks, bytes| sealed(Request::Join(pb::CommunicatorJoin { id: vec![0; bytes].into(), rank, ranks }));
+        let mut lonely = Lonely::default();
+        let mut join = || lonely.join();
         let headless = sealed(Request::Rows(pb::RowsComing { sequence: 1, head: None, bytes: 4, sum: 0 }));
         let cases = [
             (vec![join()], "an offer comes first"),
@@ -88,8 +100,9 @@ fn a_node_believes_nobody() {
 #[test]
 fn more_dispatches_than_may_be_in_flight_end_the_stream() {
     inside("nccl::protocol::more_dispatches_than_may_be_in_flight_end_the_stream", Build::Whole, "", || {
+        let mut lonely = Lonely::default();
         let many = (0..1000).map(|sequence| rows(sequence, 4));
-        let (_, ended) = answer([offer(), join()].into_iter().chain(many).collect());
+        let (_, ended) = answer([offer(), lonely.join()].into_iter().chain(many).collect());
         let (code, message) = ended.expect("an error");
         assert!(code == Code::ResourceExhausted && message.contains("too many dispatches"), "{code:?} {message}");
     });
@@ -100,14 +113,15 @@ fn a_coordinator_that_thinks_better_of_it_ends_the_stream_in_peace() {
     let test = "nccl::protocol::a_coordinator_that_thinks_better_of_it_ends_the_stream_in_peace";
     inside(test, Build::Whole, "", || {
         assert_eq!(answer(vec![offer()]), (vec![Reply::Able(5)], None));
-        assert_eq!(answer(vec![offer(), join()]), (vec![Reply::Able(5)], None));
+        let mut lonely = Lonely::default();
+        assert_eq!(answer(vec![offer(), lonely.join()]), (vec![Reply::Able(5)], None));
     });
 }
 
 #[test]
 fn a_node_without_a_gpu_says_so() {
     inside("nccl::protocol::a_node_without_a_gpu_says_so", Build::Whole, "nodevice@0=1", || {
-        let (said, ended) = answer(vec![offer(), join()]);
+        let (said, ended) = answer(vec![offer(), Lonely::default().join()]);
         let (code, message) = ended.expect("an error");
         assert!(said.is_empty() && code == Code::FailedPrecondition && message.contains("cuInit"), "{message}");
     });
