@@ -16,14 +16,14 @@ mod manifests;
 mod pods;
 #[path = "processes/run.rs"]
 mod run;
-#[path = "containers/secrets.rs"]
-mod secrets;
 #[path = "support/serving.rs"]
 mod serving;
 #[path = "deploy/tools.rs"]
 mod tools;
 #[path = "failover/traffic.rs"]
 mod traffic;
+#[path = "containers/volumes.rs"]
+mod volumes;
 
 use std::fs;
 use std::io::Write;
@@ -38,10 +38,10 @@ use images::{Image, Store};
 use manifests::Objects;
 use pods::{Cluster, ETCD};
 use run::{json, until};
-use secrets::{KEY, Secrets};
 use serving::Serving;
 use tools::{file, succeeds};
 use traffic::{Door, Quiet, Traffic};
+use volumes::{KEY, Volumes};
 
 const CONTAINERFILE: &str = "deploy/Containerfile";
 /// The image, as the manifests name it.
@@ -85,7 +85,7 @@ fn is_as_it_should(store: &Store, image: &Image) {
     let other: Vec<&String> = files.iter().filter(|path| !library(path) && !FILES.contains(&path.as_str())).collect();
     assert!(other.is_empty() && FILES.iter().all(|&path| files.contains(path)), "{files:?}");
     let compressed = store.compressed(IMAGE);
-    say(&format!("{} bytes compressed, {files:?}", compressed));
+    say(&format!("{compressed} bytes compressed: {files:?}"));
     assert!(compressed < MOST, "{compressed}");
     // It runs, and computes what the binary computes outside.
     let printed = store.prints(IMAGE, &[&["up", "--json"], &PROMPT[..]].concat());
@@ -108,8 +108,9 @@ fn containers_die_and_nothing_is_lost() {
     // What is said in one process.
     let quiet = Arc::new(Quiet::of(&Serving::start(&[])));
     let objects = Objects::render("overlays/single-node", &store.path(""));
-    let secrets = Secrets::make(store.path("secrets"), "main", &Cluster::members());
-    let cluster = Cluster::start(&store, &secrets, net, &objects);
+    let etcd = ["tramontane-etcd-0.tramontane-etcd".to_owned()];
+    let volumes = Volumes::make(store.path("volumes"), "main", &etcd, &["data-tramontane-etcd-0"]);
+    let cluster = Cluster::start(&store, &volumes, net, &objects);
     say(&format!("all pods are ready after {:.0?}", begun.elapsed()));
     let status = |coordinator: &str| cluster.asked(coordinator, "status");
     let is_well = || status("tramontane-coordinator-1")["health"] == "HEALTH_OK";

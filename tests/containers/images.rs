@@ -113,6 +113,13 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    fn drop(&mut self) {
+        // buildah leaves what it worked in, mounted; nothing of that may be beneath a folder that is to go.
+        _ = self.program("buildah").args(["rm", "--all"]).output();
+    }
+}
+
 /// Debian, packed. It is made once for all tests; how old its packages are does not matter to them.
 fn base() -> PathBuf {
     let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bookworm.tar");

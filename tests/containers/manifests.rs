@@ -86,15 +86,15 @@ impl Objects {
         found.unwrap_or_else(|| panic!("no {kinds:?} {name}"))
     }
 
-    /// The pods of the workload `name`, one at each of `addrs`, whatever number the manifest says. `secrets` has a folder for each Secret.
-    pub(crate) fn pods(&self, name: &str, addrs: &[IpAddr], secrets: &Path) -> Vec<Pod> {
+    /// The pods of the workload `name`, one at each of `addrs`, whatever number the manifest says. `volumes` has a folder for each Secret and each claim.
+    pub(crate) fn pods(&self, name: &str, addrs: &[IpAddr], volumes: &Path) -> Vec<Pod> {
         let workload = Workload { object: self.find(&["Deployment", "StatefulSet"], name), objects: self };
-        (0..).zip(addrs).map(|(number, &addr)| workload.pod(&format!("{name}-{number}"), addr, secrets)).collect()
+        (0..).zip(addrs).map(|(number, &addr)| workload.pod(&format!("{name}-{number}"), addr, volumes)).collect()
     }
 }
 
 impl Workload<'_> {
-    fn pod(&self, name: &str, addr: IpAddr, secrets: &Path) -> Pod {
+    fn pod(&self, name: &str, addr: IpAddr, volumes: &Path) -> Pod {
         let spec = &self.object["spec"]["template"]["spec"];
         knows(spec, &POD);
         let [container] = list(&spec["containers"]) else { panic!("one container: {spec}") };
@@ -106,7 +106,7 @@ impl Workload<'_> {
         flags.extend(list(&container["command"]).iter().map(|program| format!("--entrypoint={}", expand(program))));
         flags.extend(confined(&spec["securityContext"], &container["securityContext"]));
         flags.push(format!("--memory={}", quantity(&container["resources"]["limits"]["memory"])));
-        flags.extend(list(&container["volumeMounts"]).iter().map(|mount| self.mount(spec, mount, secrets)));
+        flags.extend(list(&container["volumeMounts"]).iter().map(|mount| self.mount(name, spec, mount, volumes)));
         let host = self.object["spec"]["serviceName"].as_str().map(|service| format!("{name}.{service}"));
         Pod {
             name: name.to_owned(),
@@ -148,17 +148,17 @@ impl Workload<'_> {
         settings
     }
 
-    /// A Secret is a folder, read-only; what the pod may write lies in memory.
-    fn mount(&self, spec: &Value, mount: &Value, secrets: &Path) -> String {
+    /// A Secret is a folder, read-only; what the pod claims is one of its own.
+    fn mount(&self, pod: &str, spec: &Value, mount: &Value, volumes: &Path) -> String {
         let (name, path) = (&mount["name"], string(&mount["mountPath"]));
         let claims = list(&self.object["spec"]["volumeClaimTemplates"]);
         if claims.iter().any(|claim| claim["metadata"]["name"] == *name) {
-            return format!("--tmpfs={path}:rw,mode=1777");
+            return format!("--volume={}:{path}", volumes.join(format!("{}-{pod}", string(name))).display());
         }
         let volume = list(&spec["volumes"]).iter().find(|volume| volume["name"] == *name).expect("the volume is there");
         let secret = volume["secret"]["secretName"].as_str().unwrap_or_else(|| panic!("no stand-in for {volume}"));
         assert_eq!(mount["readOnly"], true, "{mount}");
-        format!("--volume={}:{path}:ro", secrets.join(secret).display())
+        format!("--volume={}:{path}:ro", volumes.join(secret).display())
     }
 }
 

@@ -9,9 +9,9 @@ use crate::images::Store;
 use crate::islands::{Archipelago, Island};
 use crate::manifests::{Objects, Pod};
 use crate::run::{Running, holds_in_time};
-use crate::secrets::Secrets;
 use crate::serving::get;
 use crate::tools::succeeds;
+use crate::volumes::Volumes;
 
 /// etcd's image here, whatever the manifests name.
 pub(crate) const ETCD: &str = "localhost/etcd";
@@ -25,7 +25,7 @@ const KINDS: [(&str, usize); 4] =
 /// A cluster of containers; they are killed when this is dropped.
 pub(crate) struct Cluster<'a> {
     store: &'a Store,
-    secrets: &'a Secrets,
+    volumes: &'a Volumes,
     net: Archipelago,
     pods: Vec<Pod>,
 }
@@ -36,20 +36,15 @@ impl<'a> Cluster<'a> {
         Archipelago::make(KINDS.iter().map(|(_, count)| count).sum())
     }
 
-    /// The names of etcd's members.
-    pub(crate) fn members() -> Vec<String> {
-        vec!["tramontane-etcd-0.tramontane-etcd".to_owned()]
-    }
-
     /// Starts all pods of `objects`, and waits until they are ready.
-    pub(crate) fn start(store: &'a Store, secrets: &'a Secrets, net: Archipelago, objects: &Objects) -> Self {
+    pub(crate) fn start(store: &'a Store, volumes: &'a Volumes, net: Archipelago, objects: &Objects) -> Self {
         let mut addrs = net.islands.iter().map(|island| island.addr.parse().expect("an address"));
         let pods = KINDS.iter().flat_map(|&(kind, count)| {
             let addrs: Vec<_> = addrs.by_ref().take(count).collect();
-            objects.pods(kind, &addrs, &secrets.folder)
+            objects.pods(kind, &addrs, &volumes.folder)
         });
         let pods = pods.collect();
-        let cluster = Self { store, secrets, net, pods };
+        let cluster = Self { store, volumes, net, pods };
         cluster.pods.iter().for_each(|pod| cluster.run(pod));
         cluster.pods.iter().for_each(|pod| cluster.until_ready(&pod.name));
         cluster
@@ -141,7 +136,7 @@ impl<'a> Cluster<'a> {
 
     /// What a coordinator tells an operator who comes through its own loopback, as by `kubectl port-forward`.
     pub(crate) fn asked(&self, coordinator: &str, command: &str) -> Value {
-        let admin = self.secrets.admin();
+        let admin = self.volumes.admin();
         let args = [&[command, "--json", ADMIN][..], &admin.each_ref().map(String::as_str)].concat();
         let outcome = Running::start_within_namespace(&self.pod(coordinator).1.namespace, &args).outcome();
         assert!(matches!(outcome.code, Some(0 | 4)), "{command}: {}", outcome.stderr);

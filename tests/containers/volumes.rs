@@ -1,5 +1,5 @@
-//! Secrets, each a folder of files as a pod finds them: certificates of all roles by `tramontane certs`, those of etcd by an authority of
-//! their own, and a file of keys.
+//! What pods find in their volumes, each a folder: certificates of all roles by `tramontane certs`, those of etcd by an authority of their
+//! own, a file of keys; and an empty folder for what is claimed.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -11,32 +11,40 @@ use crate::run::run;
 
 /// The key that clients have.
 pub(crate) const KEY: &str = "sk-of-the-tests-of-containers";
-/// Whoever has a pod's group reads its Secrets.
+/// Whoever has a pod's group reads its Secrets, and writes where it may.
 const GROUP: u32 = 65532;
 const ROLES: [&str; 4] = ["coordinator", "expert-node", "gateway", "admin"];
 
-/// Secrets of a cluster.
-pub(crate) struct Secrets {
+/// Volumes of a cluster, under the names of Secrets and of claims.
+pub(crate) struct Volumes {
     pub(crate) folder: PathBuf,
 }
 
-impl Secrets {
-    /// Makes them in `folder`; `etcd` are the names of its members.
-    pub(crate) fn make(folder: PathBuf, cluster: &str, etcd: &[String]) -> Self {
+impl Volumes {
+    /// Makes them in `folder`; `etcd` are the hosts of its members, `claims` the names of what is claimed.
+    pub(crate) fn make(folder: PathBuf, cluster: &str, etcd: &[String], claims: &[&str]) -> Self {
         fs::create_dir(&folder).expect("a folder");
-        let secrets = Self { folder };
-        let certs = secrets.folder.join("certs");
-        secrets.certs(&certs, &["init"]);
+        let volumes = Self { folder };
+        let certs = volumes.folder.join("certs");
+        volumes.certs(&certs, &["init"]);
         for role in ROLES {
-            secrets.certs(&certs, &["issue", role, "--cluster", cluster]);
+            volumes.certs(&certs, &["issue", role, "--cluster", cluster]);
             let read = |file: String| fs::read(certs.join(file)).expect("a file");
             let [authority, certificate, key] =
                 [read("ca.pem".to_owned()), read(format!("{role}.pem")), read(format!("{role}.key"))];
-            secrets.tls(&format!("tramontane-{role}-tls"), &authority, &certificate, &key);
+            volumes.tls(&format!("tramontane-{role}-tls"), &authority, &certificate, &key);
         }
-        secrets.of_etcd(etcd);
-        secrets.write("tramontane-api-keys", "keys", format!("test:{KEY}\n").as_bytes());
-        secrets
+        volumes.of_etcd(etcd);
+        volumes.write("tramontane-api-keys", "keys", format!("test:{KEY}\n").as_bytes());
+        claims.iter().for_each(|claim| volumes.claim(claim));
+        volumes
+    }
+
+    fn claim(&self, name: &str) {
+        let folder = self.folder.join(name);
+        fs::create_dir(&folder).expect("a folder");
+        chown(&folder, None, Some(GROUP)).expect("root may");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o2770)).expect("it is ours");
     }
 
     fn certs(&self, folder: &Path, args: &[&str]) {
