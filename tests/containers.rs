@@ -157,7 +157,7 @@ fn containers_die_and_nothing_is_lost() {
 fn in_flight(cluster: &Cluster<'_>, victim: &str) -> bool {
     let coordinators: Vec<&str> = cluster.ours().filter(|name| name.contains("coordinator")).collect();
     let asked = if victim.contains("coordinator") { vec![victim] } else { coordinators };
-    asked.into_iter().any(|name| cluster.running(name) > 0)
+    asked.into_iter().any(|name| cluster.running(name) > 0.0)
 }
 
 /// The nodes that are in the cluster.
@@ -190,7 +190,8 @@ fn are_untouched(cluster: &Cluster<'_>) {
     for name in cluster.ours() {
         // What podman mounts needs a place.
         let written = cluster.written(name);
-        let own = |line: &str| ["/etc", "/run", "/dev", "/proc", "/sys"].iter().any(|place| line[2..].starts_with(place));
+        let own =
+            |line: &str| ["/etc", "/run", "/dev", "/proc", "/sys"].iter().any(|place| line[2..].starts_with(place));
         assert!(written.lines().all(own), "{name}: {written}");
     }
 }
@@ -205,8 +206,7 @@ fn the_image_is_compiled_from_debians_packages_alone() {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).expect("a home");
     let crates = format!("{}:/root/.cargo/registry:O", home.join("registry").display());
-    let image =
-        store.build(CONTAINERFILE, &file("."), IMAGE, &["--build-arg", "BUILD=compiled", "--volume", &crates]);
+    let image = store.build(CONTAINERFILE, &file("."), IMAGE, &["--build-arg", "BUILD=compiled", "--volume", &crates]);
     say(&format!("compiled after {:.0?}", begun.elapsed()));
     is_as_it_should(&store, &image);
 }

@@ -90,7 +90,9 @@ impl Store {
     /// Bytes of the image as a registry would send it.
     pub(crate) fn compressed(&self, name: &str) -> u64 {
         let archive = self.path("archive");
-        succeeds(self.podman().args(["save", "--quiet", "--format", "oci-archive", "--output"]).arg(&archive).arg(name));
+        succeeds(
+            self.podman().args(["save", "--quiet", "--format", "oci-archive", "--output"]).arg(&archive).arg(name),
+        );
         let bytes = fs::metadata(&archive).expect("an archive").len();
         fs::remove_file(archive).expect("it can be removed");
         bytes

@@ -80,9 +80,10 @@ impl Objects {
     }
 
     fn find(&self, kinds: &[&str], name: &str) -> &Value {
-        let found = self.0.iter().find(|object| {
-            kinds.iter().any(|&kind| object["kind"] == kind) && object["metadata"]["name"] == name
-        });
+        let found = self
+            .0
+            .iter()
+            .find(|object| kinds.iter().any(|&kind| object["kind"] == kind) && object["metadata"]["name"] == name);
         found.unwrap_or_else(|| panic!("no {kinds:?} {name}"))
     }
 

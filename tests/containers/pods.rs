@@ -101,11 +101,11 @@ impl<'a> Cluster<'a> {
     }
 
     /// Requests that a coordinator computes, by what it tells Prometheus.
-    pub(crate) fn running(&self, coordinator: &str) -> u64 {
+    pub(crate) fn running(&self, coordinator: &str) -> f64 {
         let (Pod { addr, ready: (port, _), .. }, _) = self.pod(coordinator);
         let metrics = get(&format!("{addr}:{port}"), "/metrics").body;
         let running = metrics.lines().filter(|line| line.starts_with("tramontane_num_requests_running{"));
-        running.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+        running.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// Kills the pod's container with SIGKILL.

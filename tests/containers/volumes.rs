@@ -87,6 +87,10 @@ impl Volumes {
     /// What makes a command an operator's.
     pub(crate) fn admin(&self) -> [String; 3] {
         let at = |file: &str| self.folder.join("tramontane-admin-tls").join(file).display().to_string();
-        [format!("--tls-cert={}", at("tls.crt")), format!("--tls-key={}", at("tls.key")), format!("--tls-ca={}", at("ca.crt"))]
+        [
+            format!("--tls-cert={}", at("tls.crt")),
+            format!("--tls-key={}", at("tls.key")),
+            format!("--tls-ca={}", at("ca.crt")),
+        ]
     }
 }
