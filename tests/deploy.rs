@@ -2,44 +2,23 @@
 //! Kubernetes' own schemas, to each other, and to what the binary knows. `./test` fetches the tools (`tests/deploy/install`) into
 //! `deploy` of the target folder; by hand: `tests/deploy/install target/deploy`.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+#[path = "deploy/tools.rs"]
+mod tools;
+
+use std::path::Path;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
+use tools::{file, succeeds, tools};
 
 /// The binary.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tramontane");
 
-/// The folder of tools.
-fn tools() -> PathBuf {
-    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../deploy");
-    assert!(
-        tools.join("installed.txt").exists(),
-        "run ./test, or see the top of tests/deploy.rs: no {}",
-        tools.display()
-    );
-    tools
-}
-
-/// A file of the repository.
-fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
-
-/// Runs `command`, which has to succeed: what it says on stdout.
-fn succeeds(command: &mut Command) -> String {
-    let ended = command.stdin(Stdio::null()).output().expect("it starts");
-    let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
-    assert!(ended.status.success(), "{command:?}: {stdout}{stderr}");
-    stdout.into_owned()
-}
-
 /// A program of Python's, from tests/deploy.
 fn python(script: &str) -> Command {
-    let mut command = Command::new(tools().join("venv/bin/python"));
-    // Nothing is left beside the sources.
-    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(file("tests/deploy").join(script));
+    let mut command = tools::python();
+    command.arg(file("tests/deploy").join(script));
     command
 }
 

@@ -1,6 +1,7 @@
 //! Network namespaces: each an island with two bridges to the mainland, where the test, etcd and the coordinators are. Over one
 //! coordinators reach what is on the island, over the other what is on the island reaches etcd; each can be taken down by
 //! itself. They are gone when this is dropped.
+#![allow(dead_code, reason = "each test target uses its own part of it")]
 
 use std::io::Write;
 use std::process::Command;

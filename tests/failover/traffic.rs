@@ -1,4 +1,5 @@
 //! Streams that run while things happen to the cluster, each held against what it is in quiet.
+#![allow(dead_code, reason = "each test target uses its own part of it")]
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,6 +15,26 @@ const TEXT: &str = "/v1/completions";
 
 /// By choice: its text, its token ids, and why it ended. And the tokens that were counted.
 type Said = (Vec<(String, Vec<u64>, Value)>, Value);
+
+/// A front door.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    pub(crate) addr: String,
+    /// The key that is asked for there, if any is.
+    pub(crate) key: Option<String>,
+}
+
+impl From<&str> for Door {
+    fn from(addr: &str) -> Self {
+        Self { addr: addr.to_owned(), key: None }
+    }
+}
+
+impl From<&Serving> for Door {
+    fn from(server: &Serving) -> Self {
+        server.addr().into()
+    }
+}
 
 /// Requests with what is said to them in quiet.
 pub(crate) struct Quiet(Vec<(Value, Said)>);
@@ -35,11 +56,13 @@ fn bodies() -> Vec<Value> {
 }
 
 /// Asks for a stream on a connection of its own, and reads it to its end.
-fn ask(addr: &str, body: &Value) -> Reply {
+fn ask(door: &Door, body: &Value) -> Reply {
     let body = body.to_string();
     let length = body.len();
-    let head = format!("POST {TEXT} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\nconnection: close\r\n");
-    let mut stream = connect(addr);
+    let key = door.key.iter().map(|key| format!("authorization: Bearer {key}\r\n")).collect::<String>();
+    let head =
+        format!("POST {TEXT} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\nconnection: close\r\n{key}");
+    let mut stream = connect(&door.addr);
     stream.write_all(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).expect("the server reads");
     read_reply(&mut stream)
 }
@@ -65,44 +88,48 @@ fn said(body: &Value, reply: &Reply) -> Said {
 }
 
 impl Quiet {
-    /// Asks `server` while nothing else happens.
-    pub(crate) fn of(server: &Serving) -> Self {
+    /// Asks while nothing else happens.
+    pub(crate) fn of(door: impl Into<Door>) -> Self {
+        let door = door.into();
         let ask = |body: Value| {
-            let said = said(&body, &ask(server.addr(), &body));
+            let said = said(&body, &ask(&door, &body));
             (body, said)
         };
         Self(bodies().into_iter().map(ask).collect())
     }
 
     /// Asks for one of the streams, by `dice`, and holds it against quiet.
-    pub(crate) fn check(&self, addr: &str, dice: &mut Dice) {
+    pub(crate) fn check(&self, door: &Door, dice: &mut Dice) {
         let (body, quiet) = &self.0[dice.below(self.0.len() as u64) as usize];
-        assert_eq!(said(body, &ask(addr, body)), *quiet, "{body}");
+        assert_eq!(said(body, &ask(door, body)), *quiet, "{body}");
     }
 
     /// Asks for every stream once, whatever comes.
-    pub(crate) fn ask_all(&self, addr: &str) {
-        self.0.iter().for_each(|(body, _)| _ = ask(addr, body));
+    pub(crate) fn ask_all(&self, door: impl Into<Door>) {
+        let door = door.into();
+        self.0.iter().for_each(|(body, _)| _ = ask(&door, body));
     }
 
     /// Asks for every stream once.
-    pub(crate) fn check_all(&self, addr: &str) {
+    pub(crate) fn check_all(&self, door: impl Into<Door>) {
+        let door = door.into();
         for (body, quiet) in &self.0 {
-            assert_eq!(said(body, &ask(addr, body)), *quiet, "{body}");
+            assert_eq!(said(body, &ask(&door, body)), *quiet, "{body}");
         }
     }
 }
 
 impl Traffic {
-    /// `clients` clients of `server`.
-    pub(crate) fn start(server: &Serving, quiet: &Arc<Quiet>, clients: u64) -> Self {
+    /// So many clients at a door.
+    pub(crate) fn start(door: impl Into<Door>, quiet: &Arc<Quiet>, clients: u64) -> Self {
+        let door = door.into();
         let stop = Arc::new(AtomicBool::new(false));
         let client = |n: u64| {
-            let (stop, quiet, addr) = (stop.clone(), quiet.clone(), server.addr().to_owned());
+            let (stop, quiet, door) = (stop.clone(), quiet.clone(), door.clone());
             thread::spawn(move || {
                 let (mut dice, mut finished) = (Dice(n * 7919), 0);
                 while !stop.load(Ordering::Relaxed) {
-                    quiet.check(&addr, &mut dice);
+                    quiet.check(&door, &mut dice);
                     finished += 1;
                 }
                 finished
