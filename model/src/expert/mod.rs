@@ -120,7 +120,7 @@ impl ExpertBackend {
         }
         let held = match self {
             Self::Cpu { packing, .. } => Held::Cpu(CpuExpert::load(packing, checkpoint, tensors, quantize)?),
-            Self::Candle(device) => Held::Candle(device.expert(checkpoint, &tensors, quantize)?),
+            Self::Candle(device) => device.expert(checkpoint, &tensors, quantize).map(Held::Candle)?,
         };
         Ok(Expert { quantized, held })
     }
