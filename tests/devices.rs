@@ -122,7 +122,7 @@ fn experts_of_all_types_answer_like_the_native_ones() {
     ];
     let blocks = [WeightType::Q5_0, WeightType::Q5_1, WeightType::Q4K, WeightType::Q5K, WeightType::Q6K];
     cases.extend(blocks.map(|ty| (ty.name().to_owned(), gguf(ty), Quantize::AsStored)));
-    let tested = ExpertBackend::new(&Device::open(device()).expect("the device"), Compute::new(Isa::Portable, 1), None);
+    let tested = ExpertBackend::new(Device::open(device()).expect("the device"), Compute::new(Isa::Portable, 1), None);
     for (name, model, quantize) in cases {
         let native = answers(&ExpertBackend::cpu(Compute::new(Isa::Portable, 1)), &model, quantize);
         for (expected, found) in native.iter().zip(answers(&tested, &model, quantize)) {

@@ -105,7 +105,7 @@ impl Model {
     /// A store for its experts, of at most `capacity` bytes, that computes on `compute`.
     pub(crate) fn expert_store(&self, capacity: u64, compute: Compute) -> Arc<ExpertStore> {
         let (id, checkpoint, config) = (self.id.clone(), self.checkpoint.clone(), self.config.clone());
-        let backend = ExpertBackend::new(&self.device, compute, self.cache.clone());
+        let backend = ExpertBackend::new(self.device.clone(), compute, self.cache.clone());
         Arc::new(ExpertStore::new(id, checkpoint, config, self.quantize, capacity, backend))
     }
 

@@ -114,7 +114,7 @@ async fn start_nodes(
             Reach::Grpc => Compute::new(setup.isa, setup.threads),
         };
         let (checkpoint, config, backend) =
-            (model.checkpoint.clone(), model.config.clone(), ExpertBackend::new(device, compute, None));
+            (model.checkpoint.clone(), model.config.clone(), ExpertBackend::new(device.clone(), compute, None));
         let store = ExpertStore::new(model.id.clone(), checkpoint, config, setup.quantize, u64::MAX, backend);
         let store = Arc::new(store);
         let addr = match setup.reach {

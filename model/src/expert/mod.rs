@@ -88,16 +88,16 @@ impl From<NotFinite> for ExpertError {
 
 impl ExpertBackend {
     /// The backend of `device`; `compute` and `cache` are for this machine's cores.
-    pub fn new(device: &Device, compute: Compute, cache: Option<Arc<PackedCache>>) -> Self {
+    pub fn new(device: Device, compute: Compute, cache: Option<Arc<PackedCache>>) -> Self {
         match device {
             Device::Cpu => Self::Cpu { packing: Packing { pool: compute.pool.clone(), cache }, compute },
-            Device::Candle(device) => Self::Candle(device.clone()),
+            Device::Candle(device) => Self::Candle(device),
         }
     }
 
     /// This machine's cores, without a cache.
     pub fn cpu(compute: Compute) -> Self {
-        Self::new(&Device::Cpu, compute, None)
+        Self::new(Device::Cpu, compute, None)
     }
 
     /// Maps expert `expert` of layer `layer` and makes it ready; no other expert's bytes are touched.
