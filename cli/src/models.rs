@@ -159,9 +159,6 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     }
     let manifest = verdict.manifest;
     let license = source.checkpoint.license().or_else(|| pulled.as_ref()?.0.license.clone());
-    if license.is_none() {
-        tracing::warn!("{} names no licence: ask its makers what you may do with it", source.name);
-    }
     let sums = if pulled.is_some() { "; its files are as the hub gave them" } else { "" };
     let against = match (&source.path, args.write_manifest) {
         (Some(path), true) => {
@@ -172,6 +169,10 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         _ if known => "as its manifest says".to_owned(),
         _ => "no manifest to compare with".to_owned(),
     };
-    let license = license.map(|license| format!("licence {license}\n")).unwrap_or_default();
-    out(&format!("{} tensors are sound; {against}{sums}\nweights {}\n{license}", verdict.tensors, manifest.root()))
+    let license = license.unwrap_or_else(|| "not named: ask its makers what you may do with it".to_owned());
+    out(&format!(
+        "{} tensors are sound; {against}{sums}\nweights {}\nlicence {license}\n",
+        verdict.tensors,
+        manifest.root()
+    ))
 }

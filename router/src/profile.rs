@@ -16,12 +16,16 @@ pub struct NumericProfile {
     pub quantization: String,
     /// Whose arithmetic it is: `cpu` (the numeric contract's), `candle-cpu`, `candle-cuda`. Only the first is equal bit by bit among all who have
     /// the same profile.
-    #[serde(default = "cpu")]
+    #[serde(default = "cpu", skip_serializing_if = "is_cpu")]
     pub arithmetic: String,
 }
 
 /// The arithmetic of the numeric contract.
 pub const CPU_ARITHMETIC: &str = "cpu";
+
+fn is_cpu(arithmetic: &str) -> bool {
+    arithmetic == CPU_ARITHMETIC
+}
 
 fn cpu() -> String {
     CPU_ARITHMETIC.to_owned()

@@ -84,7 +84,7 @@ fn pulled(record: &Record, folder: &Path) -> anyhow::Result<()> {
     let license = checkpoint.as_ref().ok().and_then(Checkpoint::license).or_else(|| record.license.clone());
     match license {
         Some(license) => eprintln!("licence: {license}"),
-        None => tracing::warn!("{} names no licence: ask its makers what you may do with it", record.repo),
+        None => eprintln!("licence: not named: ask its makers what you may do with it"),
     }
     let served = checkpoint.and_then(|checkpoint| checkpoint.validate(&checkpoint.config()?));
     if let Err(error) = served {

@@ -2,7 +2,7 @@
 //! here again and again, so who holds what, and how full the emptiest is, are kept beside the seats.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::seat::{Origin, SCALE, Seat, weights};
 use super::{NodeRoom, Problem, Standing};
@@ -34,8 +34,8 @@ pub(super) struct Board<'p> {
     bytes: BTreeMap<ExpertId, u64>,
     /// The seats that hold each expert, ascending: what a cluster of thousands would be searched for again and again.
     holders: BTreeMap<ExpertId, Vec<usize>>,
-    /// How many seats have each [`Seat::next`].
-    lengths: BTreeMap<u64, usize>,
+    /// The seats of each [`Seat::next`].
+    lengths: BTreeMap<u64, BTreeSet<usize>>,
     /// How full one replica makes the fastest seat.
     fastest: u64,
 }
@@ -63,8 +63,8 @@ impl<'p> Board<'p> {
         let mut seats: Vec<_> = problem.nodes.iter().filter(stays).map(seat).collect();
         seats.sort_by_key(|seat| seat.id);
         seats.dedup_by_key(|seat| seat.id);
-        let mut lengths = BTreeMap::<u64, usize>::new();
-        seats.iter().for_each(|seat| *lengths.entry(seat.next).or_default() += 1);
+        let mut lengths = BTreeMap::<u64, BTreeSet<usize>>::new();
+        seats.iter().enumerate().for_each(|(i, seat)| _ = lengths.entry(seat.next).or_default().insert(i));
         Self {
             zones: numbers.len(),
             cordoned: seats.iter().filter(|seat| seat.cordoned).count(),
@@ -175,10 +175,19 @@ impl<'p> Board<'p> {
         let bytes = *self.bytes.get(&expert)?;
         let mut beside = vec![0_usize; self.zones];
         self.seats_of(expert).iter().for_each(|&seat| beside[self.seats[seat].zone] += 1);
-        let shortest = self.lengths.keys().next().copied();
-        let mut best: Option<((usize, u64, u64), usize)> = None;
         let start = preferred % self.len();
+        // None can be better than one of the emptiest, as fast as the fastest, that shares neither zone nor layer.
+        let perfect = |&seat: &usize| {
+            let s = &self.seats[seat];
+            let fits = beside[s.zone] == 0 && bytes <= s.free && !s.cordoned && !s.replicas.contains_key(&expert);
+            fits && s.fullness(s.of_layer(expert.layer) + 1) == self.fastest
+        };
+        let (_, emptiest) = self.lengths.first_key_value()?;
         // From the preferred one on, so that of equals the first is taken.
+        if let Some(&seat) = emptiest.range(start..).chain(emptiest.range(..start)).find(|seat| perfect(seat)) {
+            return Some(seat);
+        }
+        let mut best: Option<((usize, u64, u64), usize)> = None;
         for seat in (start..self.len()).chain(0..start) {
             let s = &self.seats[seat];
             if s.cordoned || bytes > s.free {
@@ -192,10 +201,6 @@ impl<'p> Board<'p> {
             let key = (empty.0, s.fullness(s.of_layer(expert.layer) + 1), s.next);
             if best.is_none_or(|(best, _)| key < best) {
                 best = Some((key, seat));
-                // None can be better: no seat is faster than the fastest, or emptier than the emptiest.
-                if key.0 == 0 && key.1 == self.fastest && Some(key.2) == shortest {
-                    break;
-                }
             }
         }
         best.map(|(_, seat)| seat)
@@ -350,13 +355,13 @@ impl<'p> Board<'p> {
         let s = &mut self.seats[seat];
         let next = s.fullness(s.replicas.len() + 1);
         let before = std::mem::replace(&mut s.next, next);
-        *self.lengths.entry(next).or_default() += 1;
-        if let Some(count) = self.lengths.get_mut(&before) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(seats) = self.lengths.get_mut(&before) {
+            seats.remove(&seat);
+            if seats.is_empty() {
                 self.lengths.remove(&before);
             }
         }
+        self.lengths.entry(next).or_default().insert(seat);
     }
 }
 
