@@ -27,7 +27,7 @@ const FIRST_LOOKS: u32 = 64;
 const REST: Duration = Duration::from_secs(5);
 /// What `NCCL_CONFIG_INITIALIZER` of nccl.h writes: its magic, the version whose fields follow, and "not set".
 const CONFIG_MAGIC: u32 = 0xcafe_beef;
-const CONFIG_VERSION: u32 = 22_203;
+const CONFIG_VERSION: u32 = 22_403;
 const NOT_SET: i32 = i32::MIN;
 
 /// Fails unless the libraries and a device are there.
