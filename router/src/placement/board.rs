@@ -176,15 +176,15 @@ impl<'p> Board<'p> {
         let mut beside = vec![0_usize; self.zones];
         self.seats_of(expert).iter().for_each(|&seat| beside[self.seats[seat].zone] += 1);
         let start = preferred % self.len();
-        // None can be better than one of the emptiest, as fast as the fastest, that shares neither zone nor layer.
+        // None can be better than one as fast as the fastest that shares neither zone nor layer; of those the emptiest.
         let perfect = |&seat: &usize| {
             let s = &self.seats[seat];
             let fits = beside[s.zone] == 0 && bytes <= s.free && !s.cordoned && !s.replicas.contains_key(&expert);
             fits && s.fullness(s.of_layer(expert.layer) + 1) == self.fastest
         };
-        let (_, emptiest) = self.lengths.first_key_value()?;
         // From the preferred one on, so that of equals the first is taken.
-        if let Some(&seat) = emptiest.range(start..).chain(emptiest.range(..start)).find(|seat| perfect(seat)) {
+        let round = |seats: &BTreeSet<usize>| seats.range(start..).chain(seats.range(..start)).copied().find(perfect);
+        if let Some(seat) = self.lengths.values().find_map(round) {
             return Some(seat);
         }
         let mut best: Option<((usize, u64, u64), usize)> = None;
