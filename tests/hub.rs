@@ -9,7 +9,7 @@ mod server;
 use std::path::{Path, PathBuf};
 
 use http::StatusCode;
-use run::{Outcome, Running, until};
+use run::{Outcome, Running, names, until};
 use serde_json::{Value, json};
 use server::{COMMIT, Fault, Hub, Seen, TOKEN};
 
@@ -73,14 +73,6 @@ impl Home {
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
         serde_json::from_str(&stdout).expect("list --json prints JSON")
     }
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).expect("the folder is there");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 /// The ranges in which `path` was asked for, in order.

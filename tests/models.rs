@@ -6,7 +6,7 @@ mod support;
 
 use std::path::Path;
 
-use run::{Outcome, run, run_with_small_files};
+use run::{Outcome, names, run, run_with_small_files};
 use serde_json::Value;
 use support::cluster::{Cluster, Setup};
 use support::model::Model;
@@ -36,15 +36,6 @@ fn refused(args: &[&str], code: i32, words: &[&str]) {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path of a test is UTF-8")
-}
-
-/// Names in `folder`, in order.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).expect("the folder is there");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 #[test]

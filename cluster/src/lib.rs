@@ -14,6 +14,7 @@
 
 pub mod admin;
 mod convert;
+mod due;
 pub mod engine;
 pub mod exchange;
 pub mod metrics;

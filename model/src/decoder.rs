@@ -148,13 +148,7 @@ impl Decoder {
         scratch: &mut DecoderScratch,
         hidden: &mut Vec<f32>,
     ) -> Result<(), EmbedError> {
-        let half = self.rope.pairs();
-        scratch.sin.resize(rows.len() * half, 0.0);
-        scratch.cos.resize(rows.len() * half, 0.0);
-        let angles = scratch.sin.chunks_exact_mut(half).zip(scratch.cos.chunks_exact_mut(half));
-        for (row, (sin, cos)) in rows.iter().zip(angles) {
-            self.rope.fill(row.position as u32, sin, cos);
-        }
+        angles(&self.rope, rows, &mut scratch.sin, &mut scratch.cos);
         embed(&self.checkpoint, &self.config, tokens, hidden)
     }
 
@@ -297,6 +291,15 @@ pub(crate) fn embed(
         embeddings.ty.decode_row(&embeddings.data[at..at + row_bytes], hidden);
     }
     Ok(())
+}
+
+/// The rotations of `rows`' positions (rows × pairs).
+pub(crate) fn angles(rope: &RopeTable, rows: &[QueryRow<'_>], sin: &mut Vec<f32>, cos: &mut Vec<f32>) {
+    let pairs = rope.pairs();
+    sin.resize(rows.len() * pairs, 0.0);
+    cos.resize(rows.len() * pairs, 0.0);
+    let angles = sin.chunks_exact_mut(pairs).zip(cos.chunks_exact_mut(pairs));
+    rows.iter().zip(angles).for_each(|(row, (sin, cos))| rope.fill(row.position as u32, sin, cos));
 }
 
 /// Reads the embeddings once, for values that are not finite. Of what is mapped a step reads its tokens' rows alone.

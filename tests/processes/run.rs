@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test target uses its own part of it")]
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -272,4 +273,13 @@ impl Pipe {
     fn close(&mut self) {
         self.pieces = None;
     }
+}
+
+/// Names in `folder`, in order.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("the folder is there");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }

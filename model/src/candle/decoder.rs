@@ -14,7 +14,7 @@ use super::linear::{Linear, Precision};
 use super::paging::{Group, groups, slot};
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::decoder::{DecoderBackend, DecoderError, EmbedError, Keep, LayerRows, check_embeddings, embed};
+use crate::decoder::{DecoderBackend, DecoderError, EmbedError, Keep, LayerRows, angles, check_embeddings, embed};
 use crate::weights::{LoadError, Quantize};
 
 /// Everything of a model but its experts, on a device. Hidden states come from and go to the caller's memory: between two layers they
@@ -82,9 +82,8 @@ impl CandleDecoder {
 
     fn step_tensors(&self, rows: &[QueryRow<'_>]) -> Result<StepTensors> {
         let pairs = self.rope.pairs();
-        let (mut sin, mut cos) = (vec![0.0; rows.len() * pairs], vec![0.0; rows.len() * pairs]);
-        let angles = sin.chunks_exact_mut(pairs).zip(cos.chunks_exact_mut(pairs));
-        rows.iter().zip(angles).for_each(|(row, (sin, cos))| self.rope.fill(row.position as u32, sin, cos));
+        let (mut sin, mut cos) = (Vec::new(), Vec::new());
+        angles(&self.rope, rows, &mut sin, &mut cos);
         let shape = (self.config.kv_heads, rows.len(), self.config.head_dim);
         let slots = Tensor::from_vec(rows.iter().map(slot).collect(), (1, rows.len(), 1), &self.device)?;
         Ok(StepTensors {
@@ -205,6 +204,11 @@ impl CandleDecoder {
         mixed.permute((1, 3, 0, 2, 4))?.contiguous()?.reshape((n * queries, config.heads * head_dim))
     }
 
+    /// `hidden` after the last norm.
+    fn last(&self, hidden: &[f32]) -> Result<Tensor> {
+        self.norm(&self.upload(hidden, self.config.hidden)?, &self.norm)
+    }
+
     /// The experts' input and the gate's logits for `x`.
     fn gate_of(&self, layer: usize, x: &Tensor) -> Result<[Tensor; 2]> {
         let weights = &self.layers[layer];
@@ -283,8 +287,7 @@ impl DecoderBackend for CandleDecoder {
         if hidden.is_empty() {
             return Ok(());
         }
-        let x = self.upload(hidden, self.config.hidden).and_then(|x| self.norm(&x, &self.norm));
-        *normed = x.and_then(|x| download(&x)).map_err(device)?;
+        *normed = self.last(hidden).and_then(|x| download(&x)).map_err(device)?;
         Ok(())
     }
 
@@ -293,8 +296,7 @@ impl DecoderBackend for CandleDecoder {
         if hidden.is_empty() {
             return Ok(());
         }
-        let x = self.upload(hidden, self.config.hidden).and_then(|x| self.norm(&x, &self.norm));
-        let computed = x.and_then(|x| self.lm_head.forward(&x)).and_then(|x| download(&x));
+        let computed = self.last(hidden).and_then(|x| self.lm_head.forward(&x)).and_then(|x| download(&x));
         *logits = computed.map_err(device)?;
         Ok(())
     }

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::select_all;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -19,6 +19,7 @@ use super::event_wire::{event_from_pb, report_from_pb};
 use super::mark_wire;
 use super::request_wire::request_to_pb;
 use super::{DEADLINE_GRACE, LEAVE, MAX_EVENT, MAX_RUNS, SILENCE};
+use crate::due::at;
 use crate::engine::{
     Engine, EngineError, EngineInfo, EngineStatus, EventSender, EventStream, Phase, ValidRequest, event_channel,
 };
@@ -156,7 +157,7 @@ impl Run {
         let error = tokio::select! {
             error = self.exchange(request) => error,
             () = gone => Some(EngineError::Stopped),
-            () = until(deadline) => Some(EngineError::DeadlineExceeded),
+            () = at(deadline) => Some(EngineError::DeadlineExceeded),
         };
         let Some(error) = error else { return };
         self.events.into_iter().for_each(|events| events.fail(error.clone()));
@@ -218,13 +219,6 @@ async fn gone(events: &[EventSender], open: &[bool]) -> usize {
     let open = events.iter().enumerate().filter(|(place, _)| open[*place]);
     // There is one open at least, or nobody would ask.
     select_all(open.map(|(place, events)| events.closed().map(move |()| place).boxed())).await.0
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What a call that the engine's side ended means. What it says of requests comes as events, so nearly always the engine is

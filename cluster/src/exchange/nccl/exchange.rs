@@ -7,11 +7,11 @@ use std::time::Instant;
 use futures::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
 use tramontane_router::{ClusterView, ExpertBatch, ExpertId, NodeId, NumericProfile};
 
 use super::group::{Broken, Candidate, Group, Shared};
 use super::roster::{Addrs, Roster};
+use crate::due::at;
 use crate::exchange::grpc::GrpcExchange;
 use crate::exchange::grpc::client::addrs;
 use crate::exchange::grpc::link::Job;
@@ -219,13 +219,5 @@ async fn knock(shared: &Shared, roster: &mut Roster, generation: u64, members: &
             return;
         }
         at(roster.next_try(Instant::now())).await;
-    }
-}
-
-/// Completes at `time`, or never.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -2,11 +2,12 @@
 
 use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::lease::Heart;
 use super::{RETRY, within};
+use crate::due::at;
 use crate::registry::RegistryError;
 
 /// Updates of one record that wait to be written; more wait for a place.
@@ -144,13 +145,6 @@ fn inner_succeeded(response: &etcd_client::TxnResponse) -> bool {
 async fn beat(heart: &mut Option<Heart>) {
     match heart {
         Some(heart) => heart.beat().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn at(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
     }
 }
