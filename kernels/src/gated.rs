@@ -1,19 +1,25 @@
 //! An expert's first half in one pass: `silu(gate · x) × (up · x)`, quantised where the second half wants it so.
 //!
-//! A piece computes 32 columns, one quantisation block, for all rows: what lies between the two halves never leaves the caches.
+//! A piece computes the columns of one or two quantisation blocks for all rows: what lies between the two halves never leaves the caches.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::activations::{F32_ROWS, Q8_ROWS, RECORD_ROW, interleave, quantize_group};
-use crate::matmul::{Output, check, multiply, run_all};
+use crate::matmul::{Output, Work, check, multiply, run_all};
 use crate::packed::PANEL;
 use crate::pool::Disjoint;
 use crate::{Activations, Compute, F32Buf, NotFinite, PackedMatrix, Q8Buf, QUANT_BLOCK, swiglu};
 
-/// Panels of a piece.
-const PIECE_PANELS: usize = QUANT_BLOCK / PANEL;
+/// The most blocks of a piece; of several groups' rows one is enough.
+const PIECE_BLOCKS: usize = 2;
+/// Panels whose columns make a block.
+const BLOCK_PANELS: usize = QUANT_BLOCK / PANEL;
 /// The most rows in a group.
 const GROUP_ROWS: usize = if Q8_ROWS > F32_ROWS { Q8_ROWS } else { F32_ROWS };
+
+/// The most values of a group's rows in a piece.
+const PIECE_VALUES: usize = GROUP_ROWS * PIECE_BLOCKS * QUANT_BLOCK;
 
 /// Where the result goes: rows × `gate.rows()`, in the form in which the input came.
 #[derive(Debug)]
@@ -76,24 +82,34 @@ impl<'a> Gated<'a> {
             row => Err(NotFinite { row }),
         }
     }
+}
 
-    fn piece(&self, compute: &Compute, piece: usize) {
+impl Work for Gated<'_> {
+    fn units(&self) -> usize {
+        self.gate.rows().div_ceil(QUANT_BLOCK)
+    }
+
+    fn most(&self) -> usize {
+        if self.x.groups() <= 1 { PIECE_BLOCKS } else { 1 }
+    }
+
+    fn run(&self, compute: &Compute, blocks: Range<usize>) {
         let Self { gate, up, x, .. } = *self;
         let (rows, width) = (x.rows(), gate.rows());
-        let columns = QUANT_BLOCK.min(width - piece * QUANT_BLOCK);
+        let columns = blocks.start * QUANT_BLOCK..width.min(blocks.end * QUANT_BLOCK);
         for group in 0..x.groups() {
             let first = group * x.group_rows();
             let n = x.group_rows().min(rows - first);
-            let (mut gates, mut ups) = ([0.0; GROUP_ROWS * QUANT_BLOCK], [0.0; GROUP_ROWS * QUANT_BLOCK]);
-            let (gates, ups) = (&mut gates[..n * columns], &mut ups[..n * columns]);
+            let (mut gates, mut ups) = ([0.0; PIECE_VALUES], [0.0; PIECE_VALUES]);
+            let (gates, ups) = (&mut gates[..n * columns.len()], &mut ups[..n * columns.len()]);
             for (weights, out) in [(gate, &mut *gates), (up, &mut *ups)] {
-                let first_panel = piece * PIECE_PANELS;
-                let panels = first_panel..weights.panels().min(first_panel + PIECE_PANELS);
-                let out = Output { data: Disjoint::new(out), stride: columns, first_row: first, first_panel };
+                let first_panel = blocks.start * BLOCK_PANELS;
+                let panels = first_panel..weights.panels().min(blocks.end * BLOCK_PANELS);
+                let out = Output { data: Disjoint::new(out), stride: columns.len(), first_row: first, first_panel };
                 multiply(compute.isa, weights, x, panels, group..group + 1, &out);
             }
             swiglu(compute.isa, gates, ups);
-            if let Some(row) = put(compute, &self.parts, gates, columns, (first, n), (piece, width)) {
+            if let Some(row) = put(compute, &self.parts, gates, columns.clone(), (first, n), width) {
                 self.bad.fetch_min(row, Relaxed);
             }
         }
@@ -102,32 +118,33 @@ impl<'a> Gated<'a> {
 
 /// Computes first halves as one job: threads go on from one to the next without waiting for each other.
 pub fn gated_all(compute: &Compute, all: &mut [Gated<'_>]) {
-    run_all(compute, all, |g| g.gate.rows().div_ceil(QUANT_BLOCK), |g, piece| g.piece(compute, piece));
+    run_all(compute, all);
 }
 
-/// Puts piece `piece`'s `columns` of the n rows from `first` in place; the first of them that is not finite where they are quantised.
+/// Puts `columns`, a piece's, of the n rows from `first` in place; the first of them that is not finite where they are quantised.
 fn put(
     compute: &Compute,
     parts: &Parts<'_>,
     values: &[f32],
-    columns: usize,
+    columns: Range<usize>,
     (first, n): (usize, usize),
-    (piece, width): (usize, usize),
+    width: usize,
 ) -> Option<usize> {
     match parts {
         Parts::F32(to) => {
-            let at = first * width + piece * QUANT_BLOCK * n;
+            let at = first * width + columns.start * n;
             // SAFETY: these columns of this group are this piece's alone.
             #[allow(unsafe_code)]
-            interleave(values, columns, unsafe { to.part(at, n * columns) });
+            interleave(values, columns.len(), unsafe { to.part(at, n * columns.len()) });
             None
         }
         Parts::Q8(to) => {
-            let at = first * (width / QUANT_BLOCK) * RECORD_ROW + piece * n * RECORD_ROW;
-            // SAFETY: this block of this group is this piece's alone.
+            let bytes = |values: usize| values / QUANT_BLOCK * RECORD_ROW;
+            let (at, len) = (bytes(first * width) + bytes(n * columns.start), bytes(n * columns.len()));
+            // SAFETY: these blocks of this group are this piece's alone.
             #[allow(unsafe_code)]
-            let finite = quantize_group(compute.isa, values, columns, unsafe { to.part(at, n * RECORD_ROW) });
-            let bad = || values.iter().position(|v| !v.is_finite()).unwrap_or(0) / columns;
+            let finite = quantize_group(compute.isa, values, columns.len(), unsafe { to.part(at, len) });
+            let bad = || values.iter().position(|v| !v.is_finite()).unwrap_or(0) / columns.len();
             (!finite).then(|| first + bad())
         }
     }

@@ -3,6 +3,7 @@
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
+use crate::memory::on_huge_pages;
 use crate::pool::Disjoint;
 use crate::{Compute, QueryRow};
 
@@ -56,8 +57,8 @@ impl KvLayer {
     pub fn new(ty: KvType, blocks: usize, kv_heads: usize, head_dim: usize) -> Self {
         let len = blocks * kv_heads * head_dim * KV_BLOCK;
         let data = match ty {
-            KvType::F16 => KvData::F16 { k: vec![0; len], v: vec![0; len] },
-            KvType::F32 => KvData::F32 { k: vec![0.0; len], v: vec![0.0; len] },
+            KvType::F16 => KvData::F16 { k: on_huge_pages(vec![0; len]), v: on_huge_pages(vec![0; len]) },
+            KvType::F32 => KvData::F32 { k: on_huge_pages(vec![0.0; len]), v: on_huge_pages(vec![0.0; len]) },
         };
         Self { kv_heads, head_dim, data }
     }

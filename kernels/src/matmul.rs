@@ -6,12 +6,11 @@ use crate::packed::PANEL;
 use crate::pool::Disjoint;
 use crate::{Activations, Compute, Isa, PackedMatrix, arch};
 
-/// The most panels of a piece: with a group of rows they stay in the second-level cache.
+/// The most panels of a piece. A single row takes so many at once.
 const PIECE_PANELS: usize = 4;
-/// What a piece of several panels reads at most: some microseconds' worth, which is what a thread may have to wait for at a job's end. (A
-/// thread's pieces follow one another in memory.)
+/// What the panels of a piece hold at most where several groups of rows meet them: with a group's rows they stay in the second-level cache.
 const PIECE_BYTES: usize = 128 << 10;
-/// Pieces a thread should find in a job where the matrix is large enough, so that one that comes late takes fewer.
+/// Pieces a thread should find in a job that is large enough, so that one that comes late takes fewer. (Its own follow one another in memory.)
 const PIECES_PER_THREAD: usize = 32;
 
 /// One matrix product: `out[r][n] = Σ_k weights[n][k] · rows[r][k]` in the contract's order; `out` is rows × `weights.rows()`.
@@ -32,22 +31,22 @@ impl<'a> Product<'a> {
         let out = Output { data: Disjoint::new(out), stride: weights.rows(), first_row: 0, first_panel: 0 };
         Self { weights, rows, out }
     }
+}
 
-    /// Panels in a piece, on `threads` threads.
-    fn piece_panels(&self, threads: usize) -> usize {
-        let panels = self.weights.panels();
-        let per_piece = panels.div_ceil(threads * PIECES_PER_THREAD);
-        per_piece.min(PIECE_BYTES * panels / self.weights.bytes().max(1)).clamp(1, PIECE_PANELS)
+impl Work for Product<'_> {
+    fn units(&self) -> usize {
+        self.weights.panels()
     }
 
-    fn pieces(&self, threads: usize) -> usize {
-        self.weights.panels().div_ceil(self.piece_panels(threads))
+    fn most(&self) -> usize {
+        match self.rows.groups() {
+            0 | 1 => PIECE_PANELS,
+            _ => (PIECE_BYTES * self.weights.panels() / self.weights.bytes().max(1)).clamp(1, PIECE_PANELS),
+        }
     }
 
-    fn piece(&self, isa: Isa, threads: usize, piece: usize) {
-        let per_piece = self.piece_panels(threads);
-        let panels = piece * per_piece..self.weights.panels().min((piece + 1) * per_piece);
-        multiply(isa, self.weights, self.rows, panels, 0..self.rows.groups(), &self.out);
+    fn run(&self, compute: &Compute, panels: Range<usize>) {
+        multiply(compute.isa, self.weights, self.rows, panels, 0..self.rows.groups(), &self.out);
     }
 }
 
@@ -61,22 +60,31 @@ pub fn matmul(compute: &Compute, weights: &PackedMatrix, rows: Activations<'_>, 
 
 /// Computes products as one job: threads go on from one to the next without waiting for each other.
 pub fn matmul_all(compute: &Compute, products: &mut [Product<'_>]) {
-    let (products, threads) = (&*products, compute.pool.threads());
-    run_all(compute, products, |p| p.pieces(threads), |p, piece| p.piece(compute.isa, threads, piece));
+    run_all(compute, products);
 }
 
-/// Runs the pieces of all `items` as one job.
-pub(crate) fn run_all<T: Sync>(
-    compute: &Compute,
-    items: &[T],
-    pieces: impl Fn(&T) -> usize + Sync,
-    run: impl Fn(&T, usize) + Sync,
-) {
-    compute.pool.run(items.iter().map(&pieces).sum(), &|mut piece| {
+/// What threads share in pieces of some units each.
+pub(crate) trait Work: Sync {
+    /// How many units there are.
+    fn units(&self) -> usize;
+    /// The most units of a piece.
+    fn most(&self) -> usize;
+    /// Does some of them.
+    fn run(&self, compute: &Compute, units: Range<usize>);
+}
+
+/// Does all `items` as one job.
+pub(crate) fn run_all<T: Work>(compute: &Compute, items: &[T]) {
+    let units: usize = items.iter().map(T::units).sum();
+    let fair = (units / (compute.pool.threads() * PIECES_PER_THREAD)).max(1);
+    let per_piece = |item: &T| fair.min(item.most());
+    let pieces = |item: &T| item.units().div_ceil(per_piece(item));
+    compute.pool.run(items.iter().map(pieces).sum(), &|mut piece| {
         for item in items {
             let own = pieces(item);
             if piece < own {
-                return run(item, piece);
+                let first = piece * per_piece(item);
+                return item.run(compute, first..item.units().min(first + per_piece(item)));
             }
             piece -= own;
         }

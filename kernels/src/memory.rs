@@ -80,6 +80,16 @@ impl Drop for Owned {
     }
 }
 
+/// `values`, which nobody has touched yet, on huge pages where the system gives them.
+pub(crate) fn on_huge_pages<T>(mut values: Vec<T>) -> Vec<T> {
+    let start = values.as_mut_ptr().cast::<u8>();
+    let (before, len) = (start.align_offset(HUGE_PAGE), std::mem::size_of_val(values.as_slice()));
+    if before < len {
+        advise_huge(start.wrapping_add(before), len - before);
+    }
+    values
+}
+
 /// Asks for huge pages. Advice: where it is refused, 4 KiB pages serve.
 #[cfg(target_os = "linux")]
 fn advise_huge(start: *mut u8, len: usize) {

@@ -1,5 +1,6 @@
-//! What attention's tiles share whatever their registers: a block's scores to weights, and how blocks merge.
+//! What attention's tiles share whatever their registers: a block's scores to weights, how blocks merge, and what is asked for ahead.
 
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
 use crate::KV_BLOCK;
@@ -79,4 +80,18 @@ pub(crate) fn soften<const LANES: usize>(
     };
     let (max, alpha, beta) = merge_scales(max, block_max);
     Some(Merge { max, sum: sum.mul_add(alpha, block_sum * beta), step: Step::Scale(alpha, beta) })
+}
+
+/// Asks for the 32 values from `32 × line` of `next`, a block of keys or values that will be wanted. A head's blocks lie apart, so that no
+/// stream runs on from one to the next. Into the second-level cache, which waits for more lines at once than the first.
+#[inline(always)]
+pub(crate) fn ahead<T: Stored>(next: &[T], line: usize) {
+    let start = next.as_ptr().wrapping_add(line * KV_BLOCK).cast::<i8>();
+    for byte in (0..KV_BLOCK * size_of::<T>()).step_by(64) {
+        // SAFETY: a hint, whatever the address.
+        #[allow(unsafe_code)]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(byte));
+        }
+    }
 }

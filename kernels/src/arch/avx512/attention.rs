@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::KV_BLOCK;
-use crate::arch::softmax::{Merge, Step, Stored, soften};
+use crate::arch::softmax::{Merge, Step, Stored, ahead, soften};
 use crate::attention::{HeadGroup, blocks_of, slots_of};
 use crate::kv::KvData;
 
@@ -46,20 +46,22 @@ fn tile<T: Stored, const Q: usize>(head: &HeadGroup<'_>, first: usize, k: &[T], 
     let visible: [(usize, usize); Q] = std::array::from_fn(|q| head.visible(first + q));
     let all = visible.iter().fold(visible[0], |all, v| (all.0.min(v.0), all.1.max(v.1)));
     let mut merge: [Option<Merge>; Q] = [None; Q];
-    for i in blocks_of(all) {
+    let blocks = blocks_of(all);
+    for i in blocks.clone() {
         let block = head.block(i)..head.block(i) + width * KV_BLOCK;
         let slots: [Range<usize>; Q] = std::array::from_fn(|q| slots_of(visible[q], i));
-        let mut weights = scores::<T, Q>(&queries, &k[block.clone()], scale);
+        let next = if i + 1 < blocks.end { head.block(i + 1) } else { block.start };
+        let (values, next) = (&v[block.clone()], &k[next..]);
+        let mut weights = scores::<T, Q>(&queries, &k[block], scale, values);
         for q in 0..Q {
             merge[q] = soften::<LANES>(&mut weights[q], &slots[q], merge[q]);
         }
-        let values = &v[block];
         if slots.iter().all(|s| s.len() == KV_BLOCK) {
-            weigh::<T, Q>(head, first, &weights, values, 0..KV_BLOCK, &merge);
+            weigh::<T, Q>(head, first, &weights, values, 0..KV_BLOCK, &merge, next);
             continue;
         }
         for q in 0..Q {
-            weigh::<T, 1>(head, first + q, &[weights[q]], values, slots[q].clone(), &[merge[q]]);
+            weigh::<T, 1>(head, first + q, &[weights[q]], values, slots[q].clone(), &[merge[q]], next);
         }
     }
     for (q, merge) in merge.iter().enumerate() {
@@ -69,16 +71,17 @@ fn tile<T: Stored, const Q: usize>(head: &HeadGroup<'_>, first: usize, k: &[T], 
     Q
 }
 
-/// All 32 scores of a block for Q queries. Slots that are not visible give what they give; `soften` drops them.
+/// All 32 scores of a block for Q queries, while `next` is asked for. Slots that are not visible give what they give; `soften` drops them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn scores<T: Stored, const Q: usize>(queries: &[&[f32]; Q], k: &[T], scale: f32) -> [[f32; KV_BLOCK]; Q] {
+fn scores<T: Stored, const Q: usize>(queries: &[&[f32]; Q], k: &[T], scale: f32, next: &[T]) -> [[f32; KV_BLOCK]; Q] {
     let width = queries[0].len();
     assert!(k.len() == width * KV_BLOCK && queries.iter().all(|q| q.len() == width), "a block of keys, and queries");
     let mut out = [[0.0; KV_BLOCK]; Q];
     for part in 0..KV_BLOCK / (2 * LANES) {
         let mut acc = [[_mm512_setzero_ps(); 2]; Q];
         for d in 0..width {
+            ahead(next, d);
             // SAFETY: value d of 32 keys, by the assertion above.
             let keys = unsafe {
                 let at = k.as_ptr().add(d * KV_BLOCK + part * 2 * LANES);
@@ -102,7 +105,7 @@ fn scores<T: Stored, const Q: usize>(queries: &[&[f32]; Q], k: &[T], scale: f32)
     out
 }
 
-/// Merges `Σ e_j v_j` over `slots` into the results of queries `first…first + Q`.
+/// Merges `Σ e_j v_j` over `slots` into the results of queries `first…first + Q`, while `next` is asked for.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn weigh<T: Stored, const Q: usize>(
@@ -112,16 +115,17 @@ fn weigh<T: Stored, const Q: usize>(
     v: &[T],
     slots: Range<usize>,
     merge: &[Option<Merge>; Q],
+    next: &[T],
 ) {
     let width = head.kv.head_dim;
     assert!(v.len() == width * KV_BLOCK && slots.end <= KV_BLOCK, "a block of values");
     let mut d = 0;
     while d + 2 * LANES <= width {
-        weigh_lanes::<T, Q, 2>(head, first, e, v, slots.clone(), d, merge);
+        weigh_lanes::<T, Q, 2>(head, first, e, v, slots.clone(), d, merge, next);
         d += 2 * LANES;
     }
     if d + LANES <= width {
-        weigh_lanes::<T, Q, 1>(head, first, e, v, slots.clone(), d, merge);
+        weigh_lanes::<T, Q, 1>(head, first, e, v, slots.clone(), d, merge, next);
         d += LANES;
     }
     for d in d..width {
@@ -148,10 +152,16 @@ fn weigh_lanes<T: Stored, const Q: usize, const N: usize>(
     slots: Range<usize>,
     d: usize,
     merge: &[Option<Merge>; Q],
+    next: &[T],
 ) {
     let width = head.kv.head_dim;
+    // Lines of `next` that the dimensions before these have asked for.
+    let asked = d * KV_BLOCK / (2 * LANES);
     let mut acc = [[_mm512_setzero_ps(); N]; Q];
     for slot in slots {
+        if asked + slot < width {
+            ahead(next, asked + slot);
+        }
         // SAFETY: dimensions d…d + N·LANES ≤ width of slot < 32: inside `v`, which `weigh` has measured.
         let values: [__m512; N] =
             std::array::from_fn(|n| unsafe { load::<T>(v.as_ptr().add(slot * width + d + n * LANES)) });

@@ -13,6 +13,8 @@ use crate::matmul::Output;
 use crate::packed::{GROUP, PANEL};
 use crate::{PackedMatrix, Q8Buf, WeightType};
 
+/// Panels that a single row takes at once, but for Q8_0's: its arithmetic is the least, and memory gives one stream more than four.
+const PANELS: usize = 4;
 /// Rows of a short tile: one with few chains of dependent instructions, which are cut in two.
 const SHORT_TILE: usize = 4;
 
@@ -41,38 +43,51 @@ fn over_groups<const TY: Ty>(
 ) {
     for group in groups {
         let (rows, records) = x.group(group);
-        for panel in panels.clone() {
-            let tile = Tile { panel: weights.panel(panel), records, rows, at: (group * Q8_ROWS, panel) };
-            let mut row = 0;
-            while row < rows {
-                row += match rows - row {
-                    1 => tile.compute::<TY, 1>(row, out),
-                    2 => tile.compute::<TY, 2>(row, out),
-                    3 => tile.compute::<TY, 3>(row, out),
-                    4 => tile.compute::<TY, 4>(row, out),
-                    5 => tile.compute::<TY, 5>(row, out),
-                    6 => tile.compute::<TY, 6>(row, out),
-                    7 => tile.compute::<TY, 7>(row, out),
-                    8..=11 => tile.compute::<TY, 8>(row, out),
-                    12..=15 => tile.compute::<TY, 12>(row, out),
-                    _ => tile.compute::<TY, Q8_ROWS>(row, out),
-                };
-            }
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let at = (group * Q8_ROWS, panel);
+            panel += if rows == 1 && TY != Q8_0 && panels.end - panel >= PANELS {
+                let panels = std::array::from_fn(|p| weights.panel(panel + p));
+                Tile::<PANELS> { panels, records, rows, at }.compute::<TY, 1>(0, out);
+                PANELS
+            } else {
+                Tile { panels: [weights.panel(panel)], records, rows, at }.over_rows::<TY>(out);
+                1
+            };
         }
     }
 }
 
-/// A panel and a group of rows.
-struct Tile<'a> {
-    panel: &'a [u8],
+/// P panels and a group of rows.
+struct Tile<'a, const P: usize> {
+    panels: [&'a [u8]; P],
     records: &'a [u8],
     /// Rows in the group.
     rows: usize,
-    /// The group's first row, and the panel.
+    /// The group's first row, and the first panel.
     at: (usize, usize),
 }
 
-impl Tile<'_> {
+impl<const P: usize> Tile<'_, P> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    fn over_rows<const TY: Ty>(&self, out: &Output<'_>) {
+        let mut row = 0;
+        while row < self.rows {
+            row += match self.rows - row {
+                1 => self.compute::<TY, 1>(row, out),
+                2 => self.compute::<TY, 2>(row, out),
+                3 => self.compute::<TY, 3>(row, out),
+                4 => self.compute::<TY, 4>(row, out),
+                5 => self.compute::<TY, 5>(row, out),
+                6 => self.compute::<TY, 6>(row, out),
+                7 => self.compute::<TY, 7>(row, out),
+                8..=11 => self.compute::<TY, 8>(row, out),
+                12..=15 => self.compute::<TY, 12>(row, out),
+                _ => self.compute::<TY, Q8_ROWS>(row, out),
+            };
+        }
+    }
+
     /// Computes rows `row…row + R` of the group; returns R.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     fn compute<const TY: Ty, const R: usize>(&self, row: usize, out: &Output<'_>) -> usize {
@@ -82,36 +97,40 @@ impl Tile<'_> {
         assert!(
             row + R <= self.rows
                 && self.records.len() == supers * layout.subs * record.bytes()
-                && self.panel.len() == layout.panel_bytes(supers),
+                && self.panels.iter().all(|panel| panel.len() == layout.panel_bytes(supers)),
             "a panel's and a group's bytes"
         );
-        let mut acc = [_mm512_setzero_ps(); R];
-        // SAFETY: super-block s < supers has its head at s·bytes, its body behind that, and each of its subs
+        let mut acc = [[_mm512_setzero_ps(); R]; P];
+        // SAFETY: super-block s < supers of a panel has its head at s·bytes, its body behind that, and each of its subs
         // sub-blocks one record, by the assertion; row + r is one of the record's rows.
         unsafe {
-            let mut head = self.panel.as_ptr();
+            let mut heads = self.panels.map(|panel| panel.as_ptr());
             let mut values = self.records.as_ptr().add(record.values(row));
             let mut scales = self.records.as_ptr().add(record.scale(row));
             let sums = record.sum(0) - record.scale(0);
             for _ in 0..supers {
-                let mut body = head.add(layout.head);
+                let mut bodies = heads.map(|head| head.add(layout.head));
                 for sub in 0..layout.subs {
                     let x = Rows { values, scales, sums };
-                    add_sub_block::<TY, R>(head, body, sub, &x, &mut acc);
-                    body = body.add(layout.sub_bytes);
+                    each_row!(P, p, {
+                        add_sub_block::<TY, R>(heads[p], bodies[p], sub, &x, &mut acc[p]);
+                        bodies[p] = bodies[p].add(layout.sub_bytes);
+                    });
                     values = values.add(record.bytes());
                     scales = scales.add(record.bytes());
                 }
-                head = head.add(layout.bytes());
+                heads = heads.map(|head| head.add(layout.bytes()));
             }
         }
         let (first, panel) = self.at;
-        each_row!(R, r, {
-            let mut lanes = [0.0; PANEL];
-            // SAFETY: `lanes` has room for sixteen f32.
-            unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), acc[r]) };
-            out.store(first + row + r, panel, &lanes);
-        });
+        for (p, acc) in acc.iter().enumerate() {
+            each_row!(R, r, {
+                let mut lanes = [0.0; PANEL];
+                // SAFETY: `lanes` has room for sixteen f32.
+                unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), acc[r]) };
+                out.store(first + row + r, panel + p, &lanes);
+            });
+        }
         R
     }
 }
