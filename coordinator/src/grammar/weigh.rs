@@ -12,9 +12,9 @@ use super::lark;
 
 /// Bytes of all regular expressions of a constraint together, a grammar's terminals written out. (16 KiB of classes take a second.)
 pub(super) const MAX_REGEX_BYTES: usize = 16 << 10;
-/// Choices in the regular expressions of a constraint (`?`, `*`, `{` and `|`): the root of the sum of their squares. (1,500 take a
-/// second.)
-pub(super) const MAX_CHOICES: usize = 1_500;
+/// Choices in the regular expressions of a constraint (`?`, `*`, `{` and `|`): the root of the sum of their squares. (500 take a
+/// tenth of a second, 1,500 a whole one.)
+pub(super) const MAX_CHOICES: usize = 500;
 
 /// What one regular expression adds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
