@@ -1,17 +1,17 @@
 //! From a constraint to a grammar, within bounds.
 
-use llguidance::Matcher;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::{Matcher, TokenParser};
 use serde_json::{Value, json};
 use tramontane_cluster::engine::Constraint;
 
 use super::follower::Follower;
 use super::vocabulary::Vocabulary;
+use super::weigh::{check_patterns, check_regexes};
 
 /// Length of a constraint's text, in bytes.
 pub(super) const MAX_CONSTRAINT_BYTES: usize = 64 << 10;
-/// Length of a regular expression, of a text in a schema and of a line of a grammar, in bytes: a regular expression takes time that
-/// grows with its length's square, and the library does not count it. (16 KiB take less than 2 s, 60 KiB 40 s.)
+/// Length of a text in a schema and of a line of a grammar, in bytes.
 pub(super) const MAX_PART_BYTES: usize = 16 << 10;
 /// How deep brackets of any kind may be nested in it: parsers of such texts recurse.
 pub(super) const MAX_NESTING: usize = 100;
@@ -33,7 +33,7 @@ pub(super) fn limits() -> ParserLimits {
     }
 }
 
-/// Whether the constraint's text is small and flat enough to be parsed at all.
+/// Whether the constraint's text is small and flat enough to be parsed at all, and what it asks for not too much.
 pub(super) fn check_size(constraint: &Constraint) -> Result<(), String> {
     let text = match constraint {
         Constraint::JsonObject => return Ok(()),
@@ -53,11 +53,10 @@ pub(super) fn check_size(constraint: &Constraint) -> Result<(), String> {
             return Err(format!("nested more than {MAX_NESTING} deep"));
         }
     }
-    match constraint {
-        Constraint::Regex(regex) => check_part(regex),
-        Constraint::Lark(grammar) => grammar.lines().try_for_each(check_part),
-        Constraint::JsonObject | Constraint::JsonSchema(_) => Ok(()),
+    if let Constraint::Lark(grammar) = constraint {
+        grammar.lines().try_for_each(check_part)?;
     }
+    check_regexes(constraint)
 }
 
 fn check_part(text: &str) -> Result<(), String> {
@@ -81,21 +80,26 @@ fn check_schema(schema: &Value) -> Result<(), String> {
 
 /// The grammar of `constraint` over the tokens of `vocabulary`; or why there is none.
 pub(super) fn compile(vocabulary: &Vocabulary, constraint: &Constraint) -> Result<Follower, String> {
+    let mut matcher = Matcher::new(Ok(parser(vocabulary, constraint)?));
+    // The first mask is the dearest, and says whether anything can be generated at all.
+    matcher.compute_mask().map_err(|error| shorten(&error.to_string()))?;
+    Ok(Follower::new(matcher))
+}
+
+/// The library's parser of it.
+pub(super) fn parser(vocabulary: &Vocabulary, constraint: &Constraint) -> Result<TokenParser, String> {
     let grammar = match constraint {
         Constraint::JsonObject => TopLevelGrammar::from_json_schema(json!({ "type": "object" })),
         Constraint::JsonSchema(schema) => {
             let schema = serde_json::from_str(schema).map_err(|error| format!("not JSON: {error}"))?;
             check_schema(&schema)?;
+            check_patterns(&schema)?;
             TopLevelGrammar::from_json_schema(schema)
         }
         Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
         Constraint::Lark(grammar) => TopLevelGrammar::from_lark(grammar.to_string()),
     };
-    let parser = vocabulary.factory().create_parser(grammar).map_err(|error| shorten(&error.to_string()))?;
-    let mut matcher = Matcher::new(Ok(parser));
-    // The first mask is the dearest, and says whether anything can be generated at all.
-    matcher.compute_mask().map_err(|error| shorten(&error.to_string()))?;
-    Ok(Follower::new(matcher))
+    vocabulary.factory().create_parser(grammar).map_err(|error| shorten(&error.to_string()))
 }
 
 /// A library's error without what it says of itself.

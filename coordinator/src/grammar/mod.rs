@@ -3,16 +3,19 @@
 //! endless work:
 //!
 //! - it is compiled on a thread of its own, at most [`MAX_COMPILING`] at a time, and given up after [`COMPILE_TIME`];
-//! - its size and nesting are bounded before, the grammar's by [`limits`], and so is the work for each token;
+//! - its size, its nesting and what its regular expressions cost are bounded before (`weigh`), the grammar's by [`limits`], and so is
+//!   the work for each token;
 //! - compiled grammars, and failures, are kept for the next request that asks: [`MAX_GRAMMARS`], the least recently used goes first.
 //!
 //! What a grammar allows follows from the constraint and the tokens so far alone.
 
 mod compile;
 mod follower;
+mod lark;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+mod weigh;
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};

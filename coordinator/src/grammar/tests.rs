@@ -1,6 +1,7 @@
 //! Grammars over a vocabulary of single bytes and a few longer tokens.
 
-use super::compile::{MAX_CONSTRAINT_BYTES, MAX_NESTING, MAX_PART_BYTES};
+use super::compile::{MAX_CONSTRAINT_BYTES, MAX_NESTING, MAX_PART_BYTES, check_size, parser};
+use super::weigh::{MAX_CHOICES, MAX_REGEX_BYTES, Weight};
 use super::*;
 
 /// Ids 0‥255 are the bytes, then these, then the end.
@@ -168,6 +169,54 @@ fn long_chains() -> Vec<Constraint> {
         Constraint::Regex(format!("a{}", "?".repeat(16_000)).into()),
         Constraint::Regex(format!("a{}", "*".repeat(16_000)).into()),
     ]
+}
+
+/// What the library counts until the first token may be asked for.
+fn work(constraint: &Constraint) -> u64 {
+    parser(&vocabulary(), constraint).unwrap().parser.stats().lexer_cost
+}
+
+#[test]
+fn what_the_first_byte_of_a_regular_expression_takes_grows_with_the_square_of_its_choices_and_is_bounded_by_it() {
+    // Pieces that may be left out, of classes with many branches: the dearest there are.
+    for piece in [r"\w?", r"\w*", r"\W?", r"(\w|)", r".?\w?", r"\pL?\pN?", r"(?i)\w?"] {
+        let piece_choices = Weight::of(piece).choices;
+        let row = |choices: usize| Constraint::Regex(piece.repeat(choices / piece_choices).into());
+        let (some, twice) = (work(&row(60)), work(&row(120)));
+        assert!(twice > 2 * some, "{piece}: {some}, {twice}: the bound bounds something else");
+        assert!(twice < 150_000 + 60 * 120 * 120, "{piece}: {twice}");
+        assert!(check_size(&row(MAX_CHOICES)).is_ok(), "{piece}");
+        let why = check_size(&row(MAX_CHOICES + 2)).unwrap_err();
+        assert!(why.contains("choose") && why.contains(&MAX_CHOICES.to_string()), "{why}");
+    }
+}
+
+#[test]
+fn expressions_are_weighed_together_and_written_out() {
+    let row = r"\w?".repeat(MAX_CHOICES * 2 / 3);
+    let schema = |patterns: &[&str]| {
+        let members: Vec<String> = patterns
+            .iter()
+            .enumerate()
+            .map(|(i, p)| format!("\"p{i}\":{{\"pattern\":\"{}\"}}", p.replace('\\', r"\\")))
+            .collect();
+        Constraint::JsonSchema(format!("{{\"properties\":{{{}}}}}", members.join(",")).into())
+    };
+    let (vocabulary, other) = (vocabulary(), format!("{row}b"));
+    let refused = |constraint: &Constraint| compile::compile(&vocabulary, constraint).err();
+    assert_eq!(refused(&schema(&[&row, &row])), None, "equal ones are one");
+    let classes = r"\pL".repeat(MAX_REGEX_BYTES / 4);
+    for patterns in [[row, other.clone(), format!("{other}c")], ["a", "b", "c"].map(|end| format!("{classes}{end}"))] {
+        let why = refused(&schema(&patterns.each_ref().map(String::as_str))).unwrap_or_default();
+        assert!(why.contains("regular expressions"), "{} bytes and more: {why}", patterns[0].len());
+    }
+    // Of 15 such terminals it took 8 s, and each further one makes that three times as long.
+    let doubling: Vec<String> = (0..18).map(|i| format!("T{i}: T{0} T{0}", i + 1)).collect();
+    let doubling = Constraint::Lark(format!("start: T0\n{}\nT18: /a?/", doubling.join("\n")).into());
+    assert!(check_size(&doubling).is_err_and(|why| why.contains("written out")));
+    // Long texts to choose from are none.
+    let texts: Vec<String> = (0..256).map(|i| format!("\"{i:050}\"")).collect();
+    assert_eq!(check_size(&Constraint::Lark(format!("start: {}", texts.join(" | ")).into())), Ok(()));
 }
 
 #[test]

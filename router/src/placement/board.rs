@@ -24,6 +24,13 @@ struct Step {
     arrives: Option<ExpertId>,
 }
 
+/// A replica that may leave its seat.
+struct Leaver {
+    expert: ExpertId,
+    /// The other replicas of its expert in each zone.
+    beside: Vec<usize>,
+}
+
 /// All nodes that may hold experts, ascending by id; a seat is an index into them.
 pub(super) struct Board<'p> {
     seats: Vec<Seat<'p>>,
@@ -118,8 +125,9 @@ impl<'p> Board<'p> {
 
     /// Takes `expert` from that of its holders which shares a zone with most others, then the fullest (ties: the highest id).
     pub(super) fn drop_one(&mut self, expert: ExpertId) {
+        let in_zones = self.in_zones(expert, None);
         let holders = self.seats_of(expert).iter().copied();
-        if let Some(seat) = holders.max_by_key(|&s| (self.beside(expert, s, s), self.length(s))) {
+        if let Some(seat) = holders.max_by_key(|&s| (in_zones[self.seats[s].zone], self.length(s))) {
             self.take(seat, expert);
         }
     }
@@ -127,12 +135,6 @@ impl<'p> Board<'p> {
     /// How full the seat is.
     fn length(&self, seat: usize) -> u64 {
         self.seats[seat].fullness(self.seats[seat].replicas.len())
-    }
-
-    /// Replicas of `expert` in the zone of `seat`, without the one on `but`.
-    fn beside(&self, expert: ExpertId, seat: usize, but: usize) -> usize {
-        let zone = self.seats[seat].zone;
-        self.seats_of(expert).iter().filter(|&&other| other != but && self.seats[other].zone == zone).count()
     }
 
     /// Moves replicas that share a zone to zones that have none of theirs, where there is room.
@@ -146,17 +148,13 @@ impl<'p> Board<'p> {
     }
 
     fn spreading(&self, expert: ExpertId) -> Option<Move> {
-        let crowded = |&from: &usize| !self.seats[from].cordoned && self.beside(expert, from, from) > 0;
-        let from = self
-            .seats_of(expert)
-            .iter()
-            .copied()
-            .filter(crowded)
-            .max_by_key(|&from| self.beside(expert, from, from))?;
-        let free =
-            |&to: &usize| self.may_take(to, expert) && self.beside(expert, to, from) < self.beside(expert, from, from);
-        let fullness = |&to: &usize| (self.beside(expert, to, from), self.length(to));
-        let to = (0..self.len()).filter(free).min_by_key(fullness)?;
+        let in_zones = self.in_zones(expert, None);
+        let zone = |seat: usize| self.seats[seat].zone;
+        let crowded = |&from: &usize| !self.seats[from].cordoned && in_zones[zone(from)] > 1;
+        let from = self.seats_of(expert).iter().copied().filter(crowded).max_by_key(|&from| in_zones[zone(from)])?;
+        let beside = self.in_zones(expert, Some(from));
+        let free = |&to: &usize| beside[zone(to)] < beside[zone(from)] && self.may_take(to, expert);
+        let to = (0..self.len()).filter(free).min_by_key(|&to| (beside[zone(to)], self.length(to)))?;
         Some(Move { expert, from, to })
     }
 
@@ -173,8 +171,7 @@ impl<'p> Board<'p> {
     /// The node that [`Board::place`] describes, among those with room.
     fn best_seat(&self, expert: ExpertId, preferred: usize) -> Option<usize> {
         let bytes = *self.bytes.get(&expert)?;
-        let mut beside = vec![0_usize; self.zones];
-        self.seats_of(expert).iter().for_each(|&seat| beside[self.seats[seat].zone] += 1);
+        let beside = self.in_zones(expert, None);
         let start = preferred % self.len();
         // None can be better than one as fast as the fastest that shares neither zone nor layer; of those the emptiest.
         let perfect = |&seat: &usize| {
@@ -219,7 +216,8 @@ impl<'p> Board<'p> {
         let Some(neediest) = self.neediest() else { return false };
         let mut order: Vec<usize> = self.open().filter(|&from| evens(from, neediest)).collect();
         order.sort_by_key(|&seat| (Reverse(self.length(seat)), seat));
-        for &from in &order {
+        let has_new = |from: &&usize| self.seats[**from].replicas.values().any(|&origin| origin == Origin::New);
+        for &from in order.iter().filter(has_new) {
             let start = [(from, Step { from: None, arrives: None })];
             if let Some((_, moves)) = self.chain(&start, Some(Origin::New), |to| evens(from, to)) {
                 self.apply(moves);
@@ -228,9 +226,12 @@ impl<'p> Board<'p> {
         }
         let mut takers: Vec<usize> = self.open().collect();
         takers.sort_by_key(|&seat| (self.length(seat), Reverse(seat)));
-        let pairs = order.iter().flat_map(|&from| takers.iter().map(move |&to| (from, to)));
-        let mut uneven = pairs.filter(|&(from, to)| evens(from, to));
-        let Some(found) = uneven.find_map(|(from, to)| self.best_move(from, to)) else { return false };
+        let any_move = |&from: &usize| {
+            let leavers = self.leavers(from, |_, _| true);
+            let mut needy = takers.iter().filter(|&&to| evens(from, to));
+            needy.find_map(|&to| Some(Move { expert: self.best(from, to, &leavers)?, from, to }))
+        };
+        let Some(found) = order.iter().find_map(any_move) else { return false };
         self.apply(vec![found]);
         true
     }
@@ -245,17 +246,31 @@ impl<'p> Board<'p> {
         })
     }
 
-    /// The move between two nodes that spreads its layer best.
-    fn best_move(&self, from: usize, to: usize) -> Option<Move> {
-        let expert = self.best(from, to, self.seats[from].replicas.keys())?;
-        Some(Move { expert, from, to })
+    /// The replicas on `from` that may go, ascending.
+    fn leavers(&self, from: usize, may_go: impl Fn(ExpertId, Origin) -> bool) -> Vec<Leaver> {
+        let going = self.seats[from].replicas.iter().filter(|&(&expert, &origin)| may_go(expert, origin));
+        let leaver = |(&expert, _): (&ExpertId, &Origin)| Leaver { expert, beside: self.in_zones(expert, Some(from)) };
+        going.map(leaver).collect()
     }
 
-    /// The one of `experts` whose move from one node to another spreads its layer best, of those that `to` can take.
-    fn best<'e>(&self, from: usize, to: usize, experts: impl Iterator<Item = &'e ExpertId>) -> Option<ExpertId> {
+    /// How many replicas of `expert` stand in each zone, without the one on `but`.
+    fn in_zones(&self, expert: ExpertId, but: Option<usize>) -> Vec<usize> {
+        let mut counts = vec![0; self.zones];
+        let others = self.seats_of(expert).iter().filter(|&&seat| Some(seat) != but);
+        others.for_each(|&seat| counts[self.seats[seat].zone] += 1);
+        counts
+    }
+
+    /// Whether the replica shares its zone with no more of its expert's after a move.
+    fn keeps_apart(&self, leaver: &Leaver, from: usize, to: usize) -> bool {
+        leaver.beside[self.seats[to].zone] <= leaver.beside[self.seats[from].zone]
+    }
+
+    /// The one of `leavers` whose move from one node to another spreads its layer best, of those that `to` can take.
+    fn best(&self, from: usize, to: usize, leavers: &[Leaver]) -> Option<ExpertId> {
         let of_layer = |seat: usize, layer| self.seats[seat].of_layer(layer) as i64;
-        let fits = experts.filter(|&&expert| self.may_take(to, expert) && self.keeps_apart(expert, from, to));
-        fits.copied().min_by_key(|e| (of_layer(to, e.layer) - of_layer(from, e.layer), *e))
+        let fits = leavers.iter().filter(|l| self.keeps_apart(l, from, to) && self.may_take(to, l.expert));
+        fits.map(|l| l.expert).min_by_key(|e| (of_layer(to, e.layer) - of_layer(from, e.layer), *e))
     }
 
     /// Makes room for `expert` on some node that lacks it, and names the node.
@@ -277,39 +292,34 @@ impl<'p> Board<'p> {
         only: Option<Origin>,
         ends: impl Fn(usize) -> bool,
     ) -> Option<(usize, Vec<Move>)> {
-        let mut reached: BTreeMap<usize, Step> = starts.iter().copied().collect();
-        let mut queue: VecDeque<usize> = reached.keys().copied().collect();
-        while let Some(from) = queue.pop_front() {
+        let mut reached: Vec<Option<Step>> = vec![None; self.len()];
+        starts.iter().for_each(|&(seat, step)| reached[seat] = Some(step));
+        let mut queue: VecDeque<usize> = starts.iter().map(|&(seat, _)| seat).collect();
+        // Where nobody can end, or all are on the way already, a search of thousands is not begun, and not gone on with.
+        let mut others: Vec<usize> = self.open().filter(|&seat| reached[seat].is_none()).collect();
+        let mut last: Vec<usize> = others.iter().copied().filter(|&seat| ends(seat)).collect();
+        while let Some(from) = queue.pop_front().filter(|_| !last.is_empty()) {
             let seat = &self.seats[from];
-            let arriving = reached[&from].arrives.map_or(0, |expert| self.bytes[&expert]);
-            let movable = seat.replicas.iter().filter(|&(_, &origin)| only.is_none_or(|o| o == origin));
-            let makes_room = |e: &ExpertId| seat.free.saturating_add(self.bytes[e]) >= arriving;
-            let leaving: Vec<ExpertId> = movable.map(|(&expert, _)| expert).filter(makes_room).collect();
-            if leaving.is_empty() {
-                continue;
+            let arriving = reached[from].and_then(|step| step.arrives).map_or(0, |expert| self.bytes[&expert]);
+            let makes_room = |expert: ExpertId| seat.free.saturating_add(self.bytes[&expert]) >= arriving;
+            let leavers = self.leavers(from, |expert, origin| only.is_none_or(|o| o == origin) && makes_room(expert));
+            let step = |arrives| Some(Step { from: Some(from), arrives: Some(arrives) });
+            let end = |&to: &usize| Some((to, self.best(from, to, &leavers)?));
+            if let Some((to, arrives)) = last.iter().find_map(end) {
+                reached[to] = step(arrives);
+                return Some(trace(&reached, to));
             }
-            for to in self.open() {
-                if reached.contains_key(&to) {
-                    continue;
-                }
-                let lacks = |expert: &&ExpertId| {
-                    !self.seats[to].replicas.contains_key(expert) && self.keeps_apart(**expert, from, to)
-                };
-                let last = if ends(to) { self.best(from, to, leaving.iter()) } else { None };
-                let Some(arrives) = last.or_else(|| leaving.iter().find(lacks).copied()) else { continue };
-                reached.insert(to, Step { from: Some(from), arrives: Some(arrives) });
-                if last.is_some() {
-                    return Some(trace(&reached, to));
-                }
+            others.retain(|&to| {
+                let lacks =
+                    |l: &&Leaver| self.keeps_apart(l, from, to) && !self.seats[to].replicas.contains_key(&l.expert);
+                let Some(passed) = leavers.iter().find(lacks) else { return true };
+                reached[to] = step(passed.expert);
                 queue.push_back(to);
-            }
+                false
+            });
+            last.retain(|&seat| reached[seat].is_none());
         }
         None
-    }
-
-    /// Whether `expert` shares its zone with no more replicas after a move.
-    fn keeps_apart(&self, expert: ExpertId, from: usize, to: usize) -> bool {
-        self.beside(expert, to, from) <= self.beside(expert, from, from)
     }
 
     fn apply(&mut self, moves: Vec<Move>) {
@@ -366,9 +376,9 @@ impl<'p> Board<'p> {
 }
 
 /// Walks back from `end` to where the search began.
-fn trace(reached: &BTreeMap<usize, Step>, end: usize) -> (usize, Vec<Move>) {
+fn trace(reached: &[Option<Step>], end: usize) -> (usize, Vec<Move>) {
     let (mut at, mut moves) = (end, Vec::new());
-    while let Step { from: Some(from), arrives: Some(expert) } = reached[&at] {
+    while let Some(Step { from: Some(from), arrives: Some(expert) }) = reached[at] {
         moves.push(Move { expert, from, to: at });
         at = from;
     }

@@ -118,6 +118,25 @@ fn a_draining_node_is_emptied_and_a_last_one_is_not() {
 }
 
 #[test]
+fn thousands_of_nodes_in_racks_are_evened_out_where_the_last_racks_hold_one_replica_of_each_expert() {
+    // More replicas than nodes, and the last layers' experts reach the empty nodes' racks first.
+    let problem = problem(32, 8, 10_000, 40);
+    let rack_of: BTreeMap<NodeId, String> =
+        problem.nodes.iter().enumerate().map(|(i, node)| (node.id.clone(), (i / 40).to_string())).collect();
+    let wishes = Wishes { zones: rack_of.clone(), ..Wishes::default() };
+    let placement = solve_with(&problem, &wishes, None).unwrap();
+    let mut held: BTreeMap<&NodeId, usize> = problem.nodes.iter().map(|node| (&node.id, 0)).collect();
+    for nodes in placement.replicas.values() {
+        let mut racks: Vec<_> = nodes.iter().map(|node| &rack_of[node]).collect();
+        racks.sort_unstable();
+        assert!(nodes.len() == 40 && racks.is_sorted_by(|a, b| a < b), "{nodes:?}");
+        nodes.iter().for_each(|node| *held.entry(node).or_default() += 1);
+    }
+    assert_eq!(held.values().filter(|&&replicas| replicas == 1).count(), 9_760);
+    assert_eq!(held.values().filter(|&&replicas| replicas == 2).count(), 240);
+}
+
+#[test]
 fn refuses_nonsense() {
     assert_eq!(solve(&problem(1, 1, 1, 0), None), Err(SolveError::NoReplicas));
     let mut other = solve(&problem(1, 1, 1, 1), None).unwrap();
