@@ -1,5 +1,5 @@
-//! Clients in Python on the real binary: the official `openai` and `mistralai`, unmodified, and gRPC's, one made by
-//! grpcio-tools from `proto/` and one that knows what reflection says alone. `./test` installs them
+//! Clients in Python on the real binary: the official `openai` and `mistralai`, unmodified, gRPC's, one made by
+//! grpcio-tools from `proto/` and one that knows what reflection says alone, and the console's script in V8. `./test` installs them
 //! (`tests/clients/requirements.txt`) into `clients/venv` of the target folder; by hand:
 //! `python3 -m venv target/clients/venv && target/clients/venv/bin/pip install -r tests/clients/requirements.txt`.
 
@@ -82,6 +82,12 @@ checks! { "mistral_client.py":
     mistral_gets_json_by_a_schema "json_schema"
     mistral_embeds "embeddings"
     mistral_raises_errors "errors"
+}
+
+checks! { "console_client.py":
+    the_console_reads_streams "streams"
+    the_console_tells_code_from_text "texts"
+    the_console_says_what_went_wrong_and_how_fast_it_went "words"
 }
 
 #[test]
