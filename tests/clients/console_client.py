@@ -65,7 +65,7 @@ def streams(server, script):
             chunks = [json.loads(chunk) for chunk in chunks]
             deltas = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
             assert "".join(deltas) == whole["choices"][0]["message"]["content"], (size, deltas)
-            assert done == "[DONE]" and chunks[-1]["usage"] == whole["usage"], chunks[-1]
+            assert done == "[DONE]" and chunks[-1]["usage"]["total_tokens"] == whole["usage"]["total_tokens"], chunks[-1]
     assert events(script, b"data: a\ndata:  b\n\nevent: x\n\ndata: not ended\n", 1) == ["a\n b"]
 
 

@@ -9,6 +9,9 @@ const LOOK_EVERY = 5000;
 /** How near to the end a reader follows what is written, in pixels. */
 const NEAR = 80;
 
+/** Whether a finger points: then the keyboard is on the screen, and in the way. */
+const touch = matchMedia("(pointer: coarse)");
+
 const at = (id) => document.getElementById(id);
 const form = at("settings").querySelector("form");
 
@@ -275,7 +278,8 @@ function busy(is) {
   at("send").hidden = is;
   at("stop").hidden = !is;
   at("new").disabled = is;
-  if (document.activeElement === document.body) at("question").focus();
+  // What was hidden has lost the focus.
+  if (document.activeElement === document.body && !touch.matches) at("question").focus();
 }
 
 /** Whether the settings can be sent; shows which cannot. */
@@ -342,7 +346,7 @@ at("ask").addEventListener("submit", (event) => {
 
 at("question").addEventListener("keydown", (event) => {
   // On a touch screen's keyboard Enter is the only way to a new line.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || matchMedia("(pointer: coarse)").matches) return;
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch.matches) return;
   event.preventDefault();
   at("ask").requestSubmit();
 });
