@@ -210,6 +210,7 @@ function draw(exchange) {
 async function answer(exchange) {
   running = new AbortController();
   Object.assign(exchange, { answer: "", failure: "", usage: null, asked: performance.now(), first: undefined, last: undefined, reason: null });
+  exchange.view.querySelector(".answer h3").textContent = at("model").value || "Model";
   busy(true);
   draw(exchange);
   let frame = 0;
@@ -247,11 +248,15 @@ async function read(exchange, changed) {
   });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   const take = events();
+  // To the end also when all is said: the connection is free for the next question then.
+  let whole = false;
   for (;;) {
     const { value, done } = await reader.read();
+    if (done && whole) return;
     if (done) throw new Failure("The answer broke off.");
     for (const data of take(value)) {
-      if (data === "[DONE]") return;
+      whole = data === "[DONE]";
+      if (whole) continue;
       const said = JSON.parse(data);
       if (said.error) throw new Failure(refusal(500, null, said.error));
       add(exchange, said);
