@@ -1,5 +1,6 @@
-//! Clients in Python on the real binary: the official `openai` and `mistralai`, unmodified, and gRPC's, one made by
-//! grpcio-tools from `proto/` and one that knows what reflection says alone. `./test` installs them
+//! Clients in Python on the real binary: the official `openai` and `mistralai`, unmodified, gRPC's, one made by
+//! grpcio-tools from `proto/` and one that knows what reflection says alone, and the console's script in V8 (with
+//! `TRAMONTANE_LONG` set, the whole console in a browser, which wants Debian's `chromium` and PyPI's `playwright`). `./test` installs them
 //! (`tests/clients/requirements.txt`) into `clients/venv` of the target folder; by hand:
 //! `python3 -m venv target/clients/venv && target/clients/venv/bin/pip install -r tests/clients/requirements.txt`.
 
@@ -84,14 +85,40 @@ checks! { "mistral_client.py":
     mistral_raises_errors "errors"
 }
 
-#[test]
-fn openai_needs_a_key_where_there_are_keys() {
-    let key = "sk-a-key-of-the-test-suite";
+checks! { "console_client.py":
+    the_console_reads_streams "streams"
+    the_console_tells_code_from_text "texts"
+    the_console_says_what_went_wrong_and_how_fast_it_went "words"
+}
+
+/// The key of a server that wants one.
+const KEY: &str = "sk-a-key-of-the-test-suite";
+
+/// Has `client` make its check `keys` of a server that wants [`KEY`].
+fn holds_with_key(client: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("keys");
-    std::fs::write(&file, format!("tester:{key}\n")).expect("the file of keys");
+    std::fs::write(&file, format!("tester:{KEY}\n")).expect("the file of keys");
     let server = Serving::start(&["--api-keys-file", file.to_str().expect("a path in UTF-8")]);
-    holds(&server, "openai_client.py", "keys", &[key]);
+    holds(&server, client, "keys", &[KEY]);
+}
+
+/// Does nothing unless long forms are wanted: browsers are large.
+#[test]
+fn the_console_does_in_a_browser_what_it_promises() {
+    if std::env::var_os("TRAMONTANE_LONG").is_none() {
+        return;
+    }
+    let server = Serving::start(&[]);
+    for check in ["chat", "harmless", "refused", "stopped"] {
+        holds(&server, "console_browser.py", check, &[]);
+    }
+    holds_with_key("console_browser.py");
+}
+
+#[test]
+fn openai_needs_a_key_where_there_are_keys() {
+    holds_with_key("openai_client.py");
 }
 
 /// What grpcio-tools makes its modules from.

@@ -11,6 +11,8 @@ mod canary;
 mod churn;
 #[path = "http/connections.rs"]
 mod connections;
+#[path = "http/console.rs"]
+mod console;
 #[path = "support/dice.rs"]
 mod dice;
 #[path = "http/http2.rs"]

@@ -256,6 +256,9 @@ pub(crate) struct ServeArgs {
     /// Serve on an address that others can reach although there are no keys
     #[arg(long, env = "TRAMONTANE_INSECURE", help_heading = "Serving")]
     pub(crate) insecure: bool,
+    /// Leave out the console, the page at /ui
+    #[arg(long, env = "TRAMONTANE_NO_UI", help_heading = "Serving")]
+    pub(crate) no_ui: bool,
     #[command(flatten)]
     pub(crate) tls: FrontTlsArgs,
 }

@@ -17,7 +17,7 @@ use tramontane_cluster::engine::Engine;
 use tramontane_cluster::tls::{Acceptor, Security};
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::grpc::{GrpcServer, Health};
-use tramontane_gateway::http::{CLOSING, Gateway, Speaks, Timeouts, bind, routes, serve};
+use tramontane_gateway::http::{CLOSING, Console, Gateway, Pages, Speaks, Timeouts, bind, routes, serve};
 use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::checkpoint::Checkpoint;
@@ -38,6 +38,7 @@ pub(crate) struct Door {
     admin: Option<SocketAddr>,
     metrics: Metrics,
     keys: bool,
+    console: Console,
     scheme: &'static str,
     announce: Announce,
     stop: watch::Sender<bool>,
@@ -87,7 +88,7 @@ impl Door {
     /// Listens where `args` say.
     pub(crate) async fn open(args: &ServeArgs, metrics: &MetricsArgs, announce: Announce) -> anyhow::Result<Self> {
         let metrics = Metrics::open(metrics)?;
-        let ServeArgs { http, grpc, api_keys_file, insecure, tls } = args;
+        let ServeArgs { http, grpc, api_keys_file, insecure, no_ui, tls } = args;
         let acceptor = tls.open()?;
         let keys = api_keys_file.as_deref().map(read_keys).transpose()?;
         for (flag, addr) in [("--http", Some(http)), ("--grpc", grpc.as_ref())] {
@@ -99,6 +100,8 @@ impl Door {
             }
         }
         let with_keys = keys.is_some();
+        let pages = if with_keys || *insecure { Pages::OfAnybody } else { Pages::OfThisMachine };
+        let console = if *no_ui { Console::LeftOut } else { Console::Served };
         let gateway = Gateway::new(keys);
         let listener: TcpListener = bind(*http).with_context(|| format!("cannot listen on {http}"))?;
         let addr = listener.local_addr()?;
@@ -106,7 +109,7 @@ impl Door {
         let served = tokio::spawn(serve(
             listener,
             acceptor.clone(),
-            routes(&gateway),
+            routes(&gateway, console, pages),
             Speaks::Http,
             Timeouts::default(),
             stopped.clone(),
@@ -121,6 +124,7 @@ impl Door {
             admin: None,
             metrics,
             keys: with_keys,
+            console,
             scheme: tls.scheme(),
             announce,
             stop,
@@ -197,9 +201,13 @@ impl Door {
         let (addr, scheme) = (self.addr, self.scheme);
         let grpc = self.grpc.as_ref().map(|grpc| grpc.addr.to_string());
         let beside = grpc.as_ref().map_or_else(String::new, |addr| format!(" and, for gRPC, on {addr}"));
+        let page = match self.console {
+            Console::Served => format!("; in a browser: {scheme}://{addr}/ui"),
+            Console::LeftOut => String::new(),
+        };
         let key = if self.keys { " -H \"authorization: Bearer $KEY\"" } else { "" };
         eprintln!(
-            "{model} is ready on {scheme}://{addr}/v1{beside}; Ctrl-C stops it. Try:\n\n  curl {scheme}://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n"
+            "{model} is ready on {scheme}://{addr}/v1{beside}{page}; Ctrl-C stops it. Try:\n\n  curl {scheme}://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n"
         );
         if self.announce == Announce::AsJson {
             output::out(&format!(

@@ -14,7 +14,7 @@ use tramontane_cluster::engine::{
     in_process,
 };
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
-use tramontane_gateway::http::{Gateway, routes};
+use tramontane_gateway::http::{Console, Gateway, Pages, routes};
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
@@ -49,7 +49,7 @@ fn open() -> (Runtime, Router) {
     let gateway = Gateway::new(None);
     gateway.open(Arc::new(FrontDoor::new(Arc::new(engine), tokenizer, chat, model, Limits::default())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    (runtime, routes(&gateway))
+    (runtime, routes(&gateway, Console::Served, Pages::OfThisMachine))
 }
 
 /// A safetensors file of no tensors.

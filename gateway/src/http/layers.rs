@@ -19,6 +19,7 @@ use tramontane_cluster::engine::Tenant;
 use super::Gateway;
 use super::connection::Head;
 use super::reply::Refusal;
+use super::ui;
 use crate::error::ApiError;
 use crate::frontdoor::{Caller, alphanumeric};
 use crate::shown::Shown;
@@ -29,7 +30,7 @@ const REQUEST_ID: &str = "x-request-id";
 const MAX_REQUEST_ID: usize = 128;
 /// Letters of an id of ours.
 const ID_LETTERS: usize = 32;
-/// Routes that need no key.
+/// Routes that need no key, beside the console's page.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/health"];
 
 pub(super) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Request, next: Next) -> Response {
@@ -70,8 +71,9 @@ fn admit(gateway: &Gateway, request: &Request) -> Result<Tenant, ApiError> {
     if let Some(why) = request.extensions().get::<Head>().and_then(Head::ambiguity) {
         return Err(ApiError::AmbiguousHead { why });
     }
+    let path = request.uri().path();
     match &gateway.keys {
-        Some(keys) if !PROBES.contains(&request.uri().path()) => keys.authenticate(request.headers()),
+        Some(keys) if !PROBES.contains(&path) && !ui::is_piece(path) => keys.authenticate(request.headers()),
         _ => Ok(Tenant::default()),
     }
 }

@@ -7,9 +7,11 @@ mod handlers;
 mod heads;
 mod layers;
 mod openapi;
+mod origins;
 mod reply;
 mod request;
 mod server;
+mod ui;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,7 +22,9 @@ use tokio::sync::Notify;
 
 pub use body::{BODY_TIMEOUT, MAX_BODY_BYTES};
 pub(crate) use layers::{Counted, request_id};
+pub use origins::Pages;
 pub use server::{CLOSING, Speaks, Timeouts, bind, serve};
+pub use ui::Console;
 
 use crate::error::ApiError;
 use crate::frontdoor::FrontDoor;
@@ -86,7 +90,7 @@ impl Gateway {
 }
 
 /// The routes.
-pub fn routes(gateway: &Arc<Gateway>) -> Router {
+pub fn routes(gateway: &Arc<Gateway>, console: Console, pages: Pages) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(handlers::chat))
         .route("/v1/completions", post(handlers::completions))
@@ -101,8 +105,10 @@ pub fn routes(gateway: &Arc<Gateway>) -> Router {
         .route("/health", get(handlers::readyz))
         .route("/version", get(handlers::version))
         .route("/openapi.json", get(openapi::serve))
+        .merge(ui::routes(console))
         .fallback(async || ApiError::RouteNotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(gateway.clone())
+        .layer(axum::middleware::from_fn_with_state(pages, origins::check))
         .layer(axum::middleware::from_fn_with_state(gateway.clone(), layers::around))
 }

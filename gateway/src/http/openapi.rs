@@ -33,7 +33,8 @@ use super::{answer, handlers};
 struct Description;
 
 /// The description, written once.
-static JSON: LazyLock<String> = LazyLock::new(|| serde_json::to_string(&Description::openapi()).unwrap_or_default());
+pub(super) static JSON: LazyLock<String> =
+    LazyLock::new(|| serde_json::to_string(&Description::openapi()).unwrap_or_default());
 
 pub(super) async fn serve() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], JSON.as_str())

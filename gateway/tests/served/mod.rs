@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tower::ServiceExt;
 use tramontane_cluster::engine::{Engine, EngineInbox, EngineInfo, Submission, in_process};
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
-use tramontane_gateway::http::{Gateway, routes};
+use tramontane_gateway::http::{Console, Gateway, Pages, routes};
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::tokenizer::Tokenizer;
 
@@ -26,7 +26,7 @@ pub(crate) fn served(chat: Option<ChatTemplate>) -> (Router, EngineInbox) {
     let front = FrontDoor::new(Arc::new(engine), tokenizer(), chat, model, Limits::default());
     let gateway = Gateway::new(None);
     gateway.open(Arc::new(front));
-    (routes(&gateway), inbox)
+    (routes(&gateway, Console::Served, Pages::OfThisMachine), inbox)
 }
 
 pub(crate) fn tokenizer() -> Tokenizer {
