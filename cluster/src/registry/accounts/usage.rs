@@ -4,7 +4,6 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tramontane_router::ModelId;
 
 use super::Day;
 
@@ -47,7 +46,7 @@ pub struct UsageId {
     /// The day on which the requests ended.
     pub day: Day,
     /// The model.
-    pub model: ModelId,
+    pub model: Arc<str>,
 }
 
 /// Usage to be added to a record. However often it is added, it counts once.
