@@ -303,7 +303,10 @@ mod tests {
         let error = ApiError::RateLimited { what: PerMinute::Tokens, limit: 7, retry_after };
         assert_eq!(error.to_string(), "the API key has had its 7 tokens a minute; ask again in 2 s");
         let Names { status, kind, code, grpc } = error.names();
-        assert_eq!((status.as_u16(), kind, code, grpc), (429, "tokens", Some("rate_limit_exceeded"), Code::ResourceExhausted));
+        assert_eq!(
+            (status.as_u16(), kind, code, grpc),
+            (429, "tokens", Some("rate_limit_exceeded"), Code::ResourceExhausted)
+        );
         assert_eq!(error.retry_after(), Some(retry_after));
         let names = ApiError::QuotaSpent { limit: 7, retry_after }.names();
         assert_eq!((names.status.as_u16(), names.reason()), (429, "insufficient_quota"));

@@ -71,7 +71,11 @@ async fn a_name_is_taken_once_and_must_be_one(accounts: &dyn Accounts) {
     accounts.create(record("alice")).await.expect("made");
     let other = KeyRecord { sha256: KeyHash([8; 32]), ..record("alice") };
     assert!(why(accounts.create(other).await).contains("a key of this name"));
-    assert_eq!(accounts.watch().borrow().get("alice").map(|seen| seen.sha256), Some(KeyHash([7; 32])), "the first stays");
+    assert_eq!(
+        accounts.watch().borrow().get("alice").map(|seen| seen.sha256),
+        Some(KeyHash([7; 32])),
+        "the first stays"
+    );
     for wrong in ["", "a/b", "../x"] {
         assert!(why(accounts.create(record(wrong)).await).contains("a name has"), "{wrong}");
     }
@@ -149,10 +153,7 @@ async fn processes_share_them_and_what_stands_there_is_readable_json() {
         "07".repeat(32)
     );
     let usage = r#"{"requests":1,"prompt_tokens":5,"completion_tokens":1,"writers":[["w",3]]}"#;
-    assert_eq!(
-        lines,
-        ["/tramontane/test/keys/alice", &key, "/tramontane/test/usage/alice/2026-11-26/org/m", usage]
-    );
+    assert_eq!(lines, ["/tramontane/test/keys/alice", &key, "/tramontane/test/usage/alice/2026-11-26/org/m", usage]);
     assert!(two.revoke("alice").await.expect("revoked"));
     until(&mut one.watch(), KeyRecords::is_empty).await;
 }
@@ -179,7 +180,10 @@ async fn those_who_add_to_one_record_at_once_lose_nothing() {
     }
     let rows = accounts.usage(november(None)).await.expect("rows");
     let prompt_tokens = ENTRIES * (0..WRITERS).sum::<u64>();
-    assert_eq!(rows, [(of, Usage { requests: WRITERS * ENTRIES, prompt_tokens, completion_tokens: WRITERS * ENTRIES })]);
+    assert_eq!(
+        rows,
+        [(of, Usage { requests: WRITERS * ENTRIES, prompt_tokens, completion_tokens: WRITERS * ENTRIES })]
+    );
 }
 
 #[tokio::test]

@@ -14,9 +14,7 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use tramontane_cluster::registry::accounts::{
-    Day, KeyHash, KeyLimits, KeyRecord, MAX_KEYS, NAME_WANTED, is_key_name,
-};
+use tramontane_cluster::registry::accounts::{Day, KeyHash, KeyLimits, KeyRecord, MAX_KEYS, NAME_WANTED, is_key_name};
 
 use super::{Keys, MAX_KEY};
 

@@ -1,6 +1,5 @@
 //! What goes between a meter and the registry: keys come, usage goes, and sums of the month come back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -12,7 +11,7 @@ use tramontane_cluster::registry::accounts::{Accounts, Day, UsageQuery, utc_now}
 use super::Meter;
 
 /// How often usage is brought to the registry.
-pub const EVERY: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_secs(2);
 /// Calls of the registry that are under way at once, at most.
 const AT_ONCE: usize = 16;
 

@@ -17,8 +17,8 @@ use super::RegistryError;
 
 pub use day::{Day, Month, NoDate, utc_now};
 pub use embedded::EmbeddedAccounts;
-pub(super) use key::{admit, taken};
 pub use key::{KeyHash, KeyLimits, KeyRecord, KeyRecords, MAX_KEYS, NAME_WANTED, NoHash, is_key_name};
+pub(super) use key::{admit, taken};
 pub use usage::{MAX_ROWS, Usage, UsageEntry, UsageId, UsageQuery, UsageRecord};
 
 /// The keys of a cluster, and what they have used.
