@@ -5,6 +5,8 @@
 mod cluster;
 #[path = "../cluster/tests/registry/etcd_server.rs"]
 mod etcd_server;
+#[path = "gateway/metering.rs"]
+mod metering;
 #[path = "processes/run.rs"]
 mod run;
 #[path = "support/serving.rs"]

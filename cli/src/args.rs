@@ -11,8 +11,8 @@ use tramontane_model::device::DeviceName;
 use tramontane_model::weights::Quantize;
 
 use crate::admin::{
-    AskArgs, CordonArgs, DrainArgs, EXPERTS_EXAMPLES, NODES_EXAMPLES, PlacementArgs, RebalanceArgs, STATUS_EXAMPLES,
-    TopArgs,
+    AskArgs, CordonArgs, DrainArgs, EXPERTS_EXAMPLES, KeysArgs, NODES_EXAMPLES, PlacementArgs, RebalanceArgs,
+    STATUS_EXAMPLES, TopArgs, UsageArgs,
 };
 use crate::bench::BenchArgs;
 use crate::certs::CertsArgs;
@@ -99,6 +99,10 @@ pub(crate) enum Command {
     Drain(DrainArgs),
     /// Move experts to where they should be, at once
     Rebalance(RebalanceArgs),
+    /// Make, list and revoke API keys
+    Keys(KeysArgs),
+    /// Say what API keys have used
+    Usage(UsageArgs),
     /// Print a script that completes this program's commands in a shell
     Completions {
         /// The shell
@@ -250,9 +254,12 @@ pub(crate) struct ServeArgs {
     /// Address for gRPC; port 0 takes a free one [default: no gRPC]
     #[arg(long, env = "TRAMONTANE_GRPC", value_name = "ADDR", help_heading = "Serving")]
     pub(crate) grpc: Option<SocketAddr>,
-    /// File of API keys, a line each: NAME:KEY, or NAME: and the key's SHA-256 in hex (printf %s KEY | sha256sum). With it, only who has a key is answered
+    /// File of API keys, a line each: NAME:KEY, or NAME: and the key's SHA-256 in hex (printf %s KEY | sha256sum), then what it may (rpm=N tpm=N monthly-tokens=N expires=YYYY-MM-DD models=A,B). With it, only who has a key is answered
     #[arg(long, env = "TRAMONTANE_API_KEYS_FILE", value_name = "FILE", help_heading = "Serving")]
     pub(crate) api_keys_file: Option<PathBuf>,
+    /// Answer only who has a key, also while `tramontane keys create` has made none [default: from the first key on]
+    #[arg(long, env = "TRAMONTANE_REQUIRE_API_KEYS", help_heading = "Serving")]
+    pub(crate) require_api_keys: bool,
     /// Serve on an address that others can reach although there are no keys
     #[arg(long, env = "TRAMONTANE_INSECURE", help_heading = "Serving")]
     pub(crate) insecure: bool,

@@ -26,7 +26,7 @@ use crate::model::Model;
 use crate::offer::{Listener, Offer};
 use crate::office::{AdminArgs, Office};
 use crate::placing::{Rates, desire, lead, until_held};
-use crate::registry::{RegistryArgs, open, open_directory};
+use crate::registry::{RegistryArgs, open, open_accounts, open_directory};
 use crate::telemetry::TraceArgs;
 use crate::tls::TlsArgs;
 
@@ -102,10 +102,14 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<()> {
     let model = Model::open(&args.model)?.with_experts(args.profile.as_deref());
     let registry = open(&args.registry, &model).await?;
     let directory = open_directory(&args.registry).await?;
+    let accounts = open_accounts(&args.registry).await?;
+    if let Some(accounts) = &accounts {
+        door.look_after(accounts.clone());
+    }
     let id = args.id.clone().unwrap_or_else(|| door.addr().to_string());
     let (desire, rates) = (desire(&model, args.replicas), Rates::default());
-    let admin =
-        Arc::new(ClusterAdmin::new(id.clone(), registry.clone(), security.clone(), desire.clone(), rates.subscribe()));
+    let admin = ClusterAdmin::new(id.clone(), registry.clone(), security.clone(), desire.clone(), rates.subscribe());
+    let admin = Arc::new(admin.looking_after(accounts));
     let mut office = Office::open(&args.admin, security.clone(), admin.clone(), &mut door).await?;
     let leading = lead(registry.clone(), security.clone(), id.clone(), desire, ControllerPolicy::default(), rates);
     let mut leading = tokio::spawn(leading);

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use prometheus_client::registry::Registry;
@@ -14,11 +14,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tramontane_cluster::engine::Engine;
+use tramontane_cluster::registry::accounts::{Accounts, EmbeddedAccounts};
 use tramontane_cluster::tls::{Acceptor, Security};
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::grpc::{GrpcServer, Health};
 use tramontane_gateway::http::{CLOSING, Console, Gateway, Pages, Speaks, Timeouts, bind, routes, serve};
 use tramontane_gateway::keys::{Keys, MAX_FILE_BYTES};
+use tramontane_gateway::metering::{Asks, Meter};
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
@@ -31,14 +33,17 @@ use crate::metrics::{Metrics, MetricsArgs, ModelLabels};
 use crate::output;
 use crate::signals::Signals;
 
+/// How long the registry has to take the last of the usage.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// A front door that listens, and says that the model is being loaded until it is. Dropping it closes it at once.
 pub(crate) struct Door {
     gateway: Arc<Gateway>,
     addr: SocketAddr,
     admin: Option<SocketAddr>,
     metrics: Metrics,
-    keys: bool,
     console: Console,
+    accounts: Arc<dyn Accounts>,
     scheme: &'static str,
     announce: Announce,
     stop: watch::Sender<bool>,
@@ -88,21 +93,22 @@ impl Door {
     /// Listens where `args` say.
     pub(crate) async fn open(args: &ServeArgs, metrics: &MetricsArgs, announce: Announce) -> anyhow::Result<Self> {
         let metrics = Metrics::open(metrics)?;
-        let ServeArgs { http, grpc, api_keys_file, insecure, no_ui, tls } = args;
+        let ServeArgs { http, grpc, api_keys_file, require_api_keys, insecure, no_ui, tls } = args;
         let acceptor = tls.open()?;
         let keys = api_keys_file.as_deref().map(read_keys).transpose()?;
         for (flag, addr) in [("--http", Some(http)), ("--grpc", grpc.as_ref())] {
             let Some(addr) = addr else { continue };
-            if !addr.ip().is_loopback() && keys.is_none() && !insecure {
+            if !addr.ip().is_loopback() && keys.is_none() && !require_api_keys && !insecure {
                 bail!(
-                    "{flag} {addr}: others can reach this address; give --api-keys-file, or --insecure if that is meant"
+                    "{flag} {addr}: others can reach this address; give --api-keys-file or --require-api-keys, or --insecure if that is meant"
                 );
             }
         }
-        let with_keys = keys.is_some();
+        let asks = if *require_api_keys { Asks::Always } else { Asks::OnceThereIsAKey };
+        let with_keys = keys.is_some() || *require_api_keys;
         let pages = if with_keys || *insecure { Pages::OfAnybody } else { Pages::OfThisMachine };
         let console = if *no_ui { Console::LeftOut } else { Console::Served };
-        let gateway = Gateway::new(keys);
+        let gateway = Gateway::new(Meter::new(keys.unwrap_or_default(), asks));
         let listener: TcpListener = bind(*http).with_context(|| format!("cannot listen on {http}"))?;
         let addr = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
@@ -123,8 +129,9 @@ impl Door {
             addr,
             admin: None,
             metrics,
-            keys: with_keys,
             console,
+            // What is used is counted for a month's limits anyway.
+            accounts: Arc::new(EmbeddedAccounts::default()),
             scheme: tls.scheme(),
             announce,
             stop,
@@ -136,6 +143,11 @@ impl Door {
     /// Has it said where operators are answered, too.
     pub(crate) fn announce_admin(&mut self, addr: SocketAddr) {
         self.admin = Some(addr);
+    }
+
+    /// Has it learn the cluster's keys, and bring what they use there.
+    pub(crate) fn look_after(&mut self, accounts: Arc<dyn Accounts>) {
+        self.accounts = accounts;
     }
 
     /// Where it listens for HTTP.
@@ -159,7 +171,24 @@ impl Door {
     }
 
     /// Serves `front` until a signal comes, then lets what runs end: `drain` tells its engine to take no more.
-    pub(crate) async fn serve(mut self, front: FrontDoor, drain: impl FnOnce()) -> anyhow::Result<()> {
+    pub(crate) async fn serve(self, front: FrontDoor, drain: impl FnOnce()) -> anyhow::Result<()> {
+        let (meter, accounts) = (self.gateway.meter().clone(), self.accounts.clone());
+        // What was used before is known before anybody asks for more, unless the registry is away: it is asked again then.
+        meter.learn(&accounts.watch().borrow().clone());
+        _ = meter.exchange(accounts.as_ref()).await;
+        let served = tokio::select! {
+            served = self.answer(front, drain) => served,
+            () = meter.keep(accounts.as_ref()) => Ok(()),
+        };
+        match timeout(FAREWELL, meter.exchange(accounts.as_ref())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the last of the usage is lost"),
+            Err(_) => tracing::error!("the last of the usage is lost: the registry does not answer"),
+        }
+        served
+    }
+
+    async fn answer(mut self, front: FrontDoor, drain: impl FnOnce()) -> anyhow::Result<()> {
         let model = front.model().id().to_owned();
         self.gateway.open(Arc::new(front.counted_by(self.gateway.metrics().clone())));
         // Until now a signal ended the process, for nothing was running.
@@ -205,7 +234,7 @@ impl Door {
             Console::Served => format!("; in a browser: {scheme}://{addr}/ui"),
             Console::LeftOut => String::new(),
         };
-        let key = if self.keys { " -H \"authorization: Bearer $KEY\"" } else { "" };
+        let key = if self.gateway.meter().asks() { " -H \"authorization: Bearer $KEY\"" } else { "" };
         eprintln!(
             "{model} is ready on {scheme}://{addr}/v1{beside}{page}; Ctrl-C stops it. Try:\n\n  curl {scheme}://{addr}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{{\"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n"
         );

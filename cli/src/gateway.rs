@@ -15,7 +15,7 @@ use crate::args::ServeArgs;
 use crate::door::{Announce, Door, front_door};
 use crate::metrics::MetricsArgs;
 use crate::model::open_checkpoint;
-use crate::registry::{RegistryArgs, open_directory};
+use crate::registry::{RegistryArgs, open_accounts, open_directory};
 use crate::telemetry::TraceArgs;
 use crate::tls::CertificateArgs;
 
@@ -51,13 +51,16 @@ pub(crate) struct GatewayArgs {
 /// Runs until a signal comes.
 pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     // What cannot be served is found out first.
-    let door = Door::open(&args.serve, &args.metrics, Announce::json(args.json)).await?;
+    let mut door = Door::open(&args.serve, &args.metrics, Announce::json(args.json)).await?;
     let security = args.tls.open(Role::Gateway)?;
     let (name, checkpoint) = open_checkpoint(args.model.as_deref())?;
     let config = checkpoint.config()?;
     let directory = open_directory(&args.registry).await?;
     let directory =
         directory.with_context(|| format!("{}: a gateway finds engines in etcd", args.registry.registry))?;
+    if let Some(accounts) = open_accounts(&args.registry).await? {
+        door.look_after(accounts);
+    }
     let EngineRecord { info, profile, .. } = first(directory.watch(), &name, &config).await?;
     let fleet = Arc::new(Fleet::new(info));
     let front = front_door(&checkpoint, &config, &profile, fleet.clone())?;

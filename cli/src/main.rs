@@ -1,8 +1,7 @@
 //! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, talking with a server, and the
 //! operator's commands.
 //!
-//! *Absent from here*: logic that a library crate should hold; `--config` files, keys and
-//! usage, which come with later issues.
+//! *Absent from here*: logic that a library crate should hold; `--config` files.
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0, 1 failure, 2 usage, 3 unreachable, 4 degraded.
 
@@ -110,6 +109,8 @@ async fn run(Cli { command, log }: Cli) -> anyhow::Result<u8> {
         Command::Cordon(args) => return admin::cordon(&args, Cordon::Set).await,
         Command::Uncordon(args) => return admin::cordon(&args, Cordon::Lift).await,
         Command::Rebalance(args) => return admin::rebalance(&args).await,
+        Command::Keys(args) => return admin::keys(&args).await,
+        Command::Usage(args) => return admin::usage(&args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tramontane", &mut script);

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use tokio::time::{Instant, sleep};
+use tramontane_cluster::registry::accounts::Accounts;
 use tramontane_cluster::registry::directory::Directory;
-use tramontane_cluster::registry::etcd::{self, EtcdDirectory, EtcdOptions, EtcdRegistry, EtcdTls};
+use tramontane_cluster::registry::etcd::{self, EtcdAccounts, EtcdDirectory, EtcdOptions, EtcdRegistry, EtcdTls};
 use tramontane_cluster::registry::served::ServedRegistry;
 use tramontane_cluster::registry::{Registry, RegistryError};
 use tramontane_router::NodeId;
@@ -121,6 +122,16 @@ pub(crate) async fn open_directory(args: &RegistryArgs) -> anyhow::Result<Option
     let options = options(args)?;
     let directory = patiently(&args.registry, async || EtcdDirectory::connect(&options).await).await?;
     Ok(Some(Arc::new(directory)))
+}
+
+/// Connects to the cluster's API keys and what they have used; `None` where it keeps none, beside an embedded registry.
+pub(crate) async fn open_accounts(args: &RegistryArgs) -> anyhow::Result<Option<Arc<dyn Accounts>>> {
+    if args.registry.starts_with(SERVED) {
+        return Ok(None);
+    }
+    let options = options(args)?;
+    let accounts = patiently(&args.registry, async || EtcdAccounts::connect(&options).await).await?;
+    Ok(Some(Arc::new(accounts)))
 }
 
 /// Connects to what may not be there yet.

@@ -15,6 +15,7 @@ use tramontane_cluster::engine::{
 };
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::http::{Console, Gateway, Pages, routes};
+use tramontane_gateway::metering::Meter;
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
@@ -46,7 +47,7 @@ fn open() -> (Runtime, Router) {
     let model = ServedModel::new(&info, config.eos.clone(), ModelCard::default());
     let (engine, inbox) = in_process(info, 64);
     thread::spawn(move || answer(&inbox));
-    let gateway = Gateway::new(None);
+    let gateway = Gateway::new(Meter::open());
     gateway.open(Arc::new(FrontDoor::new(Arc::new(engine), tokenizer, chat, model, Limits::default())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     (runtime, routes(&gateway, Console::Served, Pages::OfThisMachine))

@@ -40,6 +40,33 @@ pub enum ApiError {
     /// Send another key.
     #[error("the API key is not valid")]
     InvalidKey,
+    /// Ask the operator for a new key.
+    #[error("the API key has expired")]
+    ExpiredKey,
+    /// Ask for another model, or with another key.
+    #[error("the API key may not ask the model `{model}`")]
+    ModelNotAllowed {
+        /// What was asked for.
+        model: String,
+    },
+    /// Ask again after the time.
+    #[error("the API key has had its {limit} {} a minute; ask again in {} s", what.name(), seconds(*retry_after))]
+    RateLimited {
+        /// What it had enough of.
+        what: PerMinute,
+        /// How many it may have.
+        limit: u32,
+        /// When there is enough again.
+        retry_after: Duration,
+    },
+    /// Ask again next month, or the operator for more.
+    #[error("the API key has had its {limit} tokens of this month (UTC)")]
+    QuotaSpent {
+        /// How many it may have.
+        limit: u64,
+        /// When the month ends.
+        retry_after: Duration,
+    },
     /// Ask for another model.
     #[error("the model `{model}` does not exist here")]
     ModelNotFound {
@@ -87,6 +114,24 @@ pub enum ApiError {
     },
 }
 
+/// What is limited by the minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PerMinute {
+    /// Requests.
+    Requests,
+    /// Tokens of prompts, and generated ones.
+    Tokens,
+}
+
+impl PerMinute {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
 /// What an error is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Names {
@@ -126,8 +171,16 @@ impl ApiError {
             Self::ContextLength { .. } => {
                 (S::BAD_REQUEST, INVALID, Some("context_length_exceeded"), Code::InvalidArgument)
             }
-            Self::MissingKey | Self::InvalidKey => {
+            Self::MissingKey | Self::InvalidKey | Self::ExpiredKey => {
                 (S::UNAUTHORIZED, INVALID, Some("invalid_api_key"), Code::Unauthenticated)
+            }
+            Self::ModelNotAllowed { .. } => (S::FORBIDDEN, INVALID, Some("model_not_allowed"), Code::PermissionDenied),
+            // The kind says what there is too much of, as OpenAI's does.
+            Self::RateLimited { what, .. } => {
+                (S::TOO_MANY_REQUESTS, what.name(), Some("rate_limit_exceeded"), Code::ResourceExhausted)
+            }
+            Self::QuotaSpent { .. } => {
+                (S::TOO_MANY_REQUESTS, "insufficient_quota", Some("insufficient_quota"), Code::ResourceExhausted)
             }
             Self::ModelNotFound { .. } => (S::NOT_FOUND, INVALID, Some("model_not_found"), Code::NotFound),
             Self::RouteNotFound => (S::NOT_FOUND, INVALID, Some("unknown_url"), Code::Unimplemented),
@@ -154,7 +207,7 @@ impl ApiError {
         match self {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::ContextLength { param, .. } => Some(param),
-            Self::ModelNotFound { .. } => Some("model"),
+            Self::ModelNotFound { .. } | Self::ModelNotAllowed { .. } => Some("model"),
             _ => None,
         }
     }
@@ -163,10 +216,16 @@ impl ApiError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Engine(EngineError::Overloaded { retry_after }) => Some(*retry_after),
+            Self::RateLimited { retry_after, .. } | Self::QuotaSpent { retry_after, .. } => Some(*retry_after),
             _ if self.names().status == StatusCode::SERVICE_UNAVAILABLE => Some(RETRY_AFTER),
             _ => None,
         }
     }
+}
+
+/// Whole seconds that last as long, at least.
+pub(crate) fn seconds(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 fn engine_names(error: &EngineError) -> Names {
@@ -236,6 +295,22 @@ mod tests {
         for error in [ApiError::param("n", "too many"), ApiError::InvalidKey, ApiError::RouteNotFound] {
             assert_eq!(error.retry_after(), None);
         }
+    }
+
+    #[test]
+    fn who_has_had_enough_hears_when_there_is_more_in_whole_seconds_that_are_not_too_few() {
+        let retry_after = Duration::from_millis(1001);
+        let error = ApiError::RateLimited { what: PerMinute::Tokens, limit: 7, retry_after };
+        assert_eq!(error.to_string(), "the API key has had its 7 tokens a minute; ask again in 2 s");
+        let Names { status, kind, code, grpc } = error.names();
+        assert_eq!(
+            (status.as_u16(), kind, code, grpc),
+            (429, "tokens", Some("rate_limit_exceeded"), Code::ResourceExhausted)
+        );
+        assert_eq!(error.retry_after(), Some(retry_after));
+        let names = ApiError::QuotaSpent { limit: 7, retry_after }.names();
+        assert_eq!((names.status.as_u16(), names.reason()), (429, "insufficient_quota"));
+        assert_eq!([seconds(Duration::ZERO), seconds(Duration::from_secs(3))], [0, 3]);
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl Cluster {
         self.coordinators.pop().expect("a coordinator")
     }
 
+    /// Where its registry is.
+    pub(crate) fn registry(&self) -> &str {
+        &self.registry
+    }
+
     pub(crate) fn gateway(&self) -> &Serving {
         self.gateway.as_ref().expect("it is started last")
     }

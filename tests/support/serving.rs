@@ -54,6 +54,11 @@ impl Serving {
         Self::ready(Running::start(args))
     }
 
+    /// The same for a process that logs everything.
+    pub(crate) fn start_role_logging_all(args: &[&str]) -> Self {
+        Self::ready(Running::start_logging_all(args))
+    }
+
     fn ready(mut running: Running) -> Self {
         let mut said = String::new();
         while !said.ends_with('\n') {

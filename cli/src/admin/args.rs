@@ -59,7 +59,7 @@ pub(crate) struct FormArgs {
         global = true
     )]
     pub(crate) endpoint: String,
-    /// Print a table, a wider one, JSON or YAML
+    /// Print a table, a wider one, JSON, YAML, or (lists of keys and usage) CSV
     #[arg(
         short,
         long,
@@ -84,6 +84,7 @@ pub(crate) enum Output {
     Wide,
     Json,
     Yaml,
+    Csv,
 }
 
 impl Output {

@@ -1,11 +1,13 @@
 //! The operator's commands: they ask a coordinator, and print what it says.
 
 mod args;
+mod keys;
 mod print;
 mod rebalance;
 mod show;
 mod table;
 mod top;
+mod usage;
 
 use std::time::Duration;
 
@@ -22,10 +24,12 @@ pub(crate) use args::{
     STATUS_EXAMPLES, TopArgs,
 };
 use args::{FormArgs, Output, PlacementCommand};
+pub(crate) use keys::{KeysArgs, keys};
 use print::{Look, print, printed};
 pub(crate) use rebalance::rebalance;
 use table::terminal_width;
 pub(crate) use top::top;
+pub(crate) use usage::{UsageArgs, usage};
 
 use crate::output::out;
 use crate::{EXIT_DEGRADED, Unreachable};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use serde_json::Value;
 use tokio::time::sleep;
 use tramontane_cluster::admin::AdminClient;
@@ -24,7 +25,22 @@ pub(super) fn printed(
         Output::Table | Output::Wide => text(),
         Output::Json => format!("{:#}\n", value()),
         Output::Yaml => yaml(&value())?,
+        Output::Csv => bail!("-o csv is for `keys list` and `usage`"),
     })
+}
+
+/// Rows with commas between their cells. A cell that could be taken for several stands in quotes.
+pub(super) fn csv(head: &[&str], rows: &[Vec<String>]) -> String {
+    let cell = |text: &str| {
+        if text.contains([',', '"', '\n', '\r']) {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        } else {
+            text.to_owned()
+        }
+    };
+    let head = head.iter().map(|name| cell(&name.to_lowercase())).collect::<Vec<_>>().join(",");
+    let rows = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect::<Vec<_>>().join(","));
+    std::iter::once(head).chain(rows).map(|line| line + "\n").collect()
 }
 
 fn yaml(value: &Value) -> anyhow::Result<String> {
@@ -85,5 +101,12 @@ mod tests {
         let json = printed(Output::Json, || value.clone(), String::new).expect("JSON");
         assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON"), value);
         assert_eq!(printed(Output::Wide, || Value::Null, || "x\n".into()).expect("text"), "x\n");
+        assert!(printed(Output::Csv, || Value::Null, String::new).is_err());
+    }
+
+    #[test]
+    fn cells_that_hold_commas_or_quotes_stand_in_quotes() {
+        let rows = [vec!["a,b".to_owned(), "say \"x\"".to_owned(), String::new()]];
+        assert_eq!(csv(&["ONE", "two", "three"], &rows), "one,two,three\n\"a,b\",\"say \"\"x\"\"\",\n");
     }
 }

@@ -9,6 +9,7 @@ mod processes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use assemble::default_nodes;
 use nodes::Nodes;
 use tramontane_cluster::tls::Security;
@@ -29,6 +30,9 @@ const DEFAULT_REPLICAS: usize = 1;
 
 /// Starts the cluster; completes the prompt, or serves until it is told to stop; and stops it.
 pub(crate) async fn run(args: UpArgs, log: &LogArgs) -> anyhow::Result<()> {
+    if args.serve.require_api_keys && args.serve.api_keys_file.is_none() {
+        bail!("--require-api-keys: `up` has no keys but those of --api-keys-file");
+    }
     let work = match &args.prompt.prompt {
         Some(_) => None,
         // What cannot be served is found out before a model is loaded for minutes.

@@ -10,8 +10,9 @@ use tramontane_proto::v1::admin_client::AdminClient as Client;
 use tramontane_router::placement::Placement;
 use tramontane_router::{Epoch, NodeId};
 
-use super::{ClusterStatus, Cordon, Force, Rebalance, Rehearsal, wire};
+use super::{ClusterStatus, Cordon, Force, Rebalance, Rehearsal, accounts, wire};
 use crate::Malformed;
+use crate::registry::accounts::{Day, KeyRecord, Usage, UsageId};
 use crate::tls::{Role, Security};
 use crate::transport::{MAX_MESSAGE, causes, connect};
 
@@ -133,9 +134,55 @@ impl AdminClient {
         Ok(Epoch(reply.map_err(|status| self.failed(&status))?.into_inner().epoch))
     }
 
+    /// Makes a key known to all front doors.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn create_key(&mut self, key: &KeyRecord) -> Result<(), AdminClientError> {
+        let request = pb::CreateKeyRequest { key: Some(accounts::key_to_pb(key)) };
+        let reply = self.client.create_key(within(request)).await;
+        reply.map_err(|status| self.failed(&status))?;
+        Ok(())
+    }
+
+    /// The keys that are known, by name.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn keys(&mut self) -> Result<Vec<KeyRecord>, AdminClientError> {
+        let reply = self.client.list_keys(within(pb::ListKeysRequest {})).await;
+        let keys = reply.map_err(|status| self.failed(&status))?.into_inner().keys;
+        let keys = keys.into_iter().map(accounts::key_from_pb).collect::<Result<_, _>>();
+        keys.map_err(|malformed| self.malformed(malformed))
+    }
+
+    /// Has all front doors forget the key `name`.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn revoke_key(&mut self, name: &str) -> Result<(), AdminClientError> {
+        let reply = self.client.revoke_key(within(pb::RevokeKeyRequest { name: name.to_owned() })).await;
+        reply.map_err(|status| self.failed(&status))?;
+        Ok(())
+    }
+
+    /// What keys have used from one day to another, by key, day, then model.
+    ///
+    /// # Errors
+    /// [`AdminClientError`].
+    pub async fn usage(&mut self, from: Day, to: Day) -> Result<Vec<(UsageId, Usage)>, AdminClientError> {
+        let request = pb::ListUsageRequest { from: from.to_string(), to: to.to_string() };
+        let reply = self.client.list_usage(within(request)).await;
+        let rows = reply.map_err(|status| self.failed(&status))?.into_inner().rows;
+        let rows = rows.into_iter().map(accounts::row_from_pb).collect::<Result<_, _>>();
+        rows.map_err(|malformed| self.malformed(malformed))
+    }
+
     fn failed(&self, status: &Status) -> AdminClientError {
         match status.code() {
-            Code::NotFound | Code::FailedPrecondition => AdminClientError::Refused(status.message().to_owned()),
+            Code::NotFound | Code::FailedPrecondition | Code::InvalidArgument => {
+                AdminClientError::Refused(status.message().to_owned())
+            }
             // Said by the coordinator itself: it is there, and what it wanted to reach is not.
             Code::Unavailable if std::error::Error::source(status).is_none() => {
                 AdminClientError::Refused(status.message().to_owned())

@@ -1,5 +1,6 @@
 //! The operator's seam: how a cluster fares as one of its coordinators sees it, and what an operator may ask of it.
 
+mod accounts;
 mod client;
 mod server;
 mod wire;
@@ -16,6 +17,7 @@ use tramontane_router::{ClusterView, Epoch, ExpertId, NodeId};
 
 use crate::engine::EngineStatus;
 use crate::registry::RegistryError;
+use crate::registry::accounts::Accounts;
 
 pub use client::{AdminClient, AdminClientError};
 pub use server::serve_admin;
@@ -54,6 +56,9 @@ pub trait Admin: Send + Sync {
     /// # Errors
     /// [`AdminError::Registry`].
     fn restore(&self) -> BoxFuture<'_, Result<Epoch, AdminError>>;
+
+    /// The cluster's keys and what they have used; `None` where it keeps none.
+    fn accounts(&self) -> Option<Arc<dyn Accounts>>;
 }
 
 /// Whether a node shall leave although others have no room for what it holds.
@@ -98,6 +103,15 @@ pub enum AdminError {
         node: NodeId,
         /// What failed.
         why: String,
+    },
+    /// Use a file of keys.
+    #[error("this cluster keeps no keys: its registry is not etcd")]
+    NoAccounts,
+    /// Look at the list of keys.
+    #[error("there is no key {name}")]
+    UnknownKey {
+        /// The name.
+        name: String,
     },
     /// What the registry says.
     #[error(transparent)]

@@ -8,7 +8,8 @@ use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::admin_server::{Admin as Service, AdminServer};
 use tramontane_router::NodeId;
 
-use super::{Admin, AdminError, Cordon, Force, wire};
+use super::{Admin, AdminError, Cordon, Force, accounts, wire};
+use crate::Malformed;
 use crate::registry::RegistryError;
 use crate::tls::{Role, Security};
 use crate::transport::{self, MAX_MESSAGE, ServerError};
@@ -70,13 +71,47 @@ impl Service for Served {
         let epoch = self.0.restore().await.map_err(refusal)?;
         Ok(Response::new(pb::RestoreReply { epoch: epoch.0 }))
     }
+
+    async fn create_key(&self, request: Request<pb::CreateKeyRequest>) -> Result<Response<pb::CreateKeyReply>, Status> {
+        let key = request.into_inner().key.ok_or_else(|| malformed(Malformed::missing("key")))?;
+        let key = accounts::key_from_pb(key).map_err(malformed)?;
+        let accounts = accounts::of(self.0.as_ref()).map_err(refusal)?;
+        accounts.create(key).await.map_err(|error| refusal(error.into()))?;
+        Ok(Response::new(pb::CreateKeyReply {}))
+    }
+
+    async fn list_keys(&self, _: Request<pb::ListKeysRequest>) -> Result<Response<pb::ListKeysReply>, Status> {
+        let accounts = accounts::of(self.0.as_ref()).map_err(refusal)?;
+        let keys = accounts.watch().borrow().values().map(|key| accounts::key_to_pb(key)).collect();
+        Ok(Response::new(pb::ListKeysReply { keys }))
+    }
+
+    async fn revoke_key(&self, request: Request<pb::RevokeKeyRequest>) -> Result<Response<pb::RevokeKeyReply>, Status> {
+        let name = request.into_inner().name;
+        let accounts = accounts::of(self.0.as_ref()).map_err(refusal)?;
+        match accounts.revoke(&name).await.map_err(|error| refusal(error.into()))? {
+            true => Ok(Response::new(pb::RevokeKeyReply {})),
+            false => Err(refusal(AdminError::UnknownKey { name })),
+        }
+    }
+
+    async fn list_usage(&self, request: Request<pb::ListUsageRequest>) -> Result<Response<pb::ListUsageReply>, Status> {
+        let query = accounts::query_from_pb(request.get_ref()).map_err(malformed)?;
+        let accounts = accounts::of(self.0.as_ref()).map_err(refusal)?;
+        let rows = accounts.usage(query).await.map_err(|error| refusal(error.into()))?;
+        Ok(Response::new(pb::ListUsageReply { rows: rows.iter().map(accounts::row_to_pb).collect() }))
+    }
+}
+
+fn malformed(Malformed(why): Malformed) -> Status {
+    Status::invalid_argument(why)
 }
 
 fn refusal(error: AdminError) -> Status {
     let why = error.to_string();
     match error {
-        AdminError::UnknownNode { .. } => Status::not_found(why),
-        AdminError::NoRoom { .. } => Status::failed_precondition(why),
+        AdminError::UnknownNode { .. } | AdminError::UnknownKey { .. } => Status::not_found(why),
+        AdminError::NoRoom { .. } | AdminError::NoAccounts => Status::failed_precondition(why),
         AdminError::Unreachable { .. } | AdminError::Registry(RegistryError::Lost { .. }) => Status::unavailable(why),
         AdminError::Registry(_) => Status::failed_precondition(why),
     }

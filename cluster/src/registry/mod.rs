@@ -1,6 +1,7 @@
 //! The registry: who is in the cluster and what each node holds (observed, under leases), and who should hold what
 //! (the placement, fenced by its parent's epoch). Everybody watches the two as one [`ClusterView`].
 
+pub mod accounts;
 pub mod directory;
 mod embedded;
 pub mod etcd;

@@ -1,6 +1,7 @@
 //! The registry's conformance suite, run by every implementation; then what only the served one and the one in etcd can do.
-//! The same for the directory of engines.
+//! The same for the directory of engines and for accounts.
 
+mod accounts;
 mod conformance;
 mod directory;
 mod etcd;

@@ -15,6 +15,7 @@ use tramontane_cluster::admin::{
 use tramontane_cluster::engine::Engine;
 use tramontane_cluster::exchange::ExchangeError;
 use tramontane_cluster::exchange::grpc::NodeControl;
+use tramontane_cluster::registry::accounts::Accounts;
 use tramontane_cluster::registry::{Health, Registry, RegistryError};
 use tramontane_cluster::tls::Security;
 use tramontane_router::peers::Quarantine;
@@ -36,6 +37,7 @@ pub struct ClusterAdmin {
     security: Security,
     desire: Desire,
     rates: watch::Receiver<BTreeMap<ExpertId, f32>>,
+    accounts: Option<Arc<dyn Accounts>>,
     engine: OnceLock<(Arc<dyn Engine>, watch::Receiver<PeerReport>)>,
     history: Mutex<VecDeque<(SystemTime, Arc<Placement>)>>,
 }
@@ -50,7 +52,14 @@ impl ClusterAdmin {
         desire: Desire,
         rates: watch::Receiver<BTreeMap<ExpertId, f32>>,
     ) -> Self {
-        Self { name, registry, security, desire, rates, engine: OnceLock::new(), history: Mutex::default() }
+        let (engine, history) = (OnceLock::new(), Mutex::default());
+        Self { name, registry, security, desire, rates, accounts: None, engine, history }
+    }
+
+    /// Has it look after the keys in `accounts`, where the cluster keeps any.
+    #[must_use]
+    pub fn looking_after(self, accounts: Option<Arc<dyn Accounts>>) -> Self {
+        Self { accounts, ..self }
     }
 
     /// The model is loaded: this is its engine, and what its dispatcher holds against nodes.
@@ -208,6 +217,10 @@ impl Admin for ClusterAdmin {
             Ok(restored?.epoch)
         }
         .boxed()
+    }
+
+    fn accounts(&self) -> Option<Arc<dyn Accounts>> {
+        self.accounts.clone()
     }
 }
 

@@ -14,6 +14,7 @@ use super::choice::{Choice, ChoiceUsage, End, Piece, Reason, SpokenToken, TextPi
 use super::job::Length;
 use super::tools::{ToolCall, ToolPiece};
 use crate::error::ApiError;
+use crate::metering::Charge;
 use crate::metrics::{ChoiceMetrics, FrontMetrics};
 use crate::shown::ShownAnswer;
 
@@ -126,7 +127,10 @@ pub struct Answer {
     generated: Vec<usize>,
     /// Tokens found in the prefix cache, a prompt.
     cached: Vec<Option<usize>>,
+    /// Prompts of which something has come.
+    begun: Vec<bool>,
     metrics: FrontMetrics,
+    charge: Charge,
     /// What is shown of it, if anything is.
     shown: Option<Box<ShownAnswer>>,
 }
@@ -153,16 +157,22 @@ impl Answer {
         group: Group,
         choices: SelectAll<ChoiceEvents>,
         metrics: FrontMetrics,
+        charge: Charge,
         shown: Option<Box<ShownAnswer>>,
     ) -> Self {
         let generated = vec![0; group.prompts.len() * group.each];
-        let cached = vec![None; group.prompts.len()];
-        Self { group, choices, ready: VecDeque::new(), generated, cached, metrics, shown }
+        let (cached, begun) = (vec![None; group.prompts.len()], vec![false; group.prompts.len()]);
+        Self { group, choices, ready: VecDeque::new(), generated, cached, begun, metrics, charge, shown }
     }
 
     /// Of prompts after which nothing is wanted, not even their log-probabilities.
-    pub(super) fn of_prompts_alone(group: Group, metrics: FrontMetrics, shown: Option<Box<ShownAnswer>>) -> Self {
-        let mut answer = Self::new(group, SelectAll::new(), metrics, shown);
+    pub(super) fn of_prompts_alone(
+        group: Group,
+        metrics: FrontMetrics,
+        charge: Charge,
+        shown: Option<Box<ShownAnswer>>,
+    ) -> Self {
+        let mut answer = Self::new(group, SelectAll::new(), metrics, charge, shown);
         let step = |choice| Step { choice, pieces: vec![Piece::End(nothing(None))], generated: 0 };
         answer.ready = (0..answer.generated.len()).map(step).collect();
         answer
@@ -171,6 +181,7 @@ impl Answer {
     /// The next event's pieces; `None` when all choices have ended. After an error there is nothing more.
     pub async fn next(&mut self) -> Option<Result<Step, ApiError>> {
         if let Some(step) = self.ready.pop_front() {
+            self.count(&step);
             self.shown.iter_mut().for_each(|shown| shown.step(&step));
             return Some(Ok(step));
         }
@@ -189,6 +200,7 @@ impl Answer {
 
     fn count(&mut self, step: &Step) {
         self.generated[step.choice] = step.generated;
+        self.begun[step.choice / self.group.each] = true;
         for piece in &step.pieces {
             if let Piece::End(End { usage, .. }) = piece {
                 self.generated[step.choice] = usage.completion;
@@ -250,6 +262,12 @@ impl Drop for Answer {
     fn drop(&mut self) {
         let usage = self.usage();
         self.shown.iter_mut().for_each(|shown| shown.end(usage));
+        // Of prompts that no engine has come to nothing is charged.
+        let begun = self.group.prompts.iter().zip(&self.begun).filter(|(_, begun)| **begun);
+        let prompts = begun.map(|(prompt, _)| prompt.len()).reduce(|sum, length| sum + length);
+        if let Some(tokens) = prompts {
+            self.charge.used(tokens, usage.completion);
+        }
     }
 }
 

@@ -54,10 +54,11 @@ impl FrontDoor {
     /// Checks a request to answer a conversation.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`], [`ApiError::ContextLength`].
+    /// [`ApiError::Invalid`], [`ApiError::ContextLength`]; what the key's limits say.
     pub fn chat(self: &Arc<Self>, mut request: ChatRequest, caller: &Caller) -> Result<Job, ApiError> {
         caller.shown.asks(Operation::Chat, self.model.id());
         caller.shown.parameters(&request.parameters);
+        caller.account.begin(self.model.id())?;
         if request.turns.is_empty() {
             return Err(ApiError::param("messages", "`messages` is empty"));
         }

@@ -10,12 +10,14 @@ use super::answer::UsageSoFar;
 use super::prompt::{Prompt, Truncate};
 use super::{Caller, FrontDoor};
 use crate::error::ApiError;
+use crate::metering::Charge;
 use crate::shown::{Operation, Shown};
 
 /// A checked request for embeddings.
 pub struct EmbeddingJob {
     front: Arc<FrontDoor>,
     requests: Vec<ValidRequest>,
+    charge: Charge,
     shown: Shown,
 }
 
@@ -23,7 +25,7 @@ impl FrontDoor {
     /// Checks a request for the embeddings of `inputs`.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`], [`ApiError::ContextLength`].
+    /// [`ApiError::Invalid`], [`ApiError::ContextLength`]; what the key's limits say.
     pub fn embedding(
         self: &Arc<Self>,
         inputs: &[Prompt],
@@ -32,6 +34,7 @@ impl FrontDoor {
     ) -> Result<EmbeddingJob, ApiError> {
         const PARAM: &str = "input";
         caller.shown.asks(Operation::Embeddings, self.model.id());
+        caller.account.begin(self.model.id())?;
         let limit = self.limits.sequences;
         if inputs.is_empty() || inputs.len() > limit {
             return Err(ApiError::param(PARAM, format!("`input` must hold 1 to {limit} texts")));
@@ -43,7 +46,7 @@ impl FrontDoor {
             Ok(ValidRequest {
                 id: self.next_id(),
                 prompt,
-                tenant: caller.tenant.clone(),
+                tenant: caller.account.tenant(),
                 priority: 0,
                 cache_scope: self.cache_scope(caller, None),
                 deadline: caller.deadline,
@@ -51,8 +54,10 @@ impl FrontDoor {
                 mark: caller.shown.mark(),
             })
         });
-        let requests = requests.collect::<Result<_, ApiError>>()?;
-        Ok(EmbeddingJob { front: self.clone(), requests, shown: caller.shown.clone() })
+        let requests = requests.collect::<Result<Vec<_>, ApiError>>()?;
+        let tokens = requests.iter().map(|request| request.prompt.len() as u64).sum();
+        let charge = caller.account.reserve(self.model.id(), tokens)?;
+        Ok(EmbeddingJob { front: self.clone(), requests, charge, shown: caller.shown.clone() })
     }
 }
 
@@ -61,16 +66,19 @@ impl EmbeddingJob {
     ///
     /// # Errors
     /// The first that a text brings; the others are cancelled.
-    pub async fn run(self) -> Result<(Vec<Vec<f32>>, UsageSoFar), ApiError> {
+    pub async fn run(mut self) -> Result<(Vec<Vec<f32>>, UsageSoFar), ApiError> {
         let mut usage = UsageSoFar { prompt: 0, completion: 0, cached: Some(0) };
         let mut streams = Vec::with_capacity(self.requests.len());
         for request in self.requests {
-            usage.prompt += request.prompt.len();
-            streams.extend(self.front.engine.submit(request)?);
+            let tokens = request.prompt.len();
+            usage.prompt += tokens;
+            streams.extend(self.front.engine.submit(request)?.into_iter().map(|stream| (tokens, stream)));
         }
-        let mut embeddings = Vec::with_capacity(streams.len());
-        for mut stream in streams {
+        let (mut embeddings, mut embedded) = (Vec::with_capacity(streams.len()), 0);
+        for (tokens, mut stream) in streams {
             embeddings.push(normalised(vector(&mut stream).await?));
+            embedded += tokens;
+            self.charge.used(embedded, 0);
         }
         self.shown.used(self.front.model.id(), usage);
         Ok((embeddings, usage))

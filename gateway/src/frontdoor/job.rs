@@ -12,6 +12,7 @@ use super::params::{Checked, Named, Parameters};
 use super::prompt::{Prompt, Truncate};
 use super::{Caller, FrontDoor};
 use crate::error::ApiError;
+use crate::metering::Charge;
 use crate::shown::{Operation, Shown};
 
 /// Tokens that a text completion has when nothing is said.
@@ -38,6 +39,7 @@ pub struct Job {
     n: u32,
     constraint: Option<&'static str>,
     length: Length,
+    charge: Charge,
     shown: Shown,
 }
 
@@ -54,11 +56,12 @@ impl FrontDoor {
     /// Checks a request to go on with texts.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`], [`ApiError::ContextLength`].
+    /// [`ApiError::Invalid`], [`ApiError::ContextLength`]; what the key's limits say.
     pub fn completion(self: &Arc<Self>, request: CompletionRequest, caller: &Caller) -> Result<Job, ApiError> {
         let CompletionRequest { prompts, mut parameters, echo } = request;
         caller.shown.asks(Operation::Completion, self.model.id());
         caller.shown.parameters(&parameters);
+        caller.account.begin(self.model.id())?;
         if prompts.is_empty() {
             return Err(ApiError::param("prompt", "`prompt` is empty"));
         }
@@ -103,7 +106,9 @@ impl FrontDoor {
         length: Length,
     ) -> Result<Job, ApiError> {
         let cache_scope = self.cache_scope(caller, parameters.cache_salt.as_deref());
-        let mut requests = Vec::with_capacity(prompts.len());
+        // What is generated up to the end of the context, for nobody said how much, is charged when it is there.
+        let is_said = checked.max_tokens.is_some() || default_length.is_some();
+        let (mut requests, mut reserved) = (Vec::with_capacity(prompts.len()), 0_usize);
         for prompt in &prompts {
             let mut generation = checked.generation.clone();
             generation.max_tokens = self.room(param, prompt.len(), checked.max_tokens.as_ref(), default_length)?;
@@ -111,8 +116,10 @@ impl FrontDoor {
                 let why = format!("`min_tokens` is more than the {} tokens to generate", generation.max_tokens);
                 return Err(ApiError::param("min_tokens", why));
             }
+            let generated = if is_said { generation.max_tokens * generation.choices as usize } else { 0 };
+            reserved += prompt.len() + generated;
             requests.push(ValidRequest {
-                tenant: caller.tenant.clone(),
+                tenant: caller.account.tenant(),
                 priority: checked.priority,
                 cache_scope,
                 deadline: caller.deadline,
@@ -128,6 +135,7 @@ impl FrontDoor {
             n: checked.n,
             constraint: checked.constraint_name,
             length,
+            charge: caller.account.reserve(self.model.id(), reserved as u64)?,
             shown: caller.shown.clone(),
         })
     }
@@ -163,7 +171,7 @@ impl Job {
         let group = Group { prompts: self.prompts, each, n: self.n, constraint: self.constraint };
         let shown = self.shown.answer(self.front.model.id());
         if self.length == Length::PromptOnly && self.requests.iter().all(|request| !wants_prompt(request)) {
-            return Ok(Answer::of_prompts_alone(group, self.front.metrics.clone(), shown));
+            return Ok(Answer::of_prompts_alone(group, self.front.metrics.clone(), self.charge, shown));
         }
         let (mut choices, now) = (Vec::new(), Instant::now());
         for (request, prompt) in self.requests.into_iter().zip(&group.prompts) {
@@ -180,7 +188,7 @@ impl Job {
                 ));
             }
         }
-        Ok(Answer::new(group, stream::select_all(choices), self.front.metrics.clone(), shown))
+        Ok(Answer::new(group, stream::select_all(choices), self.front.metrics.clone(), self.charge, shown))
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use tramontane_cluster::engine::{CacheScope, Engine, EngineInfo, EngineStatus, Tenant};
+use tramontane_cluster::engine::{CacheScope, Engine, EngineInfo, EngineStatus};
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::tokenizer::Tokenizer;
 
@@ -42,6 +42,7 @@ pub use random::alphanumeric;
 pub use token_text::TokenText;
 
 use crate::error::ApiError;
+use crate::metering::Account;
 use crate::metrics::FrontMetrics;
 use crate::shown::Shown;
 
@@ -56,8 +57,8 @@ pub(crate) async fn aside<T: Send + 'static>(
 /// Who asks, and until when.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
-    /// The name of the key.
-    pub tenant: Tenant,
+    /// The key, and what knows of it.
+    pub account: Account,
     /// After it nobody waits for the answer.
     pub deadline: Option<Instant>,
     /// What is shown of his request.
@@ -160,11 +161,12 @@ impl FrontDoor {
     /// Who may share cached keys and values with `caller`: those of the same key who name the same salt.
     fn cache_scope(&self, caller: &Caller, salt: Option<&str>) -> CacheScope {
         use sha2::{Digest, Sha256};
-        if caller.tenant.0.is_none() && salt.is_none() {
+        let tenant = caller.account.tenant();
+        if tenant.0.is_none() && salt.is_none() {
             return CacheScope::default();
         }
         let mut hash = Sha256::new();
-        for part in [caller.tenant.0.as_deref(), salt] {
+        for part in [tenant.0.as_deref(), salt] {
             // Lengths go in, so that no two pairs are the same bytes.
             hash.update(part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
             hash.update(part.unwrap_or_default());

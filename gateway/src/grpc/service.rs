@@ -51,16 +51,13 @@ impl Service {
     ) -> Result<(Arc<FrontDoor>, Caller), Status> {
         let headers: &HeaderMap = metadata.as_ref();
         let shown = Shown::logged(request_id(headers).to_str().unwrap_or_default());
-        let tenant = match self.0.keys() {
-            Some(keys) => keys.authenticate(headers).map_err(|error| self.refused(&shown, error))?,
-            None => Default::default(),
-        };
+        let account = self.0.meter().authenticate(headers).map_err(|error| self.refused(&shown, error))?;
         let shown = if TRACED.contains(&method) { shown.over_grpc(SERVICE_NAME, method, headers) } else { shown };
         let front = self.0.front().and_then(|front| front.check_model(model).map(|()| front.clone()));
         let front = front.map_err(|error| self.refused(&shown, error))?;
         let timeout = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok((front, Caller { tenant, deadline, shown }))
+        Ok((front, Caller { account, deadline, shown }))
     }
 
     fn pieces(&self, job: Job, logprobs: Logprobs, counted: Counted) -> Result<Response<Pieces>, Status> {
@@ -180,8 +177,9 @@ impl Inference for Service {
     }
 
     async fn models(&self, request: Request<v1::ModelsRequest>) -> Result<Response<v1::ModelsReply>, Status> {
-        let (front, _) = self.admit("Models", request.metadata(), None)?;
-        Ok(Response::new(v1::ModelsReply { models: vec![write::model(&front)] }))
+        let (front, caller) = self.admit("Models", request.metadata(), None)?;
+        let served = std::iter::once(&front).filter(|front| caller.account.may_ask(front.model().id()));
+        Ok(Response::new(v1::ModelsReply { models: served.map(|front| write::model(front)).collect() }))
     }
 }
 

@@ -26,6 +26,7 @@ type Shared = State<Arc<Gateway>>;
 /// Goes on with a conversation.
 #[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatBody, responses(
     (status = 200, description = "The answer; with `stream`, chunks as server-sent events", body = answer::chat::ChatCompletion),
+    (status = 429, description = "The key has had its requests or tokens of this minute (`rate_limit_exceeded`) or month (`insufficient_quota`); `retry-after` says when to ask again", body = super::reply::ErrorBody),
     (status = "default", description = "What went wrong", body = super::reply::ErrorBody)))]
 pub(super) async fn chat(
     State(gateway): Shared,
@@ -57,6 +58,7 @@ pub(super) async fn chat(
 /// Goes on with texts.
 #[utoipa::path(post, path = "/v1/completions", request_body = CompletionBody, responses(
     (status = 200, description = "The completion; with `stream`, chunks as server-sent events", body = answer::completions::Completion),
+    (status = 429, description = "The key has had its requests or tokens of this minute (`rate_limit_exceeded`) or month (`insufficient_quota`); `retry-after` says when to ask again", body = super::reply::ErrorBody),
     (status = "default", description = "What went wrong", body = super::reply::ErrorBody)))]
 pub(super) async fn completions(
     State(gateway): Shared,
@@ -128,6 +130,7 @@ pub(super) enum Vector {
 /// Embeds texts: the mean of the last hidden states, as a vector of length one.
 #[utoipa::path(post, path = "/v1/embeddings", request_body = EmbeddingBody, responses(
     (status = 200, description = "The embeddings", body = Embeddings),
+    (status = 429, description = "The key has had its requests or tokens of this minute (`rate_limit_exceeded`) or month (`insufficient_quota`); `retry-after` says when to ask again", body = super::reply::ErrorBody),
     (status = "default", description = "What went wrong", body = super::reply::ErrorBody)))]
 pub(super) async fn embeddings(
     State(gateway): Shared,
@@ -271,10 +274,14 @@ fn model_body(front: &FrontDoor) -> ModelBody {
     }
 }
 
-/// The models that are served.
+/// The models that are served, and that the key may ask.
 #[utoipa::path(get, path = "/v1/models", responses((status = 200, description = "The models", body = Models)))]
-pub(super) async fn models(State(gateway): Shared) -> Result<Json<Models>, ApiError> {
-    Ok(Json(Models { object: "list", data: vec![model_body(gateway.front()?)] }))
+pub(super) async fn models(
+    State(gateway): Shared,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Models>, ApiError> {
+    let served = std::iter::once(gateway.front()?).filter(|front| caller.account.may_ask(front.model().id()));
+    Ok(Json(Models { object: "list", data: served.map(|front| model_body(front)).collect() }))
 }
 
 /// One model.

@@ -14,14 +14,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::{Frame, SizeHint};
 use tracing::Instrument;
-use tramontane_cluster::engine::Tenant;
 
 use super::Gateway;
 use super::connection::Head;
+use super::limits;
 use super::reply::Refusal;
 use super::ui;
 use crate::error::ApiError;
 use crate::frontdoor::{Caller, alphanumeric};
+use crate::metering::Account;
 use crate::shown::Shown;
 
 /// Where a request's id stands.
@@ -40,10 +41,12 @@ pub(super) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
     let mut shown = Shown::logged(id.to_str().unwrap_or_default());
     let connection = request.extensions().get::<Head>().cloned();
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut account = Account::default();
     let mut response = match admit(&gateway, &request) {
-        Ok(tenant) => {
+        Ok(known) => {
+            account = known.clone();
             shown = shown.over_http(request.uri().path(), request.method().as_str(), request.headers());
-            request.extensions_mut().insert(Caller { tenant, deadline: None, shown: shown.clone() });
+            request.extensions_mut().insert(Caller { account: known, deadline: None, shown: shown.clone() });
             next.run(request).instrument(shown.log().clone()).await
         }
         Err(error) => shown.log().in_scope(|| error.into_response()),
@@ -57,6 +60,7 @@ pub(super) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
     if let (Some(connection), true) = (connection, headers.contains_key(header::CONNECTION)) {
         connection.leave_unread();
     }
+    limits::say(headers, account.standing());
     headers.insert(REQUEST_ID, id);
     headers.insert("openai-processing-ms", HeaderValue::from(begun.elapsed().as_millis() as u64));
     if chunked {
@@ -67,15 +71,15 @@ pub(super) async fn around(State(gateway): State<Arc<Gateway>>, mut request: Req
 }
 
 /// Who asks, if he may.
-fn admit(gateway: &Gateway, request: &Request) -> Result<Tenant, ApiError> {
+fn admit(gateway: &Gateway, request: &Request) -> Result<Account, ApiError> {
     if let Some(why) = request.extensions().get::<Head>().and_then(Head::ambiguity) {
         return Err(ApiError::AmbiguousHead { why });
     }
     let path = request.uri().path();
-    match &gateway.keys {
-        Some(keys) if !PROBES.contains(&path) && !ui::is_piece(path) => keys.authenticate(request.headers()),
-        _ => Ok(Tenant::default()),
+    if PROBES.contains(&path) || ui::is_piece(path) {
+        return Ok(Account::default());
     }
+    gateway.meter.authenticate(request.headers())
 }
 
 /// The client's id if it is one short printable word, else one of ours.

@@ -6,6 +6,7 @@ mod connection;
 mod handlers;
 mod heads;
 mod layers;
+mod limits;
 mod openapi;
 mod origins;
 mod reply;
@@ -28,13 +29,13 @@ pub use ui::Console;
 
 use crate::error::ApiError;
 use crate::frontdoor::FrontDoor;
-use crate::keys::Keys;
+use crate::metering::Meter;
 use crate::metrics::FrontMetrics;
 
 /// What all requests of a server share.
 pub struct Gateway {
     front: OnceLock<Arc<FrontDoor>>,
-    keys: Option<Keys>,
+    meter: Arc<Meter>,
     in_flight: AtomicUsize,
     metrics: FrontMetrics,
     /// Rung when a request ends.
@@ -42,11 +43,11 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway whose model is not there yet; with `keys` only who has one may ask.
-    pub fn new(keys: Option<Keys>) -> Arc<Self> {
+    /// A gateway whose model is not there yet; `meter` knows who may ask.
+    pub fn new(meter: Arc<Meter>) -> Arc<Self> {
         Arc::new(Self {
             front: OnceLock::new(),
-            keys,
+            meter,
             in_flight: AtomicUsize::new(0),
             metrics: FrontMetrics::default(),
             ended: Notify::new(),
@@ -62,9 +63,9 @@ impl Gateway {
         self.front.get().ok_or(ApiError::Loading)
     }
 
-    /// The keys, where only who has one may ask.
-    pub(crate) fn keys(&self) -> Option<&Keys> {
-        self.keys.as_ref()
+    /// What knows its keys.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// What its requests are counted by.

@@ -6,7 +6,7 @@ use http::{HeaderValue, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, seconds};
 
 /// The body of every error.
 #[derive(Debug, Serialize, ToSchema)]
@@ -50,10 +50,10 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(Refusal(self.names().reason()));
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(wait).max(1)));
         }
         match self {
-            Self::MissingKey | Self::InvalidKey => {
+            Self::MissingKey | Self::InvalidKey | Self::ExpiredKey => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             // What is left of the body is not read: the connection is of no more use.

@@ -1,4 +1,5 @@
 //! The routes of a model whose engine is in the test's hands.
+#![allow(dead_code, reason = "each test target uses its own part of it")]
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use tower::ServiceExt;
 use tramontane_cluster::engine::{Engine, EngineInbox, EngineInfo, Submission, in_process};
 use tramontane_gateway::frontdoor::{FrontDoor, Limits, ModelCard, ServedModel};
 use tramontane_gateway::http::{Console, Gateway, Pages, routes};
+use tramontane_gateway::metering::Meter;
 use tramontane_model::chat::ChatTemplate;
 use tramontane_model::tokenizer::Tokenizer;
 
@@ -20,11 +22,16 @@ const VOCAB: usize = 2048;
 
 /// The routes, and the engine's inbox.
 pub(crate) fn served(chat: Option<ChatTemplate>) -> (Router, EngineInbox) {
+    metered(chat, Meter::open())
+}
+
+/// The same, for whom `meter` knows.
+pub(crate) fn metered(chat: Option<ChatTemplate>, meter: Arc<Meter>) -> (Router, EngineInbox) {
     let info = EngineInfo { model: "breeze".into(), context: 1024, vocab: VOCAB, fingerprint: "fp".to_owned() };
     let (engine, inbox) = in_process(info, 4);
     let model = ServedModel::new(engine.info(), vec![2], ModelCard::default());
     let front = FrontDoor::new(Arc::new(engine), tokenizer(), chat, model, Limits::default());
-    let gateway = Gateway::new(None);
+    let gateway = Gateway::new(meter);
     gateway.open(Arc::new(front));
     (routes(&gateway, Console::Served, Pages::OfThisMachine), inbox)
 }

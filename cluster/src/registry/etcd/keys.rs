@@ -1,11 +1,14 @@
 //! Which key holds what, and what stands in it.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tramontane_router::{ModelId, NodeId};
 
 use super::MAX_VALUE;
 use crate::registry::RegistryError;
+use crate::registry::accounts::{UsageId, UsageQuery};
 use crate::registry::directory::EngineId;
 
 /// The keys of one cluster.
@@ -54,6 +57,58 @@ impl EngineKeys {
 
     pub(super) fn parse(&self, key: &[u8]) -> Option<EngineId> {
         std::str::from_utf8(key).ok()?.strip_prefix(&self.root).map(EngineId::from)
+    }
+}
+
+/// The keys of a cluster's accounts.
+#[derive(Clone, Debug)]
+pub(super) struct AccountKeys {
+    /// `/tramontane/<cluster>/`.
+    root: String,
+}
+
+impl AccountKeys {
+    pub(super) fn new(cluster: &str) -> Self {
+        Self { root: format!("/tramontane/{cluster}/") }
+    }
+
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.all_keys())
+    }
+
+    pub(super) fn all_keys(&self) -> String {
+        format!("{}keys/", self.root)
+    }
+
+    /// The range that is watched, from and to.
+    pub(super) fn watched(&self) -> (String, String) {
+        // '0' follows '/'.
+        (self.all_keys(), format!("{}keys0", self.root))
+    }
+
+    pub(super) fn parse_key(&self, key: &[u8]) -> Option<Arc<str>> {
+        std::str::from_utf8(key).ok()?.strip_prefix(&self.all_keys()).map(Arc::from)
+    }
+
+    pub(super) fn usage(&self, id: &UsageId) -> String {
+        format!("{}usage/{}/{}/{}", self.root, id.key, id.day, id.model)
+    }
+
+    /// A range, from and to, in which all lies that `query` covers: of one key nothing else does.
+    pub(super) fn usage_range(&self, query: &UsageQuery) -> (String, String) {
+        let UsageQuery { key, from, to } = query;
+        match key {
+            Some(key) => (format!("{}usage/{key}/{from}/", self.root), format!("{}usage/{key}/{to}0", self.root)),
+            None => (format!("{}usage/", self.root), format!("{}usage0", self.root)),
+        }
+    }
+
+    pub(super) fn parse_usage(&self, key: &[u8]) -> Option<UsageId> {
+        let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.root)?.strip_prefix("usage/")?;
+        // A model's name may hold slashes, the others hold none.
+        let mut parts = rest.splitn(3, '/');
+        let (key, day, model) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(UsageId { key: key.into(), day: day.parse().ok()?, model: model.into() })
     }
 }
 
@@ -189,5 +244,38 @@ mod tests {
         for key in ["/tramontane/c/keys/k", "/tramontane/c/coordinators", "/tramontane/cc/coordinators/a"] {
             assert!(!inside(key) && keys.parse(key.as_bytes()).is_none(), "{key}");
         }
+    }
+
+    #[test]
+    fn usage_is_read_back_and_a_query_of_one_key_is_its_range() {
+        let keys = AccountKeys::new("c");
+        let id = |key: &str, day: &str, model: &str| {
+            let day = day.parse().expect("a day");
+            UsageId { key: key.into(), day, model: model.into() }
+        };
+        let (from, to) = ("2026-11-01".parse().expect("a day"), "2026-11-30".parse().expect("a day"));
+        let of_a = UsageQuery { key: Some("a".into()), from, to };
+        let all = UsageQuery { key: None, ..of_a.clone() };
+        for (id, wanted) in [
+            (id("a", "2026-11-01", "m"), true),
+            (id("a", "2026-11-30", "org/m:q4"), true),
+            (id("a", "2026-12-01", "m"), false),
+            (id("a", "2026-10-31", "m"), false),
+            (id("a-", "2026-11-03", "m"), false),
+            (id("a.b", "2026-11-03", "m"), false),
+            (id("b", "2026-11-03", "m"), false),
+        ] {
+            let key = keys.usage(&id);
+            assert_eq!(keys.parse_usage(key.as_bytes()), Some(id.clone()), "{key}");
+            let inside = |query| {
+                let (from, to) = keys.usage_range(query);
+                (from.as_str()..to.as_str()).contains(&key.as_str())
+            };
+            assert_eq!((inside(&of_a), of_a.covers(&id), inside(&all)), (wanted, wanted, true), "{key}");
+        }
+        for wrong in ["/tramontane/c/usage/a", "/tramontane/c/usage/a/2026-11-01", "/tramontane/c/usage/a/x/m", "x"] {
+            assert_eq!(keys.parse_usage(wrong.as_bytes()), None, "{wrong}");
+        }
+        assert_eq!(keys.parse_key(keys.key("a").as_bytes()).as_deref(), Some("a"));
     }
 }

@@ -1,11 +1,13 @@
 //! The registry of a real cluster: etcd. Any number of processes share it, and none of them needs it to go on serving.
 //!
-//! Below `/tramontane/<cluster>/` (JSON throughout, each key with one writer at a time):
+//! Below `/tramontane/<cluster>/` (JSON throughout):
 //!
 //! | key | what | written |
 //! | --- | --- | --- |
 //! | `nodes/<id>` | a node's record | by the node, under its lease |
 //! | `coordinators/<id>` | an engine's record: where front doors reach it, what it serves | by its coordinator, under its lease |
+//! | `keys/<name>` | an API key's record: its SHA-256, what it may | by a coordinator that an operator asked, when the key is absent; deleted when it is revoked |
+//! | `usage/<name>/<day>/<model>` | what a key used of a model on a day (UTC), and whose entries are in it | by every front door, in one transaction that checks that nobody wrote between |
 //! | `leader` | who leads: `{"name": …}` | by a candidate, under its lease, when the key is absent |
 //! | `nodes-refused/<id>` | why a node may not be in the cluster: `{"why": …}` | by that node, for ten minutes |
 //! | `models/<model>/orders` | what operators have ordered: cordoned nodes, a rebalance | by whom an operator asked (the leader, when a rebalance is done), in one transaction that checks that nobody wrote between |
@@ -19,6 +21,7 @@
 //! [`RegistryError::Lost`]: super::RegistryError::Lost
 //! [`Health::WentBack`]: super::Health::WentBack
 
+mod accounts;
 mod directory;
 mod follow;
 mod kept;
@@ -42,6 +45,7 @@ use tonic::Code;
 use super::RegistryError;
 use crate::transport::causes;
 
+pub use accounts::EtcdAccounts;
 pub use directory::EtcdDirectory;
 pub use options::{EtcdOptions, EtcdTls, MAX_ENDPOINTS};
 pub use refused::tell_refused;
