@@ -82,6 +82,14 @@ pub(crate) fn soften<const LANES: usize>(
     Some(Merge { max, sum: sum.mul_add(alpha, block_sum * beta), step: Step::Scale(alpha, beta) })
 }
 
+/// A block of values on its way into Q results: the weights of its slots, how it merges, and what is asked for meanwhile.
+pub(crate) struct Weighed<'a, T, const Q: usize> {
+    pub(crate) e: &'a [[f32; KV_BLOCK]; Q],
+    pub(crate) values: &'a [T],
+    pub(crate) merge: &'a [Option<Merge>; Q],
+    pub(crate) next: &'a [T],
+}
+
 /// Asks for the 32 values from `32 × line` of `next`, a block of keys or values that will be wanted. A head's blocks lie apart, so that no
 /// stream runs on from one to the next. Into the second-level cache, which waits for more lines at once than the first.
 #[inline(always)]

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::KV_BLOCK;
-use crate::arch::softmax::{Merge, Step, Stored, ahead, soften};
+use crate::arch::softmax::{Merge, Step, Stored, Weighed, ahead, soften};
 use crate::attention::{HeadGroup, blocks_of, slots_of};
 use crate::kv::KvData;
 
@@ -57,11 +57,12 @@ fn tile<T: Stored, const Q: usize>(head: &HeadGroup<'_>, first: usize, k: &[T], 
             merge[q] = soften::<LANES>(&mut weights[q], &slots[q], merge[q]);
         }
         if slots.iter().all(|s| s.len() == KV_BLOCK) {
-            weigh::<T, Q>(head, first, &weights, values, 0..KV_BLOCK, &merge, next);
+            weigh(head, first, &Weighed { e: &weights, values, merge: &merge, next }, 0..KV_BLOCK);
             continue;
         }
         for q in 0..Q {
-            weigh::<T, 1>(head, first + q, &[weights[q]], values, slots[q].clone(), &[merge[q]], next);
+            let block = Weighed { e: &[weights[q]], values, merge: &[merge[q]], next };
+            weigh(head, first + q, &block, slots[q].clone());
         }
     }
     for (q, merge) in merge.iter().enumerate() {
@@ -111,21 +112,18 @@ fn scores<T: Stored, const Q: usize>(queries: &[&[f32]; Q], k: &[T], scale: f32,
 fn weigh<T: Stored, const Q: usize>(
     head: &HeadGroup<'_>,
     first: usize,
-    e: &[[f32; KV_BLOCK]; Q],
-    v: &[T],
+    block: &Weighed<'_, T, Q>,
     slots: Range<usize>,
-    merge: &[Option<Merge>; Q],
-    next: &[T],
 ) {
-    let width = head.kv.head_dim;
+    let (width, &Weighed { e, values: v, merge, .. }) = (head.kv.head_dim, block);
     assert!(v.len() == width * KV_BLOCK && slots.end <= KV_BLOCK, "a block of values");
     let mut d = 0;
     while d + 2 * LANES <= width {
-        weigh_lanes::<T, Q, 2>(head, first, e, v, slots.clone(), d, merge, next);
+        weigh_lanes::<T, Q, 2>(head, first, block, slots.clone(), d);
         d += 2 * LANES;
     }
     if d + LANES <= width {
-        weigh_lanes::<T, Q, 1>(head, first, e, v, slots.clone(), d, merge, next);
+        weigh_lanes::<T, Q, 1>(head, first, block, slots.clone(), d);
         d += LANES;
     }
     for d in d..width {
@@ -147,14 +145,11 @@ fn weigh<T: Stored, const Q: usize>(
 fn weigh_lanes<T: Stored, const Q: usize, const N: usize>(
     head: &HeadGroup<'_>,
     first: usize,
-    e: &[[f32; KV_BLOCK]; Q],
-    v: &[T],
+    block: &Weighed<'_, T, Q>,
     slots: Range<usize>,
     d: usize,
-    merge: &[Option<Merge>; Q],
-    next: &[T],
 ) {
-    let width = head.kv.head_dim;
+    let (width, &Weighed { e, values: v, merge, next }) = (head.kv.head_dim, block);
     // Lines of `next` that the dimensions before these have asked for.
     let asked = d * KV_BLOCK / (2 * LANES);
     let mut acc = [[_mm512_setzero_ps(); N]; Q];
