@@ -37,6 +37,7 @@ mod tls;
 mod up;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +52,9 @@ use crate::telemetry::Telemetry;
 #[error(transparent)]
 struct Unreachable(anyhow::Error);
 
+/// How long the threads of a process that serves may take to end.
+const ENDING: Duration = Duration::from_secs(2);
+
 const EXIT_FAILURE: u8 = 1;
 const EXIT_UNREACHABLE: u8 = 3;
 const EXIT_DEGRADED: u8 = 4;
@@ -58,6 +62,7 @@ const EXIT_DEGRADED: u8 = 4;
 fn main() -> ExitCode {
     panics::install();
     let cli = Cli::parse();
+    let serves = cli.command.traced().is_some();
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args::RUNTIME_THREADS)
         .enable_all()
@@ -73,8 +78,13 @@ fn main() -> ExitCode {
                 run(cli).await
             });
             telemetry.finish();
-            // A blocked reader or a loading thread must not keep the process.
-            runtime.shutdown_background();
+            // A thread that moves rows by NCCL has to leave it before the process ends. A blocked reader or a loading thread must
+            // not keep the process.
+            if serves {
+                runtime.shutdown_timeout(ENDING)
+            } else {
+                runtime.shutdown_background()
+            }
             outcome
         });
     match outcome {

@@ -113,6 +113,11 @@ impl Fleet {
         self.coordinator.as_ref().expect("it was started")
     }
 
+    /// Takes the first coordinator out, for whoever waits for its end.
+    pub(crate) fn take_coordinator(&mut self) -> Serving {
+        self.coordinator.take().expect("it was started")
+    }
+
     /// Starts a coordinator, and waits until it serves.
     pub(crate) fn start_coordinator(&self, id: &str) -> Serving {
         let registry = self.registry();

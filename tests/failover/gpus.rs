@@ -8,7 +8,7 @@ use crate::fleet::{Fleet, Size};
 use crate::long;
 use crate::run::{run, until};
 use crate::serving::{Serving, get};
-use crate::stand_in::{Build, inside};
+use crate::stand_in::{Build, inside, version};
 use crate::traffic::{Quiet, Traffic};
 
 const STREAMS: u64 = 2;
@@ -57,6 +57,16 @@ fn streams_survive_what_happens_to_members_of_the_communicator() {
         assert!(traffic.is_well());
         assert!(traffic.stop() > 0);
         assert!(metric(fleet.coordinator(), "tramontane_exchange_nccl_communicators_total") >= 3);
+
+        // Whoever is told to end leaves its communicator, and does not crash in it.
+        let leaving = fleet.take("n0");
+        leaving.signal("TERM");
+        assert_eq!(leaving.outcome().code, Some(0));
+        until_members(&fleet, 2);
+        let coordinator = fleet.take_coordinator();
+        coordinator.signal("TERM");
+        let outcome = coordinator.outcome();
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     });
 }
 
@@ -77,7 +87,7 @@ fn the_check_of_one_gpu_is_a_command() {
     inside("gpus::the_check_of_one_gpu_is_a_command", Build::Whole, "", || {
         let outcome = run(&["bench", "exchange", "--json"]);
         assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-        assert!(outcome.stdout.lines().next().is_some_and(|line| line.contains("NCCL 2.28.3")), "{}", outcome.stdout);
+        assert!(outcome.stdout.lines().next().is_some_and(|line| line.contains(version())), "{}", outcome.stdout);
     });
     let refused = run(&["coordinator", "--registry", "etcd://127.0.0.1:1", "--exchange", "carrier-pigeon"]);
     assert!(refused.code == Some(2) && refused.stderr.contains("grpc or nccl is wanted"), "{}", refused.stderr);

@@ -99,7 +99,8 @@ impl Comm {
         Ok(())
     }
 
-    /// Moves one group: payloads of a pair of ranks and a direction in their order, all others at once.
+    /// Moves one group. With each other rank its n-th payload there and its n-th here go together, whichever was named
+    /// first, and after both are through the next two: so NCCL plans a group.
     pub(crate) fn carry(&self, ops: &[Op]) {
         if strikes("die", self.rank) {
             process::abort();
@@ -111,23 +112,33 @@ impl Comm {
             return self.stand_still();
         }
         let damage = strikes("damage", self.rank);
-        let mut lanes: BTreeMap<(u32, bool), Vec<Op>> = BTreeMap::new();
+        let mut peers: BTreeMap<u32, [Vec<Op>; 2]> = BTreeMap::new();
         for op in ops {
-            lanes.entry((op.peer, op.sends)).or_default().push(*op);
+            peers.entry(op.peer).or_default()[usize::from(op.sends)].push(*op);
         }
         thread::scope(|scope| {
-            for lane in lanes.into_values() {
+            for [here, there] in peers.into_values() {
                 scope.spawn(move || {
-                    for op in lane {
-                        match self.one(op, damage) {
-                            Ok(true) => {}
-                            Ok(false) => return self.fail(INVALID_USAGE),
-                            Err(_) => return self.fail(REMOTE_ERROR),
-                        }
-                    }
+                    (0..here.len().max(there.len()))
+                        .all(|n| self.pair(here.get(n).copied(), there.get(n).copied(), damage))
                 });
             }
         });
+    }
+
+    /// Moves one payload each way; `false` when the rank has failed.
+    fn pair(&self, here: Option<Op>, there: Option<Op>, damage: bool) -> bool {
+        thread::scope(|scope| {
+            let both = [here, there].map(|op| op.map(|op| scope.spawn(move || self.one(op, damage))));
+            both.into_iter().flatten().all(|moved| {
+                match moved.join().expect("it does not panic") {
+                    Ok(true) => return true,
+                    Ok(false) => self.fail(INVALID_USAGE),
+                    Err(_) => self.fail(REMOTE_ERROR),
+                }
+                false
+            })
+        })
     }
 
     /// Moves one payload; `false` if the sizes differ.

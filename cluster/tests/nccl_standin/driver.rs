@@ -8,7 +8,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::{ptr, slice, thread};
+use std::{ptr, thread};
 
 use crate::{fault, lock, strikes};
 
@@ -39,9 +39,7 @@ static MEMORY: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
 
 /// Whether these bytes lie within one allocation.
 pub(crate) fn on_device(address: u64, bytes: usize) -> bool {
-    let memory = lock(&MEMORY);
-    let below = memory.range(..=address).next_back();
-    below.is_some_and(|(begin, size)| address + bytes as u64 <= begin + *size as u64)
+    lies_in(&MEMORY, address, bytes)
 }
 
 #[unsafe(no_mangle)]
@@ -121,20 +119,49 @@ pub unsafe extern "C" fn cuMemFree_v2(address: u64) -> c_int {
     0
 }
 
+/// Pinned memory, from which streams copy in their own time; no device memory.
+static PINNED: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostAlloc(address: *mut u64, bytes: usize, _: c_uint) -> c_int {
+    if strikes("pin", 0) || bytes == 0 {
+        return OUT_OF_MEMORY;
+    }
+    let begin = unsafe { alloc(layout(bytes)) } as u64;
+    lock(&PINNED).insert(begin, bytes);
+    unsafe { *address = begin };
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemFreeHost(address: u64) -> c_int {
+    match lock(&PINNED).remove(&address) {
+        Some(bytes) => unsafe { dealloc(address as *mut u8, layout(bytes)) },
+        None => return INVALID_VALUE,
+    }
+    0
+}
+
+/// Whether these bytes lie within one allocation of `memory`.
+fn lies_in(memory: &Mutex<BTreeMap<u64, usize>>, address: u64, bytes: usize) -> bool {
+    let memory = lock(memory);
+    let below = memory.range(..=address).next_back();
+    below.is_some_and(|(begin, size)| address + bytes as u64 <= begin + *size as u64)
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const u8, bytes: usize, stream: *mut Stream) -> c_int {
-    if !on_device(to, bytes) {
+    if !on_device(to, bytes) || !lies_in(&PINNED, from as u64, bytes) {
         return INVALID_VALUE;
     }
-    // Like memory that is not pinned: read at once, written in the stream's time.
-    let data = unsafe { slice::from_raw_parts(from, bytes) }.to_vec();
-    unsafe { &*stream }.run(move || unsafe { ptr::copy_nonoverlapping(data.as_ptr(), to as *mut u8, data.len()) });
+    let from = from as usize;
+    unsafe { &*stream }.run(move || unsafe { ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) });
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: u64, bytes: usize, stream: *mut Stream) -> c_int {
-    if !on_device(from, bytes) {
+    if !on_device(from, bytes) || !lies_in(&PINNED, to as u64, bytes) {
         return INVALID_VALUE;
     }
     let to = to as usize;

@@ -38,6 +38,21 @@ pub struct Config {
     blocking: c_int,
 }
 
+/// Communicators that were not aborted.
+static LIVING: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" {
+    fn atexit(at_exit: extern "C" fn()) -> c_int;
+}
+
+/// As NCCL does, when a process ends while one of its threads is in it.
+extern "C" fn crash_if_living() {
+    if LIVING.load(SeqCst) > 0 {
+        eprintln!("the process ends, and a communicator lives");
+        process::abort();
+    }
+}
+
 thread_local! {
     /// The group that this thread has begun: its communicator, and what goes through it.
     static GROUP: RefCell<Option<Vec<(usize, Op)>>> = const { RefCell::new(None) };
@@ -83,6 +98,9 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     let folder = CStr::from_bytes_until_nul(&id.0).expect("an id of ours");
     let folder = PathBuf::from(OsStr::from_bytes(folder.to_bytes()));
     let new = Arc::new(Comm::new(rank, ranks.cast_unsigned(), folder));
+    if LIVING.fetch_add(1, SeqCst) == 0 {
+        unsafe { atexit(crash_if_living) };
+    }
     unsafe { *comm = Arc::into_raw(new.clone()) };
     thread::spawn(move || match (fault("lateinit", rank), new.meet()) {
         (Some(code), _) => new.state.store(code as c_int, SeqCst),
@@ -104,6 +122,7 @@ pub unsafe extern "C" fn ncclCommGetAsyncError(comm: *const Comm, state: *mut c_
 pub unsafe extern "C" fn ncclCommAbort(comm: *const Comm) -> c_int {
     let comm = unsafe { Arc::from_raw(comm) };
     comm.abort();
+    LIVING.fetch_sub(1, SeqCst);
     SUCCESS
 }
 
@@ -125,6 +144,11 @@ pub unsafe extern "C" fn ncclGroupEnd() -> c_int {
     }
     comm.settling.store(SETTLING, SeqCst);
     let ops: Vec<Op> = group.iter().map(|(_, op)| *op).collect();
+    let to_itself = |sends| ops.iter().filter(|op| op.peer == comm.rank && op.sends == sends).count();
+    if to_itself(true) != to_itself(false) {
+        comm.state.store(INVALID_USAGE, SeqCst);
+        return IN_PROGRESS;
+    }
     unsafe { &*(stream as *const Stream) }.run(move || comm.carry(&ops));
     IN_PROGRESS
 }

@@ -3,9 +3,10 @@
 //! process or several, meet over Unix sockets in a folder that the unique id names.
 //!
 //! Where the exchange could lean on something that NCCL does not promise, it is as strict as NCCL: a payload that is sent is
-//! gone only once it is received; between two ranks payloads match in their order, and sizes must; a rank that has failed
-//! stands still until it is aborted; calls are non-blocking. It is more lenient in one thing: real NCCL refuses two ranks on
-//! one GPU.
+//! gone only once it is received; between two ranks payloads match in their order, and sizes must; what goes each way within
+//! a group goes in pairs; a rank that has failed stands still until it is aborted, and a process that ends before all are
+//! crashes; calls are non-blocking, and copies want pinned memory. It is more lenient in one thing: real NCCL refuses two
+//! ranks on one GPU, unless it is 2.30 or newer and told not to.
 //!
 //! `NCCL_STANDIN=what@rank=n,…` has the n-th call of that kind go wrong on that rank, or fail with the code n: see [`fault`].
 

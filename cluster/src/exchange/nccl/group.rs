@@ -17,7 +17,7 @@ use tramontane_router::{ExpertBatch, ExpertRows, NodeId, NumericProfile, RowForm
 
 use super::communicator::{Seat, Transfer, unique_id};
 use super::rank::{Event, Order, Rank};
-use super::{JOIN_LIMIT, OFFER_LIMIT, ORDERS_PER_MEMBER, wire};
+use super::{COORDINATOR, JOIN_LIMIT, OFFER_LIMIT, ORDERS_PER_MEMBER, wire};
 use crate::Malformed;
 use crate::exchange::grpc::client::Note;
 use crate::exchange::grpc::link::Job;
@@ -167,8 +167,7 @@ impl Group {
             members.push(Member { node, requests, in_flight: 0 });
         }
         let (heard, events) = mpsc::unbounded_channel();
-        let rank = Rank::start(Seat { id, rank: 0, ranks }, members.len(), heard)
-            .map_err(|error| Broken::here(format!("no thread: {error}")))?;
+        let rank = Rank::start(Seat { id, rank: COORDINATOR, ranks }, members.len(), heard);
         let (pending, proved) = (BTreeMap::new(), BTreeSet::new());
         let mut group = Self { shared, members, rank, events, replies, pending, proved, _readers: readers };
         let joined = timeout(JOIN_LIMIT, group.joined()).await;

@@ -14,7 +14,7 @@ use tramontane_router::{ExpertBatch, ExpertRows, NumericProfile};
 
 use super::communicator::{self, Transfer};
 use super::rank::{Event, Order, Rank};
-use super::wire;
+use super::{COORDINATOR, wire};
 use crate::Malformed;
 use crate::exchange::grpc::server::{Answer, Job};
 use crate::exchange::grpc::shown::Shown;
@@ -23,8 +23,6 @@ use crate::exchange::{MAX_IN_FLIGHT, ServeError};
 
 /// Replies on their way to the coordinator, at most: one a dispatch in flight, two before the first, and why it ends.
 pub(in crate::exchange) const REPLIES: usize = MAX_IN_FLIGHT + 3;
-/// Whom a node sends to and receives from.
-const COORDINATOR: u32 = 0;
 
 /// Follows one coordinator's control stream until it ends, or until the communicator breaks: then `replies` ends with why.
 pub(in crate::exchange) async fn serve_member(
@@ -60,7 +58,7 @@ async fn follow(
         Some(_) => return Err(Status::invalid_argument("a seat comes second")),
     };
     let (heard, mut events) = mpsc::unbounded_channel();
-    let rank = Rank::start(seat, 1, heard).map_err(|error| Status::internal(format!("no thread: {error}")))?;
+    let rank = Rank::start(seat, 1, heard);
     let (answers, mut answered) = mpsc::channel(MAX_IN_FLIGHT);
     let mut member = Member { rank, profile, queue, answers, replies, coming: BTreeMap::new(), ready: BTreeMap::new() };
     loop {

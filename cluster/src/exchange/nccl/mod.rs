@@ -7,6 +7,10 @@
 //! thread (`rank`) moves what waits as one group. A member does its part of the coordinator's order and nothing else, so
 //! nobody waits for somebody who waits for him.
 //!
+//! Within a group NCCL keeps the order of what goes one way between two ranks, and pairs what goes one way with what goes
+//! the other as it likes: a payload may wait there for one that was named after it. Were that one in a later group of the
+//! other end's, both would wait for ever. So with each other rank a group's payloads go one way.
+//!
 //! A communicator is one generation: it is made, it serves, it breaks as a whole. When a member dies, stands still, or the
 //! nodes change, everybody aborts, and the coordinator makes the next with those who can (`roster`). What was under way then
 //! is sent over gRPC (`exchange` holds a whole [`GrpcExchange`](super::grpc::GrpcExchange)), and so is everything until the
@@ -39,13 +43,16 @@ pub(super) fn available() -> Result<(), NcclError> {
     communicator::check()
 }
 
+/// The coordinator's rank.
+const COORDINATOR: u32 = 0;
 /// Payloads that one group moves, at most.
 const MAX_GROUP: usize = 64;
-/// Bytes that one group moves, at most (a single payload may be larger): the device's memory they pass through.
-const MAX_GROUP_BYTES: usize = 256 << 20;
+/// Bytes that one group moves, at most (a single payload may be larger): they are staged in as much of the device's memory,
+/// and of the host's.
+const MAX_GROUP_BYTES: usize = 32 << 20;
 /// Payloads to and from one member that wait to be moved, at most: a dispatch and an answer for each in flight.
 const ORDERS_PER_MEMBER: usize = 2 * MAX_IN_FLIGHT;
-/// How long NCCL may take to get all ranks together.
+/// How long NCCL may take to get all ranks together, and each member and the coordinator to exchange their first bytes.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
 /// How long a group may take beside its bytes' time: longer, and a member stands still. What the other members are waiting
 /// for waits as long.

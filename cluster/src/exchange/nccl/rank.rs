@@ -1,18 +1,18 @@
 //! The thread that owns this process's end of a communicator: it moves what it is ordered to, in that order, as many
 //! payloads at once as wait.
 
-use std::io;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::spawn_blocking;
 
 use super::communicator::{Communicator, NcclError, Patience, Seat, Transfer};
-use super::{JOIN_LIMIT, MAX_GROUP, MAX_GROUP_BYTES, ORDERS_PER_MEMBER, SLOWEST, STALL_LIMIT};
+use super::{COORDINATOR, JOIN_LIMIT, MAX_GROUP, MAX_GROUP_BYTES, ORDERS_PER_MEMBER, SLOWEST, STALL_LIMIT};
 
 /// How often a communicator with nothing to do is asked how it is.
 const CHECK: Duration = Duration::from_secs(1);
@@ -43,17 +43,18 @@ pub(super) struct Rank {
 
 impl Rank {
     /// Starts a thread that takes `seat`, to move payloads to and from `peers` others. What it sends to `events` is
-    /// bounded by what it is ordered.
-    pub(super) fn start(seat: Seat, peers: usize, events: UnboundedSender<Event>) -> io::Result<Self> {
+    /// bounded by what it is ordered. It is one of the runtime's blocking threads, whose end the runtime waits for: a
+    /// process that ends while one is in NCCL crashes.
+    pub(super) fn start(seat: Seat, peers: usize, events: UnboundedSender<Event>) -> Self {
         let (orders, ordered) = sync_channel(peers * ORDERS_PER_MEMBER);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        thread::Builder::new().name("nccl".into()).spawn(move || {
+        spawn_blocking(move || {
             let broken = drive(&seat, &ordered, &events, &stopped);
             // Fails only when nobody wants to know any more.
             let _ = events.send(Event::Broken { why: broken.to_string() });
-        })?;
-        Ok(Self { orders, stop })
+        });
+        Self { orders, stop }
     }
 
     /// Has one payload more moved; `false` when the thread has ended, or has more to do than it may.
@@ -70,7 +71,7 @@ impl Drop for Rank {
 
 /// Works until that is no longer possible, or wanted; returns why.
 fn drive(seat: &Seat, ordered: &Receiver<Order>, events: &UnboundedSender<Event>, stop: &AtomicBool) -> NcclError {
-    let mut communicator = match Communicator::join(seat, Patience::from_now(JOIN_LIMIT, stop)) {
+    let mut communicator = match join(seat, Patience::from_now(JOIN_LIMIT, stop)) {
         Ok(communicator) => communicator,
         Err(error) => return error,
     };
@@ -100,15 +101,33 @@ fn drive(seat: &Seat, ordered: &Receiver<Order>, events: &UnboundedSender<Event>
     NcclError::Stopped
 }
 
-/// `first` and what waits behind it, within the bounds of a group; what goes over them is `left`.
+/// Takes `seat`, and has each member and the coordinator greet one another, one member after the other. NCCL connects two
+/// ranks when they first exchange something, which takes long and can fail; here nobody's rows wait for it.
+fn join(seat: &Seat, patience: Patience<'_>) -> Result<Communicator, NcclError> {
+    let mut communicator = Communicator::join(seat, patience)?;
+    let greeting = |rank: u32| Bytes::copy_from_slice(&rank.to_le_bytes());
+    for peer in if seat.rank == COORDINATOR { 1..seat.ranks } else { COORDINATOR..1 } {
+        let ours = Transfer::Send { to: peer, payload: greeting(seat.rank) };
+        let theirs = Transfer::Receive { from: peer, bytes: greeting(peer).len() };
+        if communicator.group(&[ours, theirs], patience)? != [greeting(peer)] {
+            return Err(NcclError::Broken { call: "ncclRecv", why: format!("no greeting of rank {peer}") });
+        }
+    }
+    Ok(communicator)
+}
+
+/// `first` and what waits behind it, within the bounds of a group; what goes over them is `left`. With each peer all go one
+/// way (why: see the module `nccl`).
 fn gather(first: Order, left: &mut Option<Order>, mut next: impl FnMut() -> Option<Order>) -> Vec<Order> {
     let mut bytes = first.transfer.bytes();
+    let mut ways = BTreeMap::from([first.transfer.way()]);
     let mut group = vec![first];
     while group.len() < MAX_GROUP
         && let Some(order) = next()
     {
         bytes += order.transfer.bytes();
-        if bytes > MAX_GROUP_BYTES {
+        let (peer, way) = order.transfer.way();
+        if bytes > MAX_GROUP_BYTES || *ways.entry(peer).or_insert(way) != way {
             *left = Some(order);
             break;
         }
@@ -147,6 +166,20 @@ mod tests {
         assert_eq!(groups(&[1, MAX_GROUP_BYTES, MAX_GROUP_BYTES]), [vec![0], vec![1], vec![2]]);
         assert_eq!(groups(&[2 * MAX_GROUP_BYTES, 1]), [vec![0], vec![1]], "one that is over the bound goes alone");
         assert_eq!(groups(&vec![1; MAX_GROUP + 1]).last(), Some(&vec![MAX_GROUP as u64]));
+    }
+
+    #[test]
+    fn with_each_peer_a_group_goes_one_way() {
+        let send = |to| Transfer::Send { to, payload: Bytes::from_static(b"row") };
+        let receive = |from| Transfer::Receive { from, bytes: 3 };
+        let orders = [send(1), send(1), receive(2), receive(1), receive(2), send(2), send(1)];
+        let mut waiting = orders.into_iter().enumerate().map(|(i, transfer)| Order { sequence: i as u64, transfer });
+        let (mut left, mut groups) = (None, Vec::new());
+        while let Some(first) = left.take().or_else(|| waiting.next()) {
+            let group = gather(first, &mut left, || waiting.next());
+            groups.push(group.iter().map(|order| order.sequence).collect::<Vec<_>>());
+        }
+        assert_eq!(groups, [vec![0, 1, 2], vec![3, 4], vec![5, 6]]);
     }
 
     #[test]

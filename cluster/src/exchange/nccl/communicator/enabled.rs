@@ -1,5 +1,5 @@
 //! A rank of a communicator through `cudarc`: NCCL in its non-blocking mode, so that no call outlasts anybody's patience, on
-//! a stream of its own, with a buffer in the device's memory through which the rows pass.
+//! a stream of its own; the rows are staged in the device's memory.
 #![allow(unsafe_code, reason = "calls of NCCL and of the CUDA driver")]
 
 use std::ffi::{CStr, c_char, c_void};
@@ -7,22 +7,24 @@ use std::mem::{MaybeUninit, size_of};
 use std::ptr;
 use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cudarc::driver::sys as cuda;
 use cudarc::nccl::sys as nccl;
 
 use super::library::{CUDA, NCCL};
+use super::staging::Staging;
 use super::{ID_BYTES, NcclError, Patience, Seat, Transfer, UniqueId};
 
 /// The device: the first that CUDA_VISIBLE_DEVICES leaves visible.
 const DEVICE: i32 = 0;
-/// Payloads begin at multiples of this in the device's buffer.
-const ALIGN: usize = 256;
-/// A busy stream is looked at this often; the first looks follow at once.
+/// Payloads begin at multiples of this where they are staged.
+pub(super) const ALIGN: usize = 256;
+/// A busy stream is looked at this often,
 const LOOK: Duration = Duration::from_micros(50);
-const FIRST_LOOKS: u32 = 64;
+/// and without a pause at first: a small group takes less.
+const BUSY: Duration = Duration::from_micros(300);
 /// How long an aborted stream may take to come to rest; what it might still touch is given up then, not freed.
 const REST: Duration = Duration::from_secs(5);
 /// What `NCCL_CONFIG_INITIALIZER` of nccl.h writes: its magic, the version whose fields follow, and "not set".
@@ -62,7 +64,7 @@ pub(in super::super) fn unique_id() -> Result<UniqueId, NcclError> {
 pub(in super::super) struct Communicator {
     comm: nccl::ncclComm_t,
     stream: cuda::CUstream,
-    buffer: Buffer,
+    staging: Staging,
     /// The last to go.
     _device: Device,
 }
@@ -77,7 +79,7 @@ impl Communicator {
         // SAFETY: the device's context is this thread's; the call writes the stream.
         ran(unsafe { cuda::cuStreamCreate(&raw mut stream, flags) }, "cuStreamCreate")?;
         // From here on a failure drops it whole.
-        let mut new = Self { comm: ptr::null_mut(), stream, buffer: Buffer::none(), _device: device };
+        let mut new = Self { comm: ptr::null_mut(), stream, staging: Staging::none(), _device: device };
         let id = nccl::ncclUniqueId { internal: seat.id.map(u8::cast_signed) };
         let mut config = config();
         let (ranks, rank) = (seat.ranks.cast_signed(), seat.rank.cast_signed());
@@ -85,6 +87,7 @@ impl Communicator {
         let begun = unsafe { nccl::ncclCommInitRankConfig(&raw mut new.comm, ranks, id, rank, &raw mut config) };
         done(begun, "ncclCommInitRankConfig", new.comm)?;
         new.settle("ncclCommInitRankConfig", "to have all ranks together", patience)?;
+        new.staging.reserve(1)?;
         Ok(new)
     }
 
@@ -95,54 +98,35 @@ impl Communicator {
         transfers: &[Transfer],
         patience: Patience<'_>,
     ) -> Result<Vec<Bytes>, NcclError> {
-        let moved = self.moved(transfers, patience);
-        if moved.is_err() && !self.abort() {
-            // The stream may read them until the process ends.
-            transfers.iter().cloned().for_each(std::mem::forget);
-        }
-        moved
-    }
-
-    fn moved(&mut self, transfers: &[Transfer], patience: Patience<'_>) -> Result<Vec<Bytes>, NcclError> {
-        let total = transfers.iter().map(|transfer| transfer.bytes().next_multiple_of(ALIGN)).sum();
-        self.buffer.reserve(total)?;
-        let places: Vec<cuda::CUdeviceptr> = transfers
-            .iter()
-            .scan(self.buffer.begin, |next, transfer| {
-                let place = *next;
-                *next += transfer.bytes().next_multiple_of(ALIGN) as cuda::CUdeviceptr;
-                Some(place)
-            })
-            .collect();
-        self.upload(transfers, &places)?;
-        self.post(transfers, &places, patience)?;
-        self.rest("rows to go through", patience)?;
-        self.download(transfers, &places, patience)
-    }
-
-    fn upload(&self, transfers: &[Transfer], places: &[cuda::CUdeviceptr]) -> Result<(), NcclError> {
-        for (transfer, &place) in transfers.iter().zip(places) {
+        let (places, sent, total) = places(transfers);
+        self.staging.reserve(total)?;
+        for (transfer, &place) in transfers.iter().zip(&places) {
             if let Transfer::Send { payload, .. } = transfer {
-                // SAFETY: the place has room for the payload, which lives until the stream rests (`group`).
-                let copied =
-                    unsafe { cuda::cuMemcpyHtoDAsync_v2(place, payload.as_ptr().cast(), payload.len(), self.stream) };
-                ran(copied, "cuMemcpyHtoDAsync")?;
+                self.staging.host(place, payload.len()).copy_from_slice(payload);
             }
         }
-        Ok(())
+        if sent > 0 {
+            self.staging.upload(0, sent, self.stream)?;
+        }
+        self.post(transfers, &places, patience)?;
+        if total > sent {
+            self.staging.download(sent, total - sent, self.stream)?;
+        }
+        self.rest("rows to go through", patience)?;
+        let received = transfers.iter().zip(places).filter_map(|(transfer, place)| match *transfer {
+            Transfer::Receive { bytes, .. } => Some(Bytes::copy_from_slice(self.staging.host(place, bytes))),
+            Transfer::Send { .. } => None,
+        });
+        Ok(received.collect())
     }
 
     /// Hands the group to NCCL. Where a call fails the group is ended all the same, for it is the thread's.
-    fn post(
-        &self,
-        transfers: &[Transfer],
-        places: &[cuda::CUdeviceptr],
-        patience: Patience<'_>,
-    ) -> Result<(), NcclError> {
+    fn post(&self, transfers: &[Transfer], places: &[usize], patience: Patience<'_>) -> Result<(), NcclError> {
         // SAFETY: takes nothing.
         done(unsafe { nccl::ncclGroupStart() }, "ncclGroupStart", self.comm)?;
         let posted = transfers.iter().zip(places).try_for_each(|(transfer, &place)| {
             let (count, stream) = (transfer.bytes(), self.stream.cast::<nccl::CUstream_st>());
+            let place = self.staging.device(place);
             let of_bytes = nccl::ncclDataType_t::ncclUint8;
             match transfer {
                 Transfer::Send { to, .. } => {
@@ -164,29 +148,6 @@ impl Communicator {
         let ended = done(unsafe { nccl::ncclGroupEnd() }, "ncclGroupEnd", self.comm);
         posted.and(ended)?;
         self.settle("ncclGroupEnd", "to begin a group", patience)
-    }
-
-    fn download(
-        &self,
-        transfers: &[Transfer],
-        places: &[cuda::CUdeviceptr],
-        patience: Patience<'_>,
-    ) -> Result<Vec<Bytes>, NcclError> {
-        let mut received = Vec::new();
-        for (transfer, &place) in transfers.iter().zip(places) {
-            if let Transfer::Receive { bytes, .. } = *transfer {
-                let mut rows = vec![0_u8; bytes];
-                // SAFETY: `rows` has room, and lives until the stream rests: it is leaked where it does not.
-                let copied = unsafe { cuda::cuMemcpyDtoHAsync_v2(rows.as_mut_ptr().cast(), place, bytes, self.stream) };
-                if let Err(error) = ran(copied, "cuMemcpyDtoHAsync").and_then(|()| self.rest("rows to come", patience))
-                {
-                    std::mem::forget(rows);
-                    return Err(error);
-                }
-                received.push(rows.into());
-            }
-        }
-        Ok(received)
     }
 
     /// Fails if NCCL has noticed that something is wrong.
@@ -242,7 +203,7 @@ impl Communicator {
 impl Drop for Communicator {
     fn drop(&mut self) {
         if self.abort() {
-            self.buffer.free();
+            self.staging.free();
             // SAFETY: the stream is ours, rests, and is not used again.
             let _ = unsafe { cuda::cuStreamDestroy_v2(self.stream) };
         } else {
@@ -278,37 +239,21 @@ impl Drop for Device {
     }
 }
 
-/// Memory of the device; grows.
-struct Buffer {
-    begin: cuda::CUdeviceptr,
-    capacity: usize,
-}
-
-impl Buffer {
-    fn none() -> Self {
-        Self { begin: 0, capacity: 0 }
-    }
-
-    /// Has room for `bytes`, and forgets what it held. The stream rests.
-    fn reserve(&mut self, bytes: usize) -> Result<(), NcclError> {
-        if bytes <= self.capacity {
-            return Ok(());
-        }
-        self.free();
-        let capacity = bytes.next_power_of_two();
-        // SAFETY: the call writes the address.
-        ran(unsafe { cuda::cuMemAlloc_v2(&raw mut self.begin, capacity) }, "cuMemAlloc")?;
-        self.capacity = capacity;
-        Ok(())
-    }
-
-    fn free(&mut self) {
-        if self.capacity > 0 {
-            // SAFETY: allocated in `reserve`, freed once.
-            let _ = unsafe { cuda::cuMemFree_v2(self.begin) };
-            self.capacity = 0;
-        }
-    }
+/// Where each payload lies: what is sent first, then what is received, so that each is one copy. Then the bytes of what is
+/// sent, and of all.
+fn places(transfers: &[Transfer]) -> (Vec<usize>, usize, usize) {
+    let room = |transfer: &Transfer| transfer.bytes().next_multiple_of(ALIGN);
+    let is_sent = |transfer: &&Transfer| matches!(transfer, Transfer::Send { .. });
+    let sent = transfers.iter().filter(is_sent).map(room).sum();
+    let (mut next_sent, mut next_received) = (0, sent);
+    let place = |transfer: &Transfer| {
+        let next = if is_sent(&transfer) { &mut next_sent } else { &mut next_received };
+        let place = *next;
+        *next += room(transfer);
+        place
+    };
+    let places = transfers.iter().map(place).collect();
+    (places, sent, next_received)
 }
 
 fn config() -> nccl::ncclConfig_t {
@@ -331,14 +276,13 @@ fn wait<T>(
     what: &'static str,
     patience: Patience<'_>,
 ) -> Result<T, NcclError> {
-    let mut looks = 0;
+    let begun = Instant::now();
     loop {
         if let Some(found) = look()? {
             return Ok(found);
         }
         patience.last(what)?;
-        looks += 1;
-        if looks < FIRST_LOOKS { thread::yield_now() } else { thread::sleep(LOOK) }
+        if begun.elapsed() < BUSY { thread::yield_now() } else { thread::sleep(LOOK) }
     }
 }
 
@@ -354,7 +298,7 @@ fn done(result: nccl::ncclResult_t, call: &'static str, comm: nccl::ncclComm_t) 
 }
 
 /// `result` of the driver's `call`.
-fn ran(result: cuda::CUresult, call: &'static str) -> Result<(), NcclError> {
+pub(super) fn ran(result: cuda::CUresult, call: &'static str) -> Result<(), NcclError> {
     if result == cuda::CUresult::CUDA_SUCCESS {
         return Ok(());
     }

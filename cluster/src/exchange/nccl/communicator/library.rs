@@ -30,6 +30,8 @@ pub(super) const CUDA: Library = Library {
         "cuStreamDestroy_v2",
         "cuMemAlloc_v2",
         "cuMemFree_v2",
+        "cuMemHostAlloc",
+        "cuMemFreeHost",
         "cuMemcpyHtoDAsync_v2",
         "cuMemcpyDtoHAsync_v2",
         "cuGetErrorString",

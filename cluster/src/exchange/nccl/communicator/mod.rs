@@ -7,6 +7,8 @@ mod disabled;
 mod enabled;
 #[cfg(feature = "nccl")]
 mod library;
+#[cfg(feature = "nccl")]
+mod staging;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,6 +50,21 @@ impl Transfer {
             Self::Receive { bytes, .. } => *bytes,
         }
     }
+
+    /// The other rank, and which way it goes.
+    pub(super) fn way(&self) -> (u32, Way) {
+        match *self {
+            Self::Send { to, .. } => (to, Way::There),
+            Self::Receive { from, .. } => (from, Way::Here),
+        }
+    }
+}
+
+/// Whether a payload goes to the other rank or comes from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    There,
+    Here,
 }
 
 /// For how long NCCL is waited for.
