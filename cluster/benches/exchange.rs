@@ -5,11 +5,11 @@
 // The harness is the tests'; the bench needs a part of it.
 #![allow(dead_code, reason = "each target uses its own part of the harness")]
 
-#[path = "../cluster/tests/exchange/nccl/cluster.rs"]
+#[path = "../tests/exchange/nccl/cluster.rs"]
 mod cluster;
-#[path = "../cluster/tests/exchange/harness.rs"]
+#[path = "../tests/exchange/harness.rs"]
 mod harness;
-#[path = "../cluster/tests/exchange/node.rs"]
+#[path = "../tests/exchange/node.rs"]
 mod node;
 
 use std::collections::BTreeMap;
