@@ -358,14 +358,7 @@ pub(crate) fn number<T: FromStr + Copy>(text: &str, valid: impl Fn(T) -> bool, w
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
 
     #[test]
     fn numbers_out_of_range_are_refused() {

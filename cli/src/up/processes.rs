@@ -18,6 +18,7 @@ use tramontane_router::NodeId;
 use super::assemble::node_id;
 use super::nodes::{Nodes, first_to_end};
 use crate::args::ModelArgs;
+use crate::config;
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -85,6 +86,8 @@ impl Spawner {
         if let Some(quantize) = model.quantize {
             command.args(["--quantize", quantize.name()]);
         }
+        // It has been told everything.
+        command.env_remove(config::VARIABLE);
         // A group of its own: Ctrl-C is the parent's, which lets requests end before its nodes do.
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn().with_context(failed)
