@@ -1,4 +1,4 @@
-//! The command line: what can be asked, and what stands when nothing is said.
+//! The command line: what can be asked, and what stands when nothing is said, neither there nor in a file ([`crate::config`]).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -6,7 +6,7 @@
 
 mod settings;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::builder::{Resettable, StyledStr};
@@ -19,9 +19,8 @@ use crate::files::read_text;
 
 /// The commands that may have their settings in a file.
 const COMMANDS: [&str; 4] = ["up", "coordinator", "expert-node", "gateway"];
-/// The flag that names the file, and its name in the environment.
+/// The flag that names the file.
 const FLAG: &str = "config";
-pub(crate) const VARIABLE: &str = "TRAMONTANE_CONFIG";
 /// The most bytes that a file may have.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -34,7 +33,7 @@ pub(crate) fn definition() -> Command {
         command.arg(
             Arg::new(FLAG)
                 .long(FLAG)
-                .env(VARIABLE)
+                .env("TRAMONTANE_CONFIG")
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
                 .help("File of settings (TOML): flags without dashes, as `kv-type = \"f32\"`, for all commands, or in a command's table"),
@@ -58,6 +57,13 @@ pub(crate) fn parse(line: Vec<OsString>) -> Result<Cli, Error> {
     let arguments = settings::arguments(&text, &lenient, command, given)
         .map_err(|error| wrong(format!("{}:{error}", path.display())))?;
     read(joined(line, arguments)).map_err(|error| naming(path, error))
+}
+
+/// The variables of the environment that `command` takes for flags.
+pub(crate) fn variables(command: &str) -> Vec<OsString> {
+    let definition = definition();
+    let flags = definition.find_subcommand(command).into_iter().flat_map(Command::get_arguments);
+    flags.filter_map(Arg::get_env).map(OsStr::to_owned).collect()
 }
 
 fn read(line: Vec<OsString>) -> Result<Cli, Error> {
@@ -166,6 +172,15 @@ mod tests {
         let settings = file("registry = 'etcd://a:1'\nplaintext = true\ntls-key = 'k'\ntls-ca = 'a'");
         let said = refused(&settings, &format!("{words} --tls-cert c"));
         assert!(said.contains("'--tls-cert <FILE>' cannot be used with '--plaintext'"), "{said}");
+    }
+
+    #[test]
+    fn the_file_in_the_documentation_is_sound_for_all_that_it_is_for() {
+        let page = include_str!("../../../docs/OPERATIONS.md");
+        let text = page.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```")).expect("an example").0;
+        for command in ["coordinator", "expert-node", "gateway"] {
+            parsed(&file(text), &format!("tramontane {command} --config FILE")).expect(command);
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::config;
 use crate::model::Model;
 use crate::progress::Progress;
 
+/// What a child is.
+const NODE: &str = "expert-node";
 /// How long a child may take to join: it hashes the model first.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long after its end a child is started again the first time; it doubles from end to end.
@@ -74,7 +76,7 @@ impl Spawner {
         let Self { registry, model, threads, telemetry } = self;
         let failed = || format!("cannot start expert node {id}");
         let mut command = Command::new(std::env::current_exe().with_context(failed)?);
-        command.args(["expert-node", "--cluster", "local", "--listen", "127.0.0.1:0", "--registry", registry]);
+        command.args([NODE, "--cluster", "local", "--listen", "127.0.0.1:0", "--registry", registry]);
         command.args(["--id", id.as_str(), "--threads", &threads.to_string()]).args(telemetry);
         if let Some(path) = &model.model {
             command.arg("--model").arg(path);
@@ -86,8 +88,8 @@ impl Spawner {
         if let Some(quantize) = model.quantize {
             command.args(["--quantize", quantize.name()]);
         }
-        // It has been told everything.
-        command.env_remove(config::VARIABLE);
+        // A child is told everything: what the environment sets is meant for this process.
+        config::variables(NODE).iter().for_each(|name| _ = command.env_remove(name));
         // A group of its own: Ctrl-C is the parent's, which lets requests end before its nodes do.
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn().with_context(failed)
