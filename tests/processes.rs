@@ -23,5 +23,7 @@ mod run;
 mod sameness;
 #[path = "support/serving.rs"]
 mod serving;
+#[path = "processes/settings.rs"]
+mod settings;
 #[path = "support/terminal.rs"]
 mod terminal;

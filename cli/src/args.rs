@@ -1,4 +1,4 @@
-//! The command line: what can be asked, and what stands when nothing is said.
+//! The command line: what can be asked, and what stands when nothing is said, neither there nor in a file ([`crate::config`]).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -358,14 +358,7 @@ pub(crate) fn number<T: FromStr + Copy>(text: &str, valid: impl Fn(T) -> bool, w
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
 
     #[test]
     fn numbers_out_of_range_are_refused() {

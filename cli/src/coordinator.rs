@@ -34,7 +34,8 @@ const COORDINATOR_EXAMPLES: &str = "\
 Examples:
   tramontane coordinator --registry etcd://127.0.0.1:2379
   tramontane coordinator --registry etcd://10.0.0.1:2379,10.0.0.2:2379 --cluster prod --model ./Mixtral-8x7B-v0.1 \\
-    --replicas 2 --http 10.0.1.1:8080 --api-keys-file /etc/tramontane/keys";
+    --replicas 2 --http 10.0.1.1:8080 --api-keys-file /etc/tramontane/keys
+  tramontane coordinator --config /etc/tramontane.toml --id c1";
 
 /// Runs one coordinator: it computes attention, samples, and serves; the experts are the nodes'.
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! The binary `tramontane`: the embedded cluster, the roles, what is done to checkpoints, measuring, talking with a server, and the
 //! operator's commands.
 //!
-//! *Absent from here*: logic that a library crate should hold; `--config` files.
+//! *Absent from here*: logic that a library crate should hold.
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0, 1 failure, 2 usage, 3 unreachable, 4 degraded.
 
@@ -11,6 +11,7 @@ mod bench;
 mod certs;
 mod chat;
 mod client;
+mod config;
 mod coordinator;
 mod cost;
 mod demo;
@@ -39,7 +40,6 @@ mod up;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tramontane_cluster::admin::Cordon;
 
@@ -61,7 +61,7 @@ const EXIT_DEGRADED: u8 = 4;
 
 fn main() -> ExitCode {
     panics::install();
-    let cli = Cli::parse();
+    let cli = config::parse(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
     let serves = cli.command.traced().is_some();
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args::RUNTIME_THREADS)
@@ -123,7 +123,7 @@ async fn run(Cli { command, log }: Cli) -> anyhow::Result<u8> {
         Command::Usage(args) => return admin::usage(&args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "tramontane", &mut script);
+            clap_complete::generate(shell, &mut config::definition(), "tramontane", &mut script);
             output::out(&String::from_utf8_lossy(&script))
         }
     }?;

@@ -127,7 +127,7 @@ fn help_begins_with_examples_and_names_everything() {
     let prompt = ["--prompt", "--chat", "--max-tokens", "--ignore-eos"];
     let sampling = ["--temperature", "--top-k", "--top-p", "--seed"];
     let output = ["--json", "--logprobs", "--expert-stats"];
-    let model = ["--model", "--quantize"];
+    let model = ["--config", "--model", "--quantize"];
     let serving = ["--http", "--api-keys-file", "--insecure"];
     helps(&["up", "--help"], &[&model, cluster.as_slice(), &prompt, &sampling, &output, &serving].concat());
     let node = ["--registry", "--cluster", "--listen", "--id", "--capacity", "--threads"];

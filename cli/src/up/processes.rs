@@ -18,9 +18,12 @@ use tramontane_router::NodeId;
 use super::assemble::node_id;
 use super::nodes::{Nodes, first_to_end};
 use crate::args::ModelArgs;
+use crate::config;
 use crate::model::Model;
 use crate::progress::Progress;
 
+/// What a child is.
+const NODE: &str = "expert-node";
 /// How long a child may take to join: it hashes the model first.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long after its end a child is started again the first time; it doubles from end to end.
@@ -73,7 +76,7 @@ impl Spawner {
         let Self { registry, model, threads, telemetry } = self;
         let failed = || format!("cannot start expert node {id}");
         let mut command = Command::new(std::env::current_exe().with_context(failed)?);
-        command.args(["expert-node", "--cluster", "local", "--listen", "127.0.0.1:0", "--registry", registry]);
+        command.args([NODE, "--cluster", "local", "--listen", "127.0.0.1:0", "--registry", registry]);
         command.args(["--id", id.as_str(), "--threads", &threads.to_string()]).args(telemetry);
         if let Some(path) = &model.model {
             command.arg("--model").arg(path);
@@ -85,6 +88,8 @@ impl Spawner {
         if let Some(quantize) = model.quantize {
             command.args(["--quantize", quantize.name()]);
         }
+        // A child is told everything: what the environment sets is meant for this process.
+        config::variables(NODE).iter().for_each(|name| _ = command.env_remove(name));
         // A group of its own: Ctrl-C is the parent's, which lets requests end before its nodes do.
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn().with_context(failed)
