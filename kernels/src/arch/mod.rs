@@ -26,6 +26,15 @@ pub(crate) mod testing;
 /// registers whatever the optimiser thinks of unrolling.
 #[cfg(target_arch = "x86_64")]
 macro_rules! each_row {
+    ($n:ident of 2, $i:ident, $body:block) => {
+        $crate::arch::each_row!(@ $n, $i, $body, 0 1)
+    };
+    ($n:ident of 4, $i:ident, $body:block) => {
+        $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3)
+    };
+    ($n:ident of 8, $i:ident, $body:block) => {
+        $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3 4 5 6 7)
+    };
     ($rows:ident, $r:ident, $body:block) => {
         $crate::arch::each_row!(@ $rows, $r, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };

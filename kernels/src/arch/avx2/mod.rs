@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod attention;
+mod dots;
 mod float;
 mod lanes;
 mod peak;
