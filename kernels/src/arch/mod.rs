@@ -22,7 +22,7 @@ use entries::entries;
 #[cfg(test)]
 pub(crate) mod testing;
 
-/// `each_row!(R, r, { … })`: the body once for each r below R (at most 16), r a constant, so that arrays indexed with it stay in
+/// `each_row!(R, r, { … })`: the body once for each r below R (at most 16, or `R of 4`, or of 2), r a constant, so that arrays indexed with it stay in
 /// registers whatever the optimiser thinks of unrolling.
 #[cfg(target_arch = "x86_64")]
 macro_rules! each_row {
@@ -31,9 +31,6 @@ macro_rules! each_row {
     };
     ($n:ident of 4, $i:ident, $body:block) => {
         $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3)
-    };
-    ($n:ident of 8, $i:ident, $body:block) => {
-        $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3 4 5 6 7)
     };
     ($rows:ident, $r:ident, $body:block) => {
         $crate::arch::each_row!(@ $rows, $r, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)

@@ -61,26 +61,23 @@ impl Rows {
     }
 }
 
-/// The dots of a sub-block of P panels with R rows, of its unsigned integers (Q8_0's are signed). Of Q6_K of the first 16 values and of
+/// The dots of a sub-block with R rows, of its unsigned integers (Q8_0's are signed). Of Q6_K of the first 16 values and of
 /// the rest; else all in one, and zero.
 ///
 /// # Safety
-/// `bodies` point to sub-blocks, and the rows of `x` are there.
+/// `body` points to a sub-block, and the rows of `x` are there.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn dots<const TY: Ty, const R: usize, const P: usize>(
-    bodies: &[*const u8; P],
-    x: &Rows,
-) -> [[Halves<[__m256i; 2]>; R]; P] {
+pub(super) unsafe fn dots<const TY: Ty, const R: usize>(body: *const u8, x: &Rows) -> [Halves<[__m256i; 2]>; R] {
     let zero = _mm256_setzero_si256();
-    let mut out = [[[[zero; 2]; HALVES]; R]; P];
+    let mut out = [[[zero; 2]; HALVES]; R];
     // SAFETY: the caller's promise.
     unsafe {
         match TY {
-            Q8_0 => signed::<R, P>(bodies, x, &mut out),
-            Q6K => six_bits::<R, P>(bodies, x, &mut out),
-            Q5_0 | Q5_1 | Q5K => five_bits::<TY, R, P>(bodies, x, &mut out),
-            _ => four_bits::<R, P>(bodies, x, &mut out),
+            Q8_0 => signed::<R>(body, x, &mut out),
+            Q6K => six_bits::<R>(body, x, &mut out),
+            Q5_0 | Q5_1 | Q5K => five_bits::<TY, R>(body, x, &mut out),
+            _ => four_bits::<R>(body, x, &mut out),
         }
     }
     out
@@ -90,31 +87,23 @@ pub(super) unsafe fn dots<const TY: Ty, const R: usize, const P: usize>(
 /// As [`dots`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn four_bits<const R: usize, const P: usize>(
-    bodies: &[*const u8; P],
-    x: &Rows,
-    out: &mut [[Halves<[__m256i; 2]>; R]; P],
-) {
-    let mut sums = [[[_mm256_setzero_si256(); HALVES]; R]; P];
+unsafe fn four_bits<const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<[__m256i; 2]>; R]) {
+    let mut sums = [[_mm256_setzero_si256(); HALVES]; R];
     for g in 0..x.groups::<R>() {
-        each_row!(P of 2, p, {
-            // SAFETY: a sub-block has four groups of nibbles.
-            let w = [0, 1].map(|h| unsafe { nibbles(bodies[p].add(GROUP * g), h) });
-            each_row!(R of 4, r, {
-                // SAFETY: the caller's promise.
-                let (first, second) = unsafe { (x.four(r, g), x.four(r, g + NIBBLES)) };
-                each_row!(HALVES of 2, h, {
-                    sums[p][r][h] = _mm256_add_epi16(sums[p][r][h], _mm256_maddubs_epi16(w[h][0], first));
-                    sums[p][r][h] = _mm256_add_epi16(sums[p][r][h], _mm256_maddubs_epi16(w[h][1], second));
-                });
+        // SAFETY: a sub-block has four groups of nibbles.
+        let w = [0, 1].map(|h| unsafe { nibbles(body.add(GROUP * g), h) });
+        each_row!(R of 4, r, {
+            // SAFETY: the caller's promise.
+            let (first, second) = unsafe { (x.four(r, g), x.four(r, g + NIBBLES)) };
+            each_row!(HALVES of 2, h, {
+                sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(w[h][0], first));
+                sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(w[h][1], second));
             });
         });
     }
-    each_row!(P of 2, p, {
-        each_row!(R of 4, r, {
-            each_row!(HALVES of 2, h, {
-                out[p][r][h][0] = widen(sums[p][r][h]);
-            });
+    each_row!(R of 4, r, {
+        each_row!(HALVES of 2, h, {
+            out[r][h][0] = widen(sums[r][h]);
         });
     });
 }
@@ -123,21 +112,16 @@ unsafe fn four_bits<const R: usize, const P: usize>(
 /// As [`dots`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn five_bits<const TY: Ty, const R: usize, const P: usize>(
-    bodies: &[*const u8; P],
-    x: &Rows,
-    out: &mut [[Halves<[__m256i; 2]>; R]; P],
-) {
+unsafe fn five_bits<const TY: Ty, const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<[__m256i; 2]>; R]) {
     let high_bits = const { layout::<TY>().high };
     let mask = _mm256_set1_epi8(16);
     // Half by half: two sums a row.
     each_row!(HALVES of 2, h, {
-        let mut sums = [[[_mm256_setzero_si256(); 2]; R]; P];
+        let mut sums = [[_mm256_setzero_si256(); 2]; R];
         for g in 0..x.groups::<R>() {
-            each_row!(P of 2, p, {
                 // SAFETY: a sub-block has its high bits, and four groups of nibbles behind them.
                 let ([low, high], bits) =
-                    unsafe { (nibbles(bodies[p].add(high_bits + GROUP * g), h), half(bodies[p], h)) };
+                    unsafe { (nibbles(body.add(high_bits + GROUP * g), h), half(body, h)) };
                 let lower = _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - g as i32));
                 let upper = _mm256_srl_epi16(bits, _mm_cvtsi32_si128(g as i32));
                 let low = _mm256_or_si256(low, _mm256_and_si256(lower, mask));
@@ -145,17 +129,14 @@ unsafe fn five_bits<const TY: Ty, const R: usize, const P: usize>(
                 each_row!(R of 4, r, {
                     // SAFETY: the caller's promise.
                     let (first, second) = unsafe { (x.four(r, g), x.four(r, g + NIBBLES)) };
-                    let [lower, upper] = &mut sums[p][r];
+                    let [lower, upper] = &mut sums[r];
                     *lower = _mm256_add_epi16(*lower, _mm256_maddubs_epi16(low, first));
                     *upper = _mm256_add_epi16(*upper, _mm256_maddubs_epi16(high, second));
                 });
-            });
         }
-        each_row!(P of 2, p, {
             each_row!(R of 4, r, {
-                out[p][r][h][0] = _mm256_add_epi32(widen(sums[p][r][0]), widen(sums[p][r][1]));
+                out[r][h][0] = _mm256_add_epi32(widen(sums[r][0]), widen(sums[r][1]));
             });
-        });
     });
 }
 
@@ -163,24 +144,18 @@ unsafe fn five_bits<const TY: Ty, const R: usize, const P: usize>(
 /// As [`dots`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn six_bits<const R: usize, const P: usize>(
-    bodies: &[*const u8; P],
-    x: &Rows,
-    out: &mut [[Halves<[__m256i; 2]>; R]; P],
-) {
+unsafe fn six_bits<const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<[__m256i; 2]>; R]) {
     let high_bits = const { layout::<Q6K>().high };
     let mask = _mm256_set1_epi8(48);
     // Half by half: two sums a row.
     each_row!(HALVES of 2, h, {
-        let mut sums = [[[_mm256_setzero_si256(); 2]; R]; P];
+        let mut sums = [[_mm256_setzero_si256(); 2]; R];
         for pair in 0..x.groups::<R>() / 2 {
-            each_row!(P of 2, p, {
                 let mut w = [[_mm256_setzero_si256(); 2]; 2];
                 each_row!(PAIRS of 2, i, {
                     let g = 2 * pair + i;
                     // SAFETY: a sub-block has two groups of high bits, and four of nibbles behind them.
                     let (nibbles, bits) = unsafe {
-                        let body = bodies[p];
                         (nibbles(body.add(high_bits + GROUP * g), h), [half(body, h), half(body.add(GROUP), h)])
                     };
                     each_row!(PAIRS of 2, part, {
@@ -196,16 +171,13 @@ unsafe fn six_bits<const R: usize, const P: usize>(
                         let (first, second) = unsafe { (x.four(r, at), x.four(r, at + 1)) };
                         let [one, other] =
                             [_mm256_maddubs_epi16(w[part][0], first), _mm256_maddubs_epi16(w[part][1], second)];
-                        sums[p][r][part] = _mm256_add_epi32(sums[p][r][part], widen(_mm256_add_epi16(one, other)));
+                        sums[r][part] = _mm256_add_epi32(sums[r][part], widen(_mm256_add_epi16(one, other)));
                     });
                 });
-            });
         }
-        each_row!(P of 2, p, {
             each_row!(R of 4, r, {
-                out[p][r][h] = sums[p][r];
+                out[r][h] = sums[r];
             });
-        });
     });
 }
 
@@ -215,32 +187,24 @@ unsafe fn six_bits<const R: usize, const P: usize>(
 /// As [`dots`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn signed<const R: usize, const P: usize>(
-    bodies: &[*const u8; P],
-    x: &Rows,
-    out: &mut [[Halves<[__m256i; 2]>; R]; P],
-) {
-    let mut sums = [[[_mm256_setzero_si256(); HALVES]; R]; P];
+unsafe fn signed<const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<[__m256i; 2]>; R]) {
+    let mut sums = [[_mm256_setzero_si256(); HALVES]; R];
     for g in 0..2 * x.groups::<R>() {
-        each_row!(P of 2, p, {
-            // SAFETY: a sub-block has eight groups of bytes.
-            let w = [0, 1].map(|h| unsafe { half(bodies[p].add(GROUP * g), h) });
-            let magnitudes = w.map(|w| _mm256_abs_epi8(w));
-            each_row!(R of 4, r, {
-                // SAFETY: the caller's promise.
-                let four = unsafe { x.four(r, g) };
-                each_row!(HALVES of 2, h, {
-                    let pairs = _mm256_maddubs_epi16(magnitudes[h], _mm256_sign_epi8(four, w[h]));
-                    sums[p][r][h] = _mm256_add_epi32(sums[p][r][h], widen(pairs));
-                });
+        // SAFETY: a sub-block has eight groups of bytes.
+        let w = [0, 1].map(|h| unsafe { half(body.add(GROUP * g), h) });
+        let magnitudes = w.map(|w| _mm256_abs_epi8(w));
+        each_row!(R of 4, r, {
+            // SAFETY: the caller's promise.
+            let four = unsafe { x.four(r, g) };
+            each_row!(HALVES of 2, h, {
+                let pairs = _mm256_maddubs_epi16(magnitudes[h], _mm256_sign_epi8(four, w[h]));
+                sums[r][h] = _mm256_add_epi32(sums[r][h], widen(pairs));
             });
         });
     }
-    each_row!(P of 2, p, {
-        each_row!(R of 4, r, {
-            each_row!(HALVES of 2, h, {
-                out[p][r][h][0] = sums[p][r][h];
-            });
+    each_row!(R of 4, r, {
+        each_row!(HALVES of 2, h, {
+            out[r][h][0] = sums[r][h];
         });
     });
 }

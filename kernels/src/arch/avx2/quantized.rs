@@ -14,10 +14,6 @@ use crate::matmul::Output;
 use crate::packed::PANEL;
 use crate::{PackedMatrix, Q8Buf, WeightType};
 
-/// Panels that a single row takes at once: what a block of activations brings is used for all of them. Of Q8_0, whose arithmetic is the
-/// least, one.
-const PANELS: usize = 2;
-
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn matmul(weights: &PackedMatrix, x: &Q8Buf, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) {
     match weights.ty() {
@@ -43,32 +39,24 @@ fn over_groups<const TY: Ty>(
 ) {
     for group in groups {
         let (rows, records) = x.group(group);
-        let mut panel = panels.start;
-        while panel < panels.end {
-            let at = (group * Q8_ROWS, panel);
-            panel += if rows == 1 && TY != Q8_0 && panels.end - panel >= PANELS {
-                let panels = std::array::from_fn(|p| weights.panel(panel + p));
-                Tile::<PANELS> { panels, records, rows, at }.compute::<TY, 1>(0, out);
-                PANELS
-            } else {
-                Tile { panels: [weights.panel(panel)], records, rows, at }.over_rows::<TY>(out);
-                1
-            };
+        for panel in panels.clone() {
+            let tile = Tile { panel: weights.panel(panel), records, rows, at: (group * Q8_ROWS, panel) };
+            tile.over_rows::<TY>(out);
         }
     }
 }
 
-/// P panels and a group of rows.
-struct Tile<'a, const P: usize> {
-    panels: [&'a [u8]; P],
+/// A panel and a group of rows.
+struct Tile<'a> {
+    panel: &'a [u8],
     records: &'a [u8],
     /// Rows in the group.
     rows: usize,
-    /// The group's first row, and the first panel.
+    /// The group's first row, and the panel.
     at: (usize, usize),
 }
 
-impl<const P: usize> Tile<'_, P> {
+impl Tile<'_> {
     #[target_feature(enable = "avx2,fma,f16c")]
     fn over_rows<const TY: Ty>(&self, out: &Output<'_>) {
         let mut row = 0;
@@ -91,64 +79,60 @@ impl<const P: usize> Tile<'_, P> {
         assert!(
             row + R <= self.rows
                 && self.records.len() == supers * layout.subs * record.bytes()
-                && self.panels.iter().all(|panel| panel.len() == layout.panel_bytes(supers)),
+                && self.panel.len() == layout.panel_bytes(supers),
             "a panel's and a group's bytes"
         );
-        let mut acc = [[[_mm256_setzero_ps(); HALVES]; R]; P];
-        // SAFETY: super-block s < supers of a panel has its head at s·bytes, its body behind that, and each of its subs
+        let mut acc = [[_mm256_setzero_ps(); HALVES]; R];
+        // SAFETY: super-block s < supers has its head at s·bytes, its body behind that, and each of its subs
         // sub-blocks one record, by the assertion; row + r is one of the record's rows.
         unsafe {
-            let mut heads = self.panels.map(|panel| panel.as_ptr());
+            let mut head = self.panel.as_ptr();
             let mut values = self.records.as_ptr().add(record.values(row));
             let mut scales = self.records.as_ptr().add(record.scale(row));
             let sums = record.sum(0) - record.scale(0);
             let nibbles = black_box(NIBBLES);
             for _ in 0..supers {
-                let mut bodies = heads.map(|head| head.add(layout.head));
+                let mut body = head.add(layout.head);
                 for sub in 0..layout.subs {
                     let x = Rows { values, scales, sums, nibbles };
-                    add_sub_block::<TY, R, P>(&heads, &bodies, sub, &x, &mut acc);
-                    bodies = bodies.map(|body| body.add(layout.sub_bytes));
+                    add_sub_block::<TY, R>(head, body, sub, &x, &mut acc);
+                    body = body.add(layout.sub_bytes);
                     values = values.add(record.bytes());
                     scales = scales.add(record.bytes());
                 }
-                heads = heads.map(|head| head.add(layout.bytes()));
+                head = head.add(layout.bytes());
             }
         }
         let (first, panel) = self.at;
-        for (p, acc) in acc.iter().enumerate() {
-            for (r, acc) in acc.iter().enumerate() {
-                for (h, acc) in acc.iter().enumerate() {
-                    out.store_part(first + row + r, panel + p, h * LANES, &lanes(*acc));
-                }
+        for (r, acc) in acc.iter().enumerate() {
+            for (h, acc) in acc.iter().enumerate() {
+                out.store_part(first + row + r, panel, h * LANES, &lanes(*acc));
             }
         }
         R
     }
 }
 
-/// Adds sub-block `sub` of P panels, which meets the block `x` of R rows.
+/// Adds sub-block `sub`, which meets the block `x` of R rows.
 ///
 /// # Safety
-/// `heads`, `bodies` and `x` point to the fields of one.
+/// `head`, `body` and `x` point to the fields of one.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_sub_block<const TY: Ty, const R: usize, const P: usize>(
-    heads: &[*const u8; P],
-    bodies: &[*const u8; P],
+unsafe fn add_sub_block<const TY: Ty, const R: usize>(
+    head: *const u8,
+    body: *const u8,
     sub: usize,
     x: &Rows,
-    acc: &mut [[Halves<__m256>; R]; P],
+    acc: &mut [Halves<__m256>; R],
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let dots = dots::<TY, R, P>(bodies, x);
-        each_row!(P of 2, p, {
-            each_row!(HALVES of 2, h, {
-                let scales = Scales::<TY>::at(heads[p], sub, h);
-                each_row!(R of 4, r, {
-                    acc[p][r][h] = scales.add(acc[p][r][h], dots[p][r][h], x, r);
-                });
+        let dots = dots::<TY, R>(body, x);
+        each_row!(HALVES of 2, h, {
+            let scales = Scales::<TY>::at(head, sub, h);
+            each_row!(R of 4, r, {
+                acc[r][h] = scales.add(acc[r][h], dots[r][h], x, r);
             });
         });
     }
