@@ -22,8 +22,8 @@ use entries::entries;
 #[cfg(test)]
 pub(crate) mod testing;
 
-/// `each_row!(R, r, { … })`: the body once for each r below R (at most 16, or `R of 4`, or of 2), r a constant, so that arrays indexed with it stay in
-/// registers whatever the optimiser thinks of unrolling.
+/// `each_row!(R, r, { … })`: the body once for each r below R (at most 16; with `R of 4` at most 4), r a constant, so that arrays
+/// indexed with it stay in registers whatever the optimiser thinks of unrolling.
 #[cfg(target_arch = "x86_64")]
 macro_rules! each_row {
     ($n:ident of 2, $i:ident, $body:block) => {

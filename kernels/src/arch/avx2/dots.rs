@@ -119,24 +119,24 @@ unsafe fn five_bits<const TY: Ty, const R: usize>(body: *const u8, x: &Rows, out
     each_row!(HALVES of 2, h, {
         let mut sums = [[_mm256_setzero_si256(); 2]; R];
         for g in 0..x.groups::<R>() {
-                // SAFETY: a sub-block has its high bits, and four groups of nibbles behind them.
-                let ([low, high], bits) =
-                    unsafe { (nibbles(body.add(high_bits + GROUP * g), h), half(body, h)) };
-                let lower = _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - g as i32));
-                let upper = _mm256_srl_epi16(bits, _mm_cvtsi32_si128(g as i32));
-                let low = _mm256_or_si256(low, _mm256_and_si256(lower, mask));
-                let high = _mm256_or_si256(high, _mm256_and_si256(upper, mask));
-                each_row!(R of 4, r, {
-                    // SAFETY: the caller's promise.
-                    let (first, second) = unsafe { (x.four(r, g), x.four(r, g + NIBBLES)) };
-                    let [lower, upper] = &mut sums[r];
-                    *lower = _mm256_add_epi16(*lower, _mm256_maddubs_epi16(low, first));
-                    *upper = _mm256_add_epi16(*upper, _mm256_maddubs_epi16(high, second));
-                });
-        }
+            // SAFETY: a sub-block has its high bits, and four groups of nibbles behind them.
+            let ([low, high], bits) =
+                unsafe { (nibbles(body.add(high_bits + GROUP * g), h), half(body, h)) };
+            let lower = _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - g as i32));
+            let upper = _mm256_srl_epi16(bits, _mm_cvtsi32_si128(g as i32));
+            let low = _mm256_or_si256(low, _mm256_and_si256(lower, mask));
+            let high = _mm256_or_si256(high, _mm256_and_si256(upper, mask));
             each_row!(R of 4, r, {
-                out[r][h][0] = _mm256_add_epi32(widen(sums[r][0]), widen(sums[r][1]));
+                // SAFETY: the caller's promise.
+                let (first, second) = unsafe { (x.four(r, g), x.four(r, g + NIBBLES)) };
+                let [lower, upper] = &mut sums[r];
+                *lower = _mm256_add_epi16(*lower, _mm256_maddubs_epi16(low, first));
+                *upper = _mm256_add_epi16(*upper, _mm256_maddubs_epi16(high, second));
             });
+        }
+        each_row!(R of 4, r, {
+            out[r][h][0] = _mm256_add_epi32(widen(sums[r][0]), widen(sums[r][1]));
+        });
     });
 }
 
@@ -151,33 +151,33 @@ unsafe fn six_bits<const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<
     each_row!(HALVES of 2, h, {
         let mut sums = [[_mm256_setzero_si256(); 2]; R];
         for pair in 0..x.groups::<R>() / 2 {
-                let mut w = [[_mm256_setzero_si256(); 2]; 2];
-                each_row!(PAIRS of 2, i, {
-                    let g = 2 * pair + i;
-                    // SAFETY: a sub-block has two groups of high bits, and four of nibbles behind them.
-                    let (nibbles, bits) = unsafe {
-                        (nibbles(body.add(high_bits + GROUP * g), h), [half(body, h), half(body.add(GROUP), h)])
-                    };
-                    each_row!(PAIRS of 2, part, {
-                        // Bits 2g and 2g + 1 to bits 4 and 5.
-                        let bits = _mm256_slli_epi16(_mm256_srl_epi16(bits[part], _mm_cvtsi32_si128(2 * g as i32)), 4);
-                        w[part][i] = _mm256_or_si256(nibbles[part], _mm256_and_si256(bits, mask));
-                    });
+            let mut w = [[_mm256_setzero_si256(); 2]; 2];
+            each_row!(PAIRS of 2, i, {
+                let g = 2 * pair + i;
+                // SAFETY: a sub-block has two groups of high bits, and four of nibbles behind them.
+                let (nibbles, bits) = unsafe {
+                    (nibbles(body.add(high_bits + GROUP * g), h), [half(body, h), half(body.add(GROUP), h)])
+                };
+                each_row!(PAIRS of 2, part, {
+                    // Bits 2g and 2g + 1 to bits 4 and 5.
+                    let bits = _mm256_slli_epi16(_mm256_srl_epi16(bits[part], _mm_cvtsi32_si128(2 * g as i32)), 4);
+                    w[part][i] = _mm256_or_si256(nibbles[part], _mm256_and_si256(bits, mask));
                 });
-                each_row!(R of 4, r, {
-                    each_row!(PAIRS of 2, part, {
-                        let at = NIBBLES * part + 2 * pair;
-                        // SAFETY: the caller's promise.
-                        let (first, second) = unsafe { (x.four(r, at), x.four(r, at + 1)) };
-                        let [one, other] =
-                            [_mm256_maddubs_epi16(w[part][0], first), _mm256_maddubs_epi16(w[part][1], second)];
-                        sums[r][part] = _mm256_add_epi32(sums[r][part], widen(_mm256_add_epi16(one, other)));
-                    });
-                });
-        }
-            each_row!(R of 4, r, {
-                out[r][h] = sums[r];
             });
+            each_row!(R of 4, r, {
+                each_row!(PAIRS of 2, part, {
+                    let at = NIBBLES * part + 2 * pair;
+                    // SAFETY: the caller's promise.
+                    let (first, second) = unsafe { (x.four(r, at), x.four(r, at + 1)) };
+                    let [one, other] =
+                        [_mm256_maddubs_epi16(w[part][0], first), _mm256_maddubs_epi16(w[part][1], second)];
+                    sums[r][part] = _mm256_add_epi32(sums[r][part], widen(_mm256_add_epi16(one, other)));
+                });
+            });
+        }
+        each_row!(R of 4, r, {
+            out[r][h] = sums[r];
+        });
     });
 }
 
