@@ -60,8 +60,8 @@ impl Run {
     }
 }
 
-/// Whether passes are better split. They go through `lengths` blocks, for each of `kv_heads` heads once. Merging costs about a fifth, so
-/// it pays where the longest alone takes half as long again as the threads would for all of them evenly shared, and has parts to give.
+/// Whether passes are better split. They go through `lengths` blocks, for each of `kv_heads` heads once. Parts cost up to a fifth more, so
+/// they pay where the longest pass alone takes half as long again as the threads would for all, evenly shared, and has parts to give.
 pub(super) fn pays(lengths: impl Iterator<Item = usize>, kv_heads: usize, threads: usize) -> bool {
     let (longest, all) = lengths.fold((0, 0), |(longest, all), length| (length.max(longest), all + length));
     longest >= 2 * PART_BLOCKS && 2 * longest * threads >= 3 * all * kv_heads
@@ -76,7 +76,8 @@ pub(super) const fn window(threads: usize) -> usize {
 pub(super) fn run(compute: &Compute, call: &Call<'_>, window: usize, scratch: &mut AttentionScratch) {
     let AttentionScratch { runs, partials, totals, merged } = scratch;
     let parts = cut(call, runs);
-    let split = Split { call, runs, queries: call.chunk_rows() * call.group, slices: call.kv.head_dim.div_ceil(SLICE) };
+    let most = runs.iter().map(|run| run.rows.len()).max().unwrap_or(0);
+    let split = Split { call, runs, queries: most * call.group, slices: call.kv.head_dim.div_ceil(SLICE) };
     let rows = parts.min(window) * split.queries * PART_BLOCKS;
     // They never shrink: what is grown again would be zeroed again.
     totals.resize(rows.max(totals.len()), Total::default());
