@@ -1,10 +1,11 @@
-//! Matrix products and an expert's first half, one type and row count each, at Mixtral 8x7B's shapes: `cargo bench -p
-//! tramontane-kernels`. `items` are multiply-adds, `bytes` those of the weights.
+//! Matrix products and an expert's first half, one type and row count each, and a token's attention, one depth each, at Mixtral
+//! 8x7B's shapes: `cargo bench -p tramontane-kernels`. `items` are multiply-adds, `bytes` those of the weights, or keys and values.
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use tramontane_kernels::{
-    Activations, Compute, F32Buf, Gated, Inner, Isa, PackedMatrix, Pool, Q8Buf, WeightType, gated_all, matmul,
+    Activations, AttentionScratch, AttentionShape, Compute, F32Buf, Gated, Inner, Isa, KV_BLOCK, KvLayer, KvType,
+    PackedMatrix, Pool, Q8Buf, QueryRow, WeightType, attention, gated_all, matmul,
 };
 
 fn main() {
@@ -102,4 +103,24 @@ fn first_half(bencher: Bencher<'_, '_>, case: &str) {
                 gated_all(&compute, &mut [Gated::new(&two[0], &two[1], x.of(ty), to)]);
             }
         });
+}
+
+/// KV heads and their width; four query heads share one.
+const KV_HEADS: usize = 8;
+const HEAD_DIM: usize = 128;
+
+/// The last token of a sequence, in eight layers in turn. In parts where the machine has half as many cores again as there are KV heads.
+#[divan::bench(args = [512, 4096, 32_768])]
+fn token(bencher: Bencher<'_, '_>, positions: usize) {
+    let compute = compute(Isa::detect());
+    let used = positions / KV_BLOCK;
+    let layers: Vec<KvLayer> = (0..8).map(|_| KvLayer::new(KvType::F16, used, KV_HEADS, HEAD_DIM)).collect();
+    let blocks: Vec<u32> = (0..used as u32).collect();
+    let row = [QueryRow { position: positions - 1, blocks: &blocks }];
+    let shape = AttentionShape { heads: 4 * KV_HEADS, window: None };
+    let queries = vec![0.01; shape.heads * HEAD_DIM];
+    let (mut scratch, mut out) = (AttentionScratch::default(), vec![0.0; queries.len()]);
+    bencher.counter(BytesCount::new(8 * 2 * 2 * positions * KV_HEADS * HEAD_DIM)).bench_local(|| {
+        layers.iter().for_each(|kv| attention(&compute, kv, shape, &row, &queries, &mut scratch, &mut out));
+    });
 }

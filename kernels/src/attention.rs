@@ -1,7 +1,13 @@
 //! Grouped-query causal attention over paged keys and values.
 
+mod split;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
+pub use self::split::AttentionScratch;
+pub(crate) use self::split::{Part, Total};
 use crate::pool::Disjoint;
 use crate::{Compute, Isa, KV_BLOCK, KvLayer, arch};
 
@@ -27,7 +33,8 @@ pub struct QueryRow<'a> {
 pub(crate) const TILE_QUERIES: usize = 8;
 
 /// For each row r: `out[r] = Σ softmax(q·k) v` per head; `queries` and `out` are rows × (heads × head_dim). Consecutive rows with the
-/// same `blocks` (the same slice) are read as one sequence's and computed together.
+/// same `blocks` (the same slice) are read as one sequence's and computed together. Where that makes too few pieces for the threads, long
+/// passes are split (`split.rs`), which uses `scratch` and changes no bit.
 ///
 /// # Panics
 /// When shapes do not fit or a row's blocks do not reach its position.
@@ -37,77 +44,136 @@ pub fn attention(
     shape: AttentionShape,
     rows: &[QueryRow<'_>],
     queries: &[f32],
+    scratch: &mut AttentionScratch,
     out: &mut [f32],
 ) {
-    let width = shape.heads * kv.head_dim;
-    let group = shape.heads / kv.kv_heads;
-    assert!(
-        group * kv.kv_heads == shape.heads && queries.len() == rows.len() * width && out.len() == queries.len(),
-        "whole heads and rows"
-    );
-    let rows_a_piece = (TILE_QUERIES / group).max(1);
-    let out = Disjoint::new(out);
-    compute.pool.run(rows.len().div_ceil(rows_a_piece) * kv.kv_heads, &|piece| {
+    let call = Call::new(kv, shape, rows, queries, out);
+    let lengths = (0..call.chunks()).map(|chunk| call.runs(chunk).map(|run| call.blocks(run).len()).sum());
+    if split::pays(lengths, kv.kv_heads, compute.pool.threads()) {
+        return split::run(compute, &call, split::window(compute.pool.threads()), scratch);
+    }
+    compute.pool.run(call.chunks() * kv.kv_heads, &|piece| {
         let (chunk, kv_head) = (piece / kv.kv_heads, piece % kv.kv_heads);
-        let mut first = chunk * rows_a_piece;
-        let chunk = &rows[first..rows.len().min(first + rows_a_piece)];
-        for rows in chunk.chunk_by(|a, b| std::ptr::eq(a.blocks, b.blocks)) {
-            let head = HeadGroup { kv, kv_head, group, window: shape.window, rows, first, width, queries, out: &out };
-            match compute.isa {
-                Isa::Portable => arch::portable::attention(&head),
-                Isa::Avx2(proof) => arch::avx2::attention(proof, &head),
-                Isa::Avx512(proof) => arch::avx512::attention(proof, &head),
-            }
-            first += rows.len();
+        for run in call.runs(chunk) {
+            call.head(kv_head, run, None).compute(compute.isa);
         }
     });
+}
+
+/// What is computed, of what, and where it goes.
+pub(crate) struct Call<'a> {
+    kv: &'a KvLayer,
+    /// Query heads that share a KV head.
+    group: usize,
+    window: Option<usize>,
+    rows: &'a [QueryRow<'a>],
+    queries: &'a [f32],
+    out: Disjoint<'a, f32>,
+}
+
+impl<'a> Call<'a> {
+    fn new(
+        kv: &'a KvLayer,
+        shape: AttentionShape,
+        rows: &'a [QueryRow<'a>],
+        queries: &'a [f32],
+        out: &'a mut [f32],
+    ) -> Self {
+        let (width, group) = (shape.heads * kv.head_dim, shape.heads / kv.kv_heads);
+        assert!(
+            group * kv.kv_heads == shape.heads && queries.len() == rows.len() * width && out.len() == queries.len(),
+            "whole heads and rows"
+        );
+        Self { kv, group, window: shape.window, rows, queries, out: Disjoint::new(out) }
+    }
+
+    /// Rows that a piece has, but for the last.
+    fn chunk_rows(&self) -> usize {
+        (TILE_QUERIES / self.group).max(1)
+    }
+
+    fn chunks(&self) -> usize {
+        self.rows.len().div_ceil(self.chunk_rows())
+    }
+
+    /// The rows of chunk `chunk`, sequence by sequence.
+    fn runs(&self, chunk: usize) -> impl Iterator<Item = Range<usize>> {
+        let mut next = chunk * self.chunk_rows();
+        let rows = &self.rows[next..self.rows.len().min(next + self.chunk_rows())];
+        rows.chunk_by(|a, b| std::ptr::eq(a.blocks, b.blocks)).map(move |run| {
+            next += run.len();
+            next - run.len()..next
+        })
+    }
+
+    /// The blocks that a pass over what the rows of a run see goes through.
+    fn blocks(&self, run: Range<usize>) -> Range<usize> {
+        let seen = self.rows[run].iter().map(|row| visible(row.position, self.window));
+        blocks_of(seen.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1))).unwrap_or((0, 0)))
+    }
+
+    /// KV head `kv_head` as the rows of a run see it, or a part of it.
+    fn head(&'a self, kv_head: usize, run: Range<usize>, part: Option<Part<'a>>) -> HeadGroup<'a> {
+        HeadGroup { kv: self.kv, part, call: self, kv_head, first: run.start, rows: &self.rows[run] }
+    }
 }
 
 /// One KV head as some rows of one sequence see it: rows × group queries, a row's heads side by side.
 pub(crate) struct HeadGroup<'a> {
     pub(crate) kv: &'a KvLayer,
+    /// Where only some blocks are computed, each by itself: which, and where they go. Else all are, into `out`.
+    pub(crate) part: Option<Part<'a>>,
+    call: &'a Call<'a>,
     kv_head: usize,
-    /// Query heads that share the KV head.
-    group: usize,
-    window: Option<usize>,
-    rows: &'a [QueryRow<'a>],
-    /// The first row, in `queries` and `out`.
+    /// The first row, in the call's.
     first: usize,
-    /// Values in a row of `queries` and `out`.
-    width: usize,
-    queries: &'a [f32],
-    out: &'a Disjoint<'a, f32>,
+    rows: &'a [QueryRow<'a>],
 }
 
 impl HeadGroup<'_> {
-    /// How many queries there are.
-    pub(crate) fn queries(&self) -> usize {
-        self.rows.len() * self.group
+    fn compute(&self, isa: Isa) {
+        match isa {
+            Isa::Portable => arch::portable::attention(self),
+            Isa::Avx2(proof) => arch::avx2::attention(proof, self),
+            Isa::Avx512(proof) => arch::avx512::attention(proof, self),
+        }
     }
 
-    fn place(&self, query: usize) -> usize {
-        let (row, head) = (query / self.group, query % self.group);
-        (self.first + row) * self.width + (self.kv_head * self.group + head) * self.kv.head_dim
+    /// How many queries there are.
+    pub(crate) fn queries(&self) -> usize {
+        self.rows.len() * self.call.group
+    }
+
+    /// Which of the call's heads, row by row, query `query` is.
+    fn number(&self, query: usize) -> usize {
+        let (row, head) = (query / self.call.group, query % self.call.group);
+        ((self.first + row) * self.kv.kv_heads + self.kv_head) * self.call.group + head
     }
 
     /// Query `query`.
     pub(crate) fn query(&self, query: usize) -> &[f32] {
-        &self.queries[self.place(query)..][..self.kv.head_dim]
+        &self.call.queries[self.number(query) * self.kv.head_dim..][..self.kv.head_dim]
     }
 
-    /// Where query `query`'s result goes.
+    /// Where query `query`'s result goes. Each query's is asked for once at a time.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn out(&self, query: usize) -> &mut [f32] {
-        // SAFETY: a query belongs to one piece, which asks for one result at a time.
+        self.out_values(query, 0..self.kv.head_dim)
+    }
+
+    /// Where these values of it go.
+    #[allow(clippy::mut_from_ref)]
+    fn out_values(&self, query: usize, values: Range<usize>) -> &mut [f32] {
+        // SAFETY: a query's values belong to one piece, which asks for them once at a time.
         #[allow(unsafe_code)]
         unsafe {
-            self.out.part(self.place(query), self.kv.head_dim)
+            self.call.out.part(self.number(query) * self.kv.head_dim + values.start, values.len())
         }
     }
 
     /// Positions that query `query` sees: start, end.
     pub(crate) fn visible(&self, query: usize) -> (usize, usize) {
-        visible(self.rows[query / self.group].position, self.window)
+        visible(self.rows[query / self.call.group].position, self.call.window)
     }
 
     /// Where the head's keys (and values) of the sequence's block `i` start in the layer's.
@@ -130,133 +196,4 @@ pub(crate) fn slots_of((start, end): (usize, usize), i: usize) -> Range<usize> {
 fn visible(position: usize, window: Option<usize>) -> (usize, usize) {
     let end = position + 1;
     (window.map_or(0, |w| end.saturating_sub(w)), end)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::KvType;
-    use crate::arch::testing::{adversarial, moderate};
-
-    struct Case {
-        heads: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        window: Option<usize>,
-        ty: KvType,
-    }
-
-    /// Fills a cache of `positions` through a scattered block table; unused slots hold NaN, which must never be read into a result.
-    fn cache(
-        case: &Case,
-        positions: usize,
-        rows: impl Fn(usize, u64) -> Vec<f32>,
-    ) -> (KvLayer, Vec<u32>, Vec<f32>, Vec<f32>) {
-        let used = positions.div_ceil(KV_BLOCK);
-        let table: Vec<u32> = (0..used as u32).map(|i| (i * 5 + 3) % (used as u32 * 5 + 7)).collect();
-        let blocks = used * 5 + 7;
-        let mut kv = KvLayer::new(case.ty, blocks, case.kv_heads, case.head_dim);
-        match &mut kv.data {
-            KvData::F16 { k, v } => (k.fill(0x7e00), v.fill(0x7e00)),
-            KvData::F32 { k, v } => (k.fill(f32::NAN), v.fill(f32::NAN)),
-        };
-        let width = case.kv_heads * case.head_dim;
-        let (keys, values) = (rows(positions * width, 1), rows(positions * width, 2));
-        let written: Vec<QueryRow<'_>> = (0..positions).map(|position| QueryRow { position, blocks: &table }).collect();
-        kv.write(&Compute::new(Isa::detect(), 3), &written, &keys, &values);
-        (kv, table, keys, values)
-    }
-    use crate::kv::KvData;
-
-    fn cases() -> impl Iterator<Item = Case> {
-        let shapes = [(8, 2, 16), (4, 4, 8), (6, 2, 20), (4, 1, 64), (2, 2, 128), (8, 1, 6)];
-        shapes.into_iter().flat_map(|(heads, kv_heads, head_dim)| {
-            [(None, KvType::F16), (None, KvType::F32), (Some(48), KvType::F16), (Some(1), KvType::F32)]
-                .map(|(window, ty)| Case { heads, kv_heads, head_dim, window, ty })
-        })
-    }
-
-    #[test]
-    fn paths_agree_at_every_position() {
-        for case in cases() {
-            let (kv, table, ..) = cache(&case, 100, moderate);
-            let positions: Vec<usize> = vec![0, 1, 7, 30, 31, 32, 33, 63, 64, 80, 99];
-            let rows: Vec<_> = positions.iter().map(|&position| QueryRow { position, blocks: &table }).collect();
-            let queries = moderate(rows.len() * case.heads * case.head_dim, 3);
-            let shape = AttentionShape { heads: case.heads, window: case.window };
-            let mut reference = vec![f32::NAN; queries.len()];
-            attention(&Compute::new(Isa::Portable, 1), &kv, shape, &rows, &queries, &mut reference);
-            assert!(reference.iter().all(|v| v.is_finite()));
-            for isa in Isa::available() {
-                for threads in [1, 2, 5] {
-                    let mut out = vec![f32::NAN; queries.len()];
-                    attention(&Compute::new(isa, threads), &kv, shape, &rows, &queries, &mut out);
-                    assert!(
-                        out.iter().zip(&reference).all(|(a, b)| a.to_bits() == b.to_bits()),
-                        "{isa} {}",
-                        case.head_dim
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn paths_agree_on_adversarial_values() {
-        for case in cases() {
-            // Scores must stay finite, so only the values are adversarial; queries and keys are small.
-            let small = |n, seed| {
-                if seed == 2 {
-                    adversarial(n, seed).iter().map(|x| x.clamp(-6e4, 6e4)).collect()
-                } else {
-                    moderate(n, seed)
-                }
-            };
-            let (kv, table, ..) = cache(&case, 70, small);
-            let rows = [QueryRow { position: 69, blocks: &table }];
-            let queries: Vec<f32> = moderate(case.heads * case.head_dim, 8).iter().map(|q| q * 40.0).collect();
-            let shape = AttentionShape { heads: case.heads, window: case.window };
-            let outs: Vec<Vec<u32>> = Isa::available()
-                .into_iter()
-                .map(|isa| {
-                    let mut out = vec![0.0; queries.len()];
-                    attention(&Compute::new(isa, 2), &kv, shape, &rows, &queries, &mut out);
-                    out.iter().map(|v| v.to_bits()).collect()
-                })
-                .collect();
-            assert!(outs.iter().all(|o| *o == outs[0]));
-        }
-    }
-
-    #[test]
-    fn is_near_the_formula() {
-        for case in cases() {
-            let positions = 100;
-            let (kv, table, keys, values) = cache(&case, positions, moderate);
-            let (width, group) = (case.kv_heads * case.head_dim, case.heads / case.kv_heads);
-            let queries = moderate(case.heads * case.head_dim, 3);
-            let shape = AttentionShape { heads: case.heads, window: case.window };
-            let mut out = vec![0.0; queries.len()];
-            let row = QueryRow { position: positions - 1, blocks: &table };
-            attention(&Compute::new(Isa::Portable, 1), &kv, shape, &[row], &queries, &mut out);
-            let first = case.window.map_or(0, |w| positions.saturating_sub(w));
-            for head in 0..case.heads {
-                let at = head / group * case.head_dim;
-                let q = &queries[head * case.head_dim..(head + 1) * case.head_dim];
-                let part = |rows: &[f32], p: usize, d: usize| f64::from(rows[p * width + at + d]);
-                let score = |p: usize| {
-                    (0..case.head_dim).map(|d| f64::from(q[d]) * part(&keys, p, d)).sum::<f64>()
-                        / (case.head_dim as f64).sqrt()
-                };
-                let weights: Vec<f64> = (first..positions).map(|p| score(p).exp()).collect();
-                let total: f64 = weights.iter().sum();
-                for d in 0..case.head_dim {
-                    let truth = weights.iter().zip(first..).map(|(w, p)| w * part(&values, p, d)).sum::<f64>() / total;
-                    let found = f64::from(out[head * case.head_dim + d]);
-                    let tolerance = if case.ty == KvType::F16 { 2e-3 } else { 1e-5 };
-                    assert!((found - truth).abs() < tolerance, "head {head} value {d}: {found} {truth}");
-                }
-            }
-        }
-    }
 }

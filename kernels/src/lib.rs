@@ -78,7 +78,7 @@ mod top_k;
 mod weights;
 
 pub use activations::{Activations, F32Buf, NotFinite, Q8Buf};
-pub use attention::{AttentionShape, QueryRow, attention};
+pub use attention::{AttentionScratch, AttentionShape, QueryRow, attention};
 pub use compute::{Compute, Isa};
 pub use gated::{Gated, Inner, gated_all};
 pub use kv::{KV_BLOCK, KvLayer, KvType};

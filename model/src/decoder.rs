@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use tramontane_kernels::math::RopeTable;
 use tramontane_kernels::{
-    Activations, Angles, AttentionShape, Compute, F32Buf, KvLayer, KvType, NotFinite, PackedMatrix, Product, Q8Buf,
-    QueryRow, attention, matmul_all, rms_norm, rope,
+    Activations, Angles, AttentionScratch, AttentionShape, Compute, F32Buf, KvLayer, KvType, NotFinite, PackedMatrix,
+    Product, Q8Buf, QueryRow, attention, matmul_all, rms_norm, rope,
 };
 
 pub use self::backend::{DecoderBackend, DecoderError, load};
@@ -90,6 +90,7 @@ pub struct DecoderScratch {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
+    parts: AttentionScratch,
     mixed: Vec<f32>,
     projected: Vec<f32>,
     head_normed: Vec<f32>,
@@ -172,7 +173,7 @@ impl Decoder {
         let (config, weights) = (&self.config, &self.layers[layer]);
         let width = config.hidden;
         assert_eq!(hidden.len(), rows.len() * width, "the step's rows");
-        let DecoderScratch { sin, cos, normed, q, k, v, mixed, projected, head_normed, rows: encoded } = scratch;
+        let DecoderScratch { sin, cos, normed, q, k, v, parts, mixed, projected, head_normed, rows: encoded } = scratch;
         normed.resize(hidden.len(), 0.0);
         rms_norm(compute, hidden, &weights.attention_norm, config.rms_eps, normed);
         let all: Vec<usize> = (0..rows.len()).collect();
@@ -209,7 +210,7 @@ impl Decoder {
         let kept_rows: Vec<QueryRow<'_>> = kept.iter().map(|&row| rows[row]).collect();
         mixed.resize(q.len(), 0.0);
         let shape = AttentionShape { heads: config.heads, window: config.sliding_window };
-        attention(compute, kv, shape, &kept_rows, q, mixed);
+        attention(compute, kv, shape, &kept_rows, q, parts, mixed);
         encoded.encode(compute, &[&weights.o], mixed).map_err(of_step)?;
         encoded.project(compute, [(&weights.o, &mut *projected)]);
         for (hidden, projected) in hidden.iter_mut().zip(projected) {

@@ -13,6 +13,13 @@ macro_rules! entries {
             rope(row: &mut [f32], order: $crate::RopePairs, sin: &[f32], cos: &[f32]) -> () = $crate::arch::portable::rope;
             swiglu(gate: &mut [f32], up: &[f32]) -> () = $crate::arch::portable::swiglu;
             attention(head: &$crate::attention::HeadGroup<'_>) -> () = attention::attention;
+            merge(
+                totals: &[$crate::attention::Total],
+                partials: &[f32],
+                stride: usize,
+                merged: &mut Option<$crate::attention::Total>,
+                out: &mut [f32]
+            ) -> () = $crate::arch::portable::merge;
             burn_float(rounds: usize) -> u64 = peak::float;
             burn_int8(rounds: usize) -> u64 = peak::int8;
             matmul(
@@ -61,7 +68,7 @@ macro_rules! entries {
             use std::ops::Range;
 
             use crate::arch::portable;
-            use crate::attention::HeadGroup;
+            use crate::attention::{HeadGroup, Total};
             use crate::compute::$proof;
             use crate::matmul::Output;
             use crate::{Activations, PackedMatrix, RopePairs};
@@ -84,6 +91,17 @@ macro_rules! entries {
 
             pub(crate) fn attention(_: $proof, head: &HeadGroup<'_>) {
                 portable::attention(head);
+            }
+
+            pub(crate) fn merge(
+                _: $proof,
+                totals: &[Total],
+                partials: &[f32],
+                stride: usize,
+                merged: &mut Option<Total>,
+                out: &mut [f32],
+            ) {
+                portable::merge(totals, partials, stride, merged, out);
             }
 
             pub(crate) fn matmul(

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::KV_BLOCK;
 use crate::arch::portable::{merge_scales, sum_tree};
+use crate::attention::{HeadGroup, blocks_of, slots_of};
 use crate::math::exp;
 
 /// A type in which keys and values are stored.
@@ -28,6 +29,48 @@ impl Stored for f32 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self
+    }
+}
+
+/// Q queries of one head on their way over its keys and values.
+pub(crate) struct Tile<'a, T, const Q: usize> {
+    head: &'a HeadGroup<'a>,
+    k: &'a [T],
+    v: &'a [T],
+    pub(crate) queries: [&'a [f32]; Q],
+    visible: [(usize, usize); Q],
+    /// Those that some of the queries see.
+    pub(crate) blocks: Range<usize>,
+    pub(crate) scale: f32,
+}
+
+/// A block as a tile reads it.
+pub(crate) struct Block<'a, T, const Q: usize> {
+    pub(crate) keys: &'a [T],
+    pub(crate) values: &'a [T],
+    /// The keys that will be wanted next.
+    pub(crate) next: &'a [T],
+    /// What each query sees of it.
+    pub(crate) slots: [Range<usize>; Q],
+}
+
+impl<'a, T, const Q: usize> Tile<'a, T, Q> {
+    /// Queries `first…first + Q` of `head`, whose keys and values are among `k` and `v`.
+    #[inline(always)]
+    pub(crate) fn new(head: &'a HeadGroup<'a>, first: usize, k: &'a [T], v: &'a [T]) -> Self {
+        let visible: [(usize, usize); Q] = std::array::from_fn(|q| head.visible(first + q));
+        let all = visible.iter().fold(visible[0], |all, v| (all.0.min(v.0), all.1.max(v.1)));
+        let queries = std::array::from_fn(|q| head.query(first + q));
+        Self { head, k, v, queries, visible, blocks: blocks_of(all), scale: 1.0 / (head.kv.head_dim as f32).sqrt() }
+    }
+
+    /// Block `i`. What comes next may be another part's: it is wanted all the same, by this thread as a rule.
+    #[inline(always)]
+    pub(crate) fn block(&self, i: usize) -> Block<'a, T, Q> {
+        let block = self.head.block(i)..self.head.block(i) + self.head.kv.head_dim * KV_BLOCK;
+        let next = if i + 1 < self.blocks.end { self.head.block(i + 1) } else { block.start };
+        let slots = std::array::from_fn(|q| slots_of(self.visible[q], i));
+        Block { keys: &self.k[block.clone()], values: &self.v[block], next: &self.k[next..], slots }
     }
 }
 

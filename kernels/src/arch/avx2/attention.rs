@@ -7,8 +7,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::KV_BLOCK;
-use crate::arch::softmax::{Merge, Step, Stored, Weighed, ahead, soften};
-use crate::attention::{HeadGroup, blocks_of, slots_of};
+use crate::arch::softmax::{Block, Merge, Step, Stored, Tile, Weighed, ahead, soften};
+use crate::attention::{HeadGroup, Total};
 use crate::kv::KvData;
 
 /// Lanes of a register.
@@ -39,36 +39,51 @@ fn over_tiles<T: Stored>(head: &HeadGroup<'_>, k: &[T], v: &[T]) {
 /// Computes queries `first…first + Q`; returns Q.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tile<T: Stored, const Q: usize>(head: &HeadGroup<'_>, first: usize, k: &[T], v: &[T]) -> usize {
-    let width = head.kv.head_dim;
-    let scale = 1.0 / (width as f32).sqrt();
-    let queries: [&[f32]; Q] = std::array::from_fn(|q| head.query(first + q));
-    let visible: [(usize, usize); Q] = std::array::from_fn(|q| head.visible(first + q));
-    let all = visible.iter().fold(visible[0], |all, v| (all.0.min(v.0), all.1.max(v.1)));
-    let mut merge: [Option<Merge>; Q] = [None; Q];
-    let blocks = blocks_of(all);
-    for i in blocks.clone() {
-        let block = head.block(i)..head.block(i) + width * KV_BLOCK;
-        let slots: [Range<usize>; Q] = std::array::from_fn(|q| slots_of(visible[q], i));
-        let next = if i + 1 < blocks.end { head.block(i + 1) } else { block.start };
-        let (values, next) = (&v[block.clone()], &k[next..]);
-        let mut weights = scores::<T, Q>(&queries, &k[block], scale, values);
-        for q in 0..Q {
-            merge[q] = soften::<LANES>(&mut weights[q], &slots[q], merge[q]);
+    let tile = Tile::new(head, first, k, v);
+    if let Some(part) = &head.part {
+        for i in part.blocks.clone() {
+            let mut merge = [None; Q];
+            block(&tile, i, &mut merge, &mut std::array::from_fn(|q| part.values(first + q, i, head.kv.head_dim)));
+            for (q, Merge { max, sum, .. }) in merge.into_iter().enumerate().filter_map(|(q, merge)| Some((q, merge?)))
+            {
+                part.note(first + q, i, Total { max, sum });
+            }
         }
-        if slots.iter().all(|s| s.len() == KV_BLOCK) {
-            weigh(head, first, &Weighed { e: &weights, values, merge: &merge, next }, 0..KV_BLOCK);
-            continue;
-        }
-        for q in 0..Q {
-            let block = Weighed { e: &[weights[q]], values, merge: &[merge[q]], next };
-            weigh(head, first + q, &block, slots[q].clone());
-        }
+        return Q;
     }
-    for (q, merge) in merge.iter().enumerate() {
+    let mut merge = [None; Q];
+    let mut outs = std::array::from_fn(|q| head.out(first + q));
+    for i in tile.blocks.clone() {
+        block(&tile, i, &mut merge, &mut outs);
+    }
+    for (out, merge) in outs.into_iter().zip(merge) {
         let inverse = 1.0 / merge.map_or(1.0, |m| m.sum);
-        head.out(first + q).iter_mut().for_each(|o| *o *= inverse);
+        out.iter_mut().for_each(|o| *o *= inverse);
     }
     Q
+}
+
+/// Merges block `i` into `outs`, the tile's results; `merge` is what they came to.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn block<T: Stored, const Q: usize>(
+    tile: &Tile<'_, T, Q>,
+    i: usize,
+    merge: &mut [Option<Merge>; Q],
+    outs: &mut [&mut [f32]; Q],
+) {
+    let Block { keys, values, next, slots } = tile.block(i);
+    let mut weights = scores::<T, Q>(&tile.queries, keys, tile.scale, values);
+    for q in 0..Q {
+        merge[q] = soften::<LANES>(&mut weights[q], &slots[q], merge[q]);
+    }
+    if slots.iter().all(|s| s.len() == KV_BLOCK) {
+        return weigh(outs, &Weighed { e: &weights, values, merge, next }, 0..KV_BLOCK);
+    }
+    for q in 0..Q {
+        let block = Weighed { e: &[weights[q]], values, merge: &[merge[q]], next };
+        weigh(std::array::from_mut(&mut outs[q]), &block, slots[q].clone());
+    }
 }
 
 /// All 32 scores of a block for Q queries, while `next` is asked for. Slots that are not visible give what they give; `soften` drops them.
@@ -107,30 +122,25 @@ fn scores<T: Stored, const Q: usize>(queries: &[&[f32]; Q], k: &[T], scale: f32,
     out
 }
 
-/// Merges `Σ e_j v_j` over `slots` into the results of queries `first…first + Q`.
+/// Merges `Σ e_j v_j` over `slots` into `outs`, the results of Q queries.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn weigh<T: Stored, const Q: usize>(
-    head: &HeadGroup<'_>,
-    first: usize,
-    block: &Weighed<'_, T, Q>,
-    slots: Range<usize>,
-) {
-    let (width, &Weighed { e, values: v, merge, .. }) = (head.kv.head_dim, block);
+fn weigh<T: Stored, const Q: usize>(outs: &mut [&mut [f32]; Q], block: &Weighed<'_, T, Q>, slots: Range<usize>) {
+    let (width, &Weighed { e, values: v, merge, .. }) = (outs[0].len(), block);
     assert!(v.len() == width * KV_BLOCK && slots.end <= KV_BLOCK, "a block of values");
     let mut d = 0;
     while d + 2 * LANES <= width {
-        weigh_lanes::<T, Q, 2>(head, first, block, slots.clone(), d);
+        weigh_lanes::<T, Q, 2>(outs, block, slots.clone(), d);
         d += 2 * LANES;
     }
     if d + LANES <= width {
-        weigh_lanes::<T, Q, 1>(head, first, block, slots.clone(), d);
+        weigh_lanes::<T, Q, 1>(outs, block, slots.clone(), d);
         d += LANES;
     }
     for d in d..width {
         for q in 0..Q {
             let sum = slots.clone().fold(0.0, |acc, slot| e[q][slot].mul_add(v[slot * width + d].widen(), acc));
-            let out = &mut head.out(first + q)[d];
+            let out = &mut outs[q][d];
             match merge[q].map(|m| m.step) {
                 None | Some(Step::Skip) => {}
                 Some(Step::First) => *out = sum,
@@ -144,13 +154,12 @@ fn weigh<T: Stored, const Q: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn weigh_lanes<T: Stored, const Q: usize, const N: usize>(
-    head: &HeadGroup<'_>,
-    first: usize,
+    outs: &mut [&mut [f32]; Q],
     block: &Weighed<'_, T, Q>,
     slots: Range<usize>,
     d: usize,
 ) {
-    let (width, &Weighed { e, values: v, merge, next }) = (head.kv.head_dim, block);
+    let (width, &Weighed { e, values: v, merge, next }) = (outs[0].len(), block);
     // Lines of `next` that the dimensions before these have asked for.
     let asked = d * KV_BLOCK / (2 * LANES);
     let mut acc = [[_mm256_setzero_ps(); N]; Q];
@@ -169,7 +178,7 @@ fn weigh_lanes<T: Stored, const Q: usize, const N: usize>(
         }
     }
     for q in 0..Q {
-        let out = &mut head.out(first + q)[d..d + N * LANES];
+        let out = &mut outs[q][d..d + N * LANES];
         let step = merge[q].map_or(Step::Skip, |m| m.step);
         for (out, acc) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(acc[q]) {
             // SAFETY: `out` is a register's values; unaligned loads and stores.

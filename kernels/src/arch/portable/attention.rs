@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::KV_BLOCK;
-use crate::attention::{HeadGroup, blocks_of, slots_of};
+use crate::attention::{HeadGroup, Total, blocks_of, slots_of};
 use crate::kv::KvData;
 use crate::math::exp;
 
@@ -20,41 +20,37 @@ pub(crate) fn attention(head: &HeadGroup<'_>) {
 
 fn over_blocks<T: Copy>(head: &HeadGroup<'_>, query: usize, k: &[T], v: &[T], value: impl Fn(T) -> f32 + Copy) {
     let width = head.kv.head_dim;
-    let scale = 1.0 / (width as f32).sqrt();
-    let mut partial = vec![0.0; width];
-    let (visible, out) = (head.visible(query), head.out(query));
-    let query = head.query(query);
-    let (mut max, mut sum, mut merged) = (0.0, 0.0, false);
-    for i in blocks_of(visible) {
+    let visible = head.visible(query);
+    let one = |i: usize, to: &mut [f32]| {
         let block = head.block(i)..head.block(i) + width * KV_BLOCK;
-        let slots = slots_of(visible, i);
-        let (block_max, block_sum) = one_block(query, scale, &k[block.clone()], &v[block], slots, &mut partial, value);
-        if !merged {
-            (max, sum, merged) = (block_max, block_sum, true);
-            out.copy_from_slice(&partial);
-            continue;
+        one_block(head.query(query), &k[block.clone()], &v[block], slots_of(visible, i), to, value)
+    };
+    let blocks = blocks_of(visible);
+    if let Some(part) = &head.part {
+        for i in part.blocks.start.max(blocks.start)..part.blocks.end.min(blocks.end) {
+            part.note(query, i, one(i, part.values(query, i, width)));
         }
-        let (new_max, alpha, beta) = merge_scales(max, block_max);
-        sum = sum.mul_add(alpha, block_sum * beta);
-        max = new_max;
-        for (out, partial) in out.iter_mut().zip(&partial) {
-            *out = out.mul_add(alpha, partial * beta);
-        }
+        return;
     }
-    let inverse = 1.0 / sum;
+    let (out, mut partial, mut merged) = (head.out(query), vec![0.0; width], None);
+    for i in blocks {
+        let total = one(i, &mut partial);
+        merged = Some(merge_block(merged, total, &partial, out));
+    }
+    let inverse = 1.0 / merged.map_or(1.0, |total| total.sum);
     out.iter_mut().for_each(|o| *o *= inverse);
 }
 
-/// A block's maximum and sum of exponentials; its weighted values go to `partial`.
+/// What a block comes to; its weighted values go to `partial`.
 fn one_block<T: Copy>(
     query: &[f32],
-    scale: f32,
     k: &[T],
     v: &[T],
     slots: Range<usize>,
     partial: &mut [f32],
     value: impl Fn(T) -> f32,
-) -> (f32, f32) {
+) -> Total {
+    let scale = 1.0 / (query.len() as f32).sqrt();
     let mut weights = [0.0f32; KV_BLOCK];
     let mut max = f32::NEG_INFINITY;
     for slot in slots.clone() {
@@ -69,7 +65,29 @@ fn one_block<T: Copy>(
             *partial = weights[slot].mul_add(value(*v), *partial);
         }
     }
-    (max, sum_tree(&weights))
+    Total { max, sum: sum_tree(&weights) }
+}
+
+/// Merges blocks that were computed by themselves, as `attention::split` has them.
+#[inline(always)]
+pub(crate) fn merge(totals: &[Total], partials: &[f32], stride: usize, merged: &mut Option<Total>, out: &mut [f32]) {
+    for (total, partial) in totals.iter().zip(partials.chunks(stride)) {
+        *merged = Some(merge_block(*merged, *total, &partial[..out.len()], out));
+    }
+}
+
+/// Merges a block into `out`; what it and those before come to.
+#[inline(always)]
+fn merge_block(before: Option<Total>, block: Total, partial: &[f32], out: &mut [f32]) -> Total {
+    let Some(before) = before else {
+        out.copy_from_slice(partial);
+        return block;
+    };
+    let (max, alpha, beta) = merge_scales(before.max, block.max);
+    for (out, partial) in out.iter_mut().zip(partial) {
+        *out = out.mul_add(alpha, partial * beta);
+    }
+    Total { max, sum: before.sum.mul_add(alpha, block.sum * beta) }
 }
 
 /// The contract's sum of a block's exponentials.

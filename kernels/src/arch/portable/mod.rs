@@ -8,7 +8,7 @@ mod rms_norm;
 mod rope;
 mod swiglu;
 
-pub(crate) use attention::{attention, merge_scales, sum_tree};
+pub(crate) use attention::{attention, merge, merge_scales, sum_tree};
 pub(crate) use matmul::matmul;
 pub(crate) use quantize::quantize;
 pub(crate) use rms_norm::rms_norm;
