@@ -14,6 +14,8 @@ use crate::{Compute, Isa, arch};
 pub(super) const PART_BLOCKS: usize = 8;
 /// Parts of a window for each thread. What they leave stays in a core's second-level cache: 256 KiB at most for 8 queries of 128 values.
 const PARTS_A_THREAD: usize = 8;
+/// How much longer the longest pass takes than an even share where splitting pays.
+const IDLE: usize = 3;
 /// Values of a result that are merged by themselves: two cache lines.
 const SLICE: usize = 32;
 
@@ -60,11 +62,12 @@ impl Run {
     }
 }
 
-/// Whether passes are better split. They go through `lengths` blocks, for each of `kv_heads` heads once. Parts cost up to a fifth more, so
-/// they pay where the longest pass alone takes half as long again as the threads would for all, evenly shared, and has parts to give.
+/// Whether passes are better split. They go through `lengths` blocks, for each of `kv_heads` heads once. Half of a machine's cores draw
+/// what its memory gives, and parts cost more, so they pay where the longest pass alone takes [`IDLE`] times as long as the threads would
+/// for all, evenly shared, and has parts to give.
 pub(super) fn pays(lengths: impl Iterator<Item = usize>, kv_heads: usize, threads: usize) -> bool {
     let (longest, all) = lengths.fold((0, 0), |(longest, all), length| (length.max(longest), all + length));
-    longest >= 2 * PART_BLOCKS && 2 * longest * threads >= 3 * all * kv_heads
+    longest >= 2 * PART_BLOCKS && longest * threads >= IDLE * all * kv_heads
 }
 
 /// Parts in a window.
@@ -233,17 +236,17 @@ mod tests {
     #[test]
     fn only_long_passes_are_split_and_only_where_threads_would_be_idle() {
         let of = |lengths: &[usize], kv_heads, threads| pays(lengths.iter().copied(), kv_heads, threads);
-        // One sequence of Mixtral's: from 12 threads on.
+        // One sequence of Mixtral's: from 24 threads on.
         assert_eq!(
-            [1, 2, 8, 11, 12, 64].map(|threads| of(&[64], 8, threads)),
+            [1, 2, 8, 23, 24, 64].map(|threads| of(&[64], 8, threads)),
             [false, false, false, false, true, true]
         );
         // Nothing to share out, however many threads.
         assert!(!of(&[], 8, 512) && !of(&[0], 8, 512) && !of(&[2 * PART_BLOCKS - 1], 1, 512));
         assert!(of(&[2 * PART_BLOCKS], 1, 512));
         // Two sequences in one piece are as long as both.
-        assert!(of(&[128], 8, 16) && !of(&[64; 2], 8, 16));
+        assert!(of(&[128], 8, 32) && !of(&[64; 2], 8, 32));
         // A batch that fills the threads, and one in which a sequence is longer than the others together.
-        assert!(!of(&[64; 8], 8, 32) && of(&[64, 4, 4, 4], 8, 32));
+        assert!(!of(&[64; 8], 8, 64) && of(&[64, 4, 4, 4], 8, 64));
     }
 }
