@@ -52,7 +52,7 @@ use crate::telemetry::Telemetry;
 #[error(transparent)]
 struct Unreachable(anyhow::Error);
 
-/// How long the threads of a process that serves may take to end.
+/// How long the threads of a process that serves may take to end: longer than an aborted NCCL stream takes to rest.
 const ENDING: Duration = Duration::from_secs(2);
 
 const EXIT_FAILURE: u8 = 1;
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
             });
             telemetry.finish();
             // A thread that moves rows by NCCL has to leave it before the process ends. A blocked reader or a loading thread must
-            // not keep the process.
+            // not keep it for longer than that may take.
             if serves {
                 runtime.shutdown_timeout(ENDING)
             } else {

@@ -32,6 +32,9 @@ const SHAPES: [(usize, usize); 5] = [(1, 1), (2, 1), (4, 8), (2, 256), (1, 2048)
 const TIMED: usize = 200;
 const WARMING: usize = 20;
 
+/// How an exchange to some nodes is made.
+type Start = fn(Nodes) -> Harness;
+
 /// Answers with rows that it has ready.
 struct Ready;
 
@@ -57,12 +60,11 @@ impl ExpertServer for Ready {
 }
 
 fn main() {
-    // Cargo runs benches with `--test` among the tests: then it is enough that this builds.
-    if std::env::args().any(|argument| argument == "--test") {
+    // Only `cargo bench` says `--bench`. Among the tests it is enough that this builds.
+    if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let mut carriers: Vec<(&str, fn(Nodes) -> Harness)> =
-        vec![("in-process", Harness::in_process), ("grpc", Harness::grpc)];
+    let mut carriers: Vec<(&str, Start)> = vec![("in-process", Harness::in_process), ("grpc", Harness::grpc)];
     match Carrier::Nccl.available() {
         Ok(()) => carriers.push(("nccl", nccl)),
         Err(error) => println!("without NCCL: {error}"),
@@ -85,7 +87,7 @@ fn nccl(nodes: Nodes) -> Harness {
     })
 }
 
-fn print(carrier: &str, nodes: usize, rows: usize, start: fn(Nodes) -> Harness) {
+fn print(carrier: &str, nodes: usize, rows: usize, start: Start) {
     let ids: Vec<NodeId> = (0..nodes).map(|i| NodeId::from(format!("n{i}").as_str())).collect();
     let servers = ids.iter().map(|id| (id.clone(), Arc::new(Ready) as Arc<dyn ExpertServer>)).collect();
     let mut harness = start(servers);

@@ -109,7 +109,7 @@ fn first_half(bencher: Bencher<'_, '_>, case: &str) {
 const KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 128;
 
-/// The last token of a sequence, in eight layers in turn. In parts where the machine has half as many cores again as there are KV heads.
+/// The last token of a sequence, in eight layers in turn. In parts where the machine has three times as many cores as there are KV heads.
 #[divan::bench(args = [512, 4096, 32_768])]
 fn token(bencher: Bencher<'_, '_>, positions: usize) {
     let compute = compute(Isa::detect());

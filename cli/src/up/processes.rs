@@ -88,7 +88,7 @@ impl Spawner {
         if let Some(quantize) = model.quantize {
             command.args(["--quantize", quantize.name()]);
         }
-        // A child is told everything: what the environment sets is meant for this process.
+        // A child is told all its flags: what variables set is meant for this process.
         config::variables(NODE).iter().for_each(|name| _ = command.env_remove(name));
         // A group of its own: Ctrl-C is the parent's, which lets requests end before its nodes do.
         command.process_group(0);

@@ -111,7 +111,7 @@ impl Comm {
         if strikes("hang", self.rank) {
             return self.stand_still();
         }
-        let damage = strikes("damage", self.rank);
+        let damage = ops.iter().any(|op| !op.sends) && strikes("damage", self.rank);
         let mut peers: BTreeMap<u32, [Vec<Op>; 2]> = BTreeMap::new();
         for op in ops {
             peers.entry(op.peer).or_default()[usize::from(op.sends)].push(*op);
@@ -128,16 +128,20 @@ impl Comm {
 
     /// Moves one payload each way; `false` when the rank has failed.
     fn pair(&self, here: Option<Op>, there: Option<Op>, damage: bool) -> bool {
-        thread::scope(|scope| {
-            let both = [here, there].map(|op| op.map(|op| scope.spawn(move || self.one(op, damage))));
-            both.into_iter().flatten().all(|moved| {
-                match moved.join().expect("it does not panic") {
-                    Ok(true) => return true,
-                    Ok(false) => self.fail(INVALID_USAGE),
-                    Err(_) => self.fail(REMOTE_ERROR),
-                }
+        let moved = |op| match self.one(op, damage) {
+            Ok(true) => true,
+            Ok(false) => {
+                self.fail(INVALID_USAGE);
                 false
-            })
+            }
+            Err(_) => {
+                self.fail(REMOTE_ERROR);
+                false
+            }
+        };
+        thread::scope(|scope| {
+            let both = [here, there].map(|op| op.map(|op| scope.spawn(move || moved(op))));
+            both.into_iter().flatten().all(|moved| moved.join().expect("it does not panic"))
         })
     }
 

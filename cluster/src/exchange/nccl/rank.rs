@@ -104,6 +104,9 @@ fn drive(seat: &Seat, ordered: &Receiver<Order>, events: &UnboundedSender<Event>
 /// Takes `seat`, and has each member and the coordinator greet one another, one member after the other. NCCL connects two
 /// ranks when they first exchange something, which takes long and can fail; here nobody's rows wait for it.
 fn join(seat: &Seat, patience: Patience<'_>) -> Result<Communicator, NcclError> {
+    if patience.stop.load(Ordering::Acquire) {
+        return Err(NcclError::Stopped);
+    }
     let mut communicator = Communicator::join(seat, patience)?;
     let greeting = |rank: u32| Bytes::copy_from_slice(&rank.to_le_bytes());
     for peer in if seat.rank == COORDINATOR { 1..seat.ranks } else { COORDINATOR..1 } {

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_micros(50);
 /// and without a pause at first: a small group takes less.
 const BUSY: Duration = Duration::from_micros(300);
 /// How long an aborted stream may take to come to rest; what it might still touch is given up then, not freed.
-const REST: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_secs(1);
 /// What `NCCL_CONFIG_INITIALIZER` of nccl.h writes: its magic, the version whose fields follow, and "not set".
 const CONFIG_MAGIC: u32 = 0xcafe_beef;
 const CONFIG_VERSION: u32 = 22_403;
@@ -207,7 +207,9 @@ impl Drop for Communicator {
             // SAFETY: the stream is ours, rests, and is not used again.
             let _ = unsafe { cuda::cuStreamDestroy_v2(self.stream) };
         } else {
-            tracing::warn!("an aborted NCCL stream did not come to rest; its memory on the GPU is lost");
+            tracing::warn!(
+                "an aborted NCCL stream did not come to rest; its memory on the GPU, and as much of the host, is lost"
+            );
         }
     }
 }
