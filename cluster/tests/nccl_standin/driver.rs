@@ -35,7 +35,10 @@ impl Stream {
 }
 
 /// What was allocated: sizes by address.
-static MEMORY: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
+type Memory = Mutex<BTreeMap<u64, usize>>;
+
+/// On the device.
+static MEMORY: Memory = Mutex::new(BTreeMap::new());
 
 /// Whether these bytes lie within one allocation.
 pub(crate) fn on_device(address: u64, bytes: usize) -> bool {
@@ -101,41 +104,41 @@ fn layout(bytes: usize) -> Layout {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> c_int {
-    if strikes("alloc", 0) || bytes == 0 {
-        return OUT_OF_MEMORY;
-    }
-    let begin = unsafe { alloc(layout(bytes)) } as u64;
-    lock(&MEMORY).insert(begin, bytes);
-    unsafe { *address = begin };
-    0
+    unsafe { allocate("alloc", &MEMORY, address, bytes) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree_v2(address: u64) -> c_int {
-    match lock(&MEMORY).remove(&address) {
-        Some(bytes) => unsafe { dealloc(address as *mut u8, layout(bytes)) },
-        None => return INVALID_VALUE,
-    }
-    0
+    unsafe { release(&MEMORY, address) }
 }
 
 /// Pinned memory, from which streams copy in their own time; no device memory.
-static PINNED: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
+static PINNED: Memory = Mutex::new(BTreeMap::new());
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(address: *mut u64, bytes: usize, _: c_uint) -> c_int {
-    if strikes("pin", 0) || bytes == 0 {
-        return OUT_OF_MEMORY;
-    }
-    let begin = unsafe { alloc(layout(bytes)) } as u64;
-    lock(&PINNED).insert(begin, bytes);
-    unsafe { *address = begin };
-    0
+    unsafe { allocate("pin", &PINNED, address, bytes) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFreeHost(address: u64) -> c_int {
-    match lock(&PINNED).remove(&address) {
+    unsafe { release(&PINNED, address) }
+}
+
+/// Notes `bytes` more in `memory`, unless that is to go wrong.
+unsafe fn allocate(fault: &'static str, memory: &Memory, address: *mut u64, bytes: usize) -> c_int {
+    if strikes(fault, 0) || bytes == 0 {
+        return OUT_OF_MEMORY;
+    }
+    let begin = unsafe { alloc(layout(bytes)) } as u64;
+    lock(memory).insert(begin, bytes);
+    unsafe { *address = begin };
+    0
+}
+
+/// Gives back what `memory` has at `address`.
+unsafe fn release(memory: &Memory, address: u64) -> c_int {
+    match lock(memory).remove(&address) {
         Some(bytes) => unsafe { dealloc(address as *mut u8, layout(bytes)) },
         None => return INVALID_VALUE,
     }
@@ -143,7 +146,7 @@ pub unsafe extern "C" fn cuMemFreeHost(address: u64) -> c_int {
 }
 
 /// Whether these bytes lie within one allocation of `memory`.
-fn lies_in(memory: &Mutex<BTreeMap<u64, usize>>, address: u64, bytes: usize) -> bool {
+fn lies_in(memory: &Memory, address: u64, bytes: usize) -> bool {
     let memory = lock(memory);
     let below = memory.range(..=address).next_back();
     below.is_some_and(|(begin, size)| address + bytes as u64 <= begin + *size as u64)

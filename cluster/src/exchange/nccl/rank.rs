@@ -148,12 +148,13 @@ fn limit(bytes: usize) -> Duration {
 mod tests {
     use super::*;
 
-    fn order(sequence: u64, bytes: usize) -> Order {
-        Order { sequence, transfer: Transfer::Receive { from: 0, bytes } }
+    fn groups(sizes: &[usize]) -> Vec<Vec<u64>> {
+        gathered(sizes.iter().map(|&bytes| Transfer::Receive { from: 0, bytes }))
     }
 
-    fn groups(sizes: &[usize]) -> Vec<Vec<u64>> {
-        let mut waiting = sizes.iter().enumerate().map(|(i, &bytes)| order(i as u64, bytes));
+    /// Which of `transfers` go together, by their numbers.
+    fn gathered(transfers: impl Iterator<Item = Transfer>) -> Vec<Vec<u64>> {
+        let mut waiting = transfers.enumerate().map(|(i, transfer)| Order { sequence: i as u64, transfer });
         let (mut left, mut groups) = (None, Vec::new());
         while let Some(first) = left.take().or_else(|| waiting.next()) {
             let group = gather(first, &mut left, || waiting.next());
@@ -176,13 +177,7 @@ mod tests {
         let send = |to| Transfer::Send { to, payload: Bytes::from_static(b"row") };
         let receive = |from| Transfer::Receive { from, bytes: 3 };
         let orders = [send(1), send(1), receive(2), receive(1), receive(2), send(2), send(1)];
-        let mut waiting = orders.into_iter().enumerate().map(|(i, transfer)| Order { sequence: i as u64, transfer });
-        let (mut left, mut groups) = (None, Vec::new());
-        while let Some(first) = left.take().or_else(|| waiting.next()) {
-            let group = gather(first, &mut left, || waiting.next());
-            groups.push(group.iter().map(|order| order.sequence).collect::<Vec<_>>());
-        }
-        assert_eq!(groups, [vec![0, 1, 2], vec![3, 4], vec![5, 6]]);
+        assert_eq!(gathered(orders.into_iter()), [vec![0, 1, 2], vec![3, 4], vec![5, 6]]);
     }
 
     #[test]
