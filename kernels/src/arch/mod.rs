@@ -1,6 +1,8 @@
 //! One folder an instruction set, one file an operation. `portable` is the contract's first implementation.
 
 #[cfg(target_arch = "x86_64")]
+mod attention;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "avx2_absent.rs"]
@@ -17,20 +19,22 @@ mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod types;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use attention::attention;
 use entries::entries;
 
 #[cfg(test)]
 pub(crate) mod testing;
 
-/// `each_row!(R, r, { … })`: the body once for each r below R (at most 16; with `R of 4` at most 4), r a constant, so that arrays
-/// indexed with it stay in registers whatever the optimiser thinks of unrolling.
+/// `each_row!(R, r, { … })`: the body once for each r below R (at most 16; with `R of 8` at most 8, with `of 2` at most 2), r a constant,
+/// so that arrays indexed with it stay in registers whatever the optimiser thinks of unrolling.
 #[cfg(target_arch = "x86_64")]
 macro_rules! each_row {
     ($n:ident of 2, $i:ident, $body:block) => {
         $crate::arch::each_row!(@ $n, $i, $body, 0 1)
     };
-    ($n:ident of 4, $i:ident, $body:block) => {
-        $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3)
+    ($n:ident of 8, $i:ident, $body:block) => {
+        $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3 4 5 6 7)
     };
     ($rows:ident, $r:ident, $body:block) => {
         $crate::arch::each_row!(@ $rows, $r, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)

@@ -13,8 +13,6 @@ use crate::packed::{GROUP, PANEL};
 
 /// Registers of a panel's lanes.
 pub(super) const HALVES: usize = PANEL / LANES;
-/// One for each.
-pub(super) type Halves<T> = [T; HALVES];
 /// Groups of nibbles in a sub-block: values 4g…4g + 3 and 16 + 4g…16 + 4g + 3 of every row.
 pub(super) const NIBBLES: usize = 4;
 /// Two.
@@ -61,25 +59,93 @@ impl Rows {
     }
 }
 
-/// The dots of a sub-block with R rows, of its unsigned integers (Q8_0's are signed). Of Q6_K of the first 16 values and of
-/// the rest; else all in one, and zero.
+/// The dots of a sub-block with R rows, of its unsigned integers (Q8_0's are signed), H registers a row. Of Q6_K the sum of the first
+/// 16 values' times the first of `sc`, and of the rest's times the second; both stand in each half of a lane.
 ///
 /// # Safety
-/// `body` points to a sub-block, and the rows of `x` are there.
+/// `body` points to the first of these lanes in a sub-block, and the rows of `x` are there.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn dots<const TY: Ty, const R: usize>(body: *const u8, x: &Rows) -> [Halves<[__m256i; 2]>; R] {
-    let zero = _mm256_setzero_si256();
-    let mut out = [[[zero; 2]; HALVES]; R];
+pub(super) unsafe fn dots<const TY: Ty, const R: usize, const H: usize>(
+    body: *const u8,
+    x: &Rows,
+    sc: &[[__m256i; 2]; H],
+) -> [[__m256i; H]; R] {
     // SAFETY: the caller's promise.
     unsafe {
         match TY {
-            Q8_0 => signed::<R>(body, x, &mut out),
-            Q6K => six_bits::<R>(body, x, &mut out),
-            Q5_0 | Q5_1 | Q5K => five_bits::<TY, R>(body, x, &mut out),
-            _ => four_bits::<R>(body, x, &mut out),
+            Q8_0 => signed(body, x),
+            Q6K => six_bits(body, x, sc),
+            Q5_0 | Q5_1 | Q5K => five_bits::<TY, R, H>(body, x),
+            _ => four_bits(body, x),
         }
     }
+}
+
+/// # Safety
+/// As [`dots`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn four_bits<const R: usize, const H: usize>(body: *const u8, x: &Rows) -> [[__m256i; H]; R] {
+    let mut sums = [[_mm256_setzero_si256(); H]; R];
+    for g in 0..x.groups::<R>() {
+        let mut w = [[_mm256_setzero_si256(); 2]; H];
+        each_row!(H of 2, h, {
+            // SAFETY: a sub-block has four groups of nibbles.
+            w[h] = unsafe { nibbles(body.add(GROUP * g), h) };
+        });
+        each_row!(R of 8, r, {
+            // SAFETY: the caller's promise.
+            let (first, second) = unsafe { (x.four(r, g), x.four(r, g + NIBBLES)) };
+            each_row!(H of 2, h, {
+                sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(w[h][0], first));
+                sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(w[h][1], second));
+            });
+        });
+    }
+    each_row!(R of 8, r, {
+        each_row!(H of 2, h, {
+            sums[r][h] = widen(sums[r][h]);
+        });
+    });
+    sums
+}
+
+/// # Safety
+/// As [`dots`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn five_bits<const TY: Ty, const R: usize, const H: usize>(body: *const u8, x: &Rows) -> [[__m256i; H]; R] {
+    let high_bits = const { layout::<TY>().high };
+    let (nibble, mask) = (_mm256_set1_epi8(15), _mm256_set1_epi8(16));
+    let mut out = [[_mm256_setzero_si256(); H]; R];
+    each_row!(PAIRS of 2, part, {
+        let mut sums = [[_mm256_setzero_si256(); H]; R];
+        for g in 0..x.groups::<R>() {
+            let mut w = [_mm256_setzero_si256(); H];
+            each_row!(H of 2, h, {
+                // SAFETY: a sub-block has its high bits, and four groups of nibbles behind them.
+                let (both, bits) = unsafe { (half(body.add(high_bits + GROUP * g), h), half(body, h)) };
+                let (both, bits) = match part {
+                    0 => (both, _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - g as i32))),
+                    _ => (_mm256_srli_epi16(both, 4), _mm256_srl_epi16(bits, _mm_cvtsi32_si128(g as i32))),
+                };
+                w[h] = _mm256_or_si256(_mm256_and_si256(both, nibble), _mm256_and_si256(bits, mask));
+            });
+            each_row!(R of 8, r, {
+                // SAFETY: the caller's promise.
+                let four = unsafe { x.four(r, g + NIBBLES * part) };
+                each_row!(H of 2, h, {
+                    sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(w[h], four));
+                });
+            });
+        }
+        each_row!(R of 8, r, {
+            each_row!(H of 2, h, {
+                out[r][h] = _mm256_add_epi32(out[r][h], widen(sums[r][h]));
+            });
+        });
+    });
     out
 }
 
@@ -87,98 +153,44 @@ pub(super) unsafe fn dots<const TY: Ty, const R: usize>(body: *const u8, x: &Row
 /// As [`dots`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn four_bits<const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<[__m256i; 2]>; R]) {
-    let mut sums = [[_mm256_setzero_si256(); HALVES]; R];
-    for g in 0..x.groups::<R>() {
-        // SAFETY: a sub-block has four groups of nibbles.
-        let w = [0, 1].map(|h| unsafe { nibbles(body.add(GROUP * g), h) });
-        each_row!(R of 4, r, {
-            // SAFETY: the caller's promise.
-            let (first, second) = unsafe { (x.four(r, g), x.four(r, g + NIBBLES)) };
-            each_row!(HALVES of 2, h, {
-                sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(w[h][0], first));
-                sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(w[h][1], second));
-            });
-        });
-    }
-    each_row!(R of 4, r, {
-        each_row!(HALVES of 2, h, {
-            out[r][h][0] = widen(sums[r][h]);
-        });
-    });
-}
-
-/// # Safety
-/// As [`dots`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn five_bits<const TY: Ty, const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<[__m256i; 2]>; R]) {
-    let high_bits = const { layout::<TY>().high };
-    let mask = _mm256_set1_epi8(16);
-    // Half by half: two sums a row.
-    each_row!(HALVES of 2, h, {
-        let mut sums = [[_mm256_setzero_si256(); 2]; R];
-        for g in 0..x.groups::<R>() {
-            // SAFETY: a sub-block has its high bits, and four groups of nibbles behind them.
-            let ([low, high], bits) =
-                unsafe { (nibbles(body.add(high_bits + GROUP * g), h), half(body, h)) };
-            let lower = _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - g as i32));
-            let upper = _mm256_srl_epi16(bits, _mm_cvtsi32_si128(g as i32));
-            let low = _mm256_or_si256(low, _mm256_and_si256(lower, mask));
-            let high = _mm256_or_si256(high, _mm256_and_si256(upper, mask));
-            each_row!(R of 4, r, {
-                // SAFETY: the caller's promise.
-                let (first, second) = unsafe { (x.four(r, g), x.four(r, g + NIBBLES)) };
-                let [lower, upper] = &mut sums[r];
-                *lower = _mm256_add_epi16(*lower, _mm256_maddubs_epi16(low, first));
-                *upper = _mm256_add_epi16(*upper, _mm256_maddubs_epi16(high, second));
-            });
-        }
-        each_row!(R of 4, r, {
-            out[r][h][0] = _mm256_add_epi32(widen(sums[r][0]), widen(sums[r][1]));
-        });
-    });
-}
-
-/// # Safety
-/// As [`dots`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn six_bits<const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<[__m256i; 2]>; R]) {
+unsafe fn six_bits<const R: usize, const H: usize>(
+    body: *const u8,
+    x: &Rows,
+    sc: &[[__m256i; 2]; H],
+) -> [[__m256i; H]; R] {
     let high_bits = const { layout::<Q6K>().high };
-    let mask = _mm256_set1_epi8(48);
-    // Half by half: two sums a row.
-    each_row!(HALVES of 2, h, {
-        let mut sums = [[_mm256_setzero_si256(); 2]; R];
+    let (nibble, mask) = (_mm256_set1_epi8(15), _mm256_set1_epi8(48));
+    let mut sums = [[_mm256_setzero_si256(); H]; R];
+    each_row!(PAIRS of 2, part, {
         for pair in 0..x.groups::<R>() / 2 {
-            let mut w = [[_mm256_setzero_si256(); 2]; 2];
-            each_row!(PAIRS of 2, i, {
-                let g = 2 * pair + i;
-                // SAFETY: a sub-block has two groups of high bits, and four of nibbles behind them.
-                let (nibbles, bits) = unsafe {
-                    (nibbles(body.add(high_bits + GROUP * g), h), [half(body, h), half(body.add(GROUP), h)])
-                };
-                each_row!(PAIRS of 2, part, {
+            let mut w = [[_mm256_setzero_si256(); 2]; H];
+            each_row!(H of 2, h, {
+                // SAFETY: a sub-block has two groups of high bits.
+                let bits = unsafe { half(body.add(GROUP * part), h) };
+                each_row!(PAIRS of 2, i, {
+                    let g = 2 * pair + i;
+                    // SAFETY: behind them it has four of nibbles.
+                    let both = unsafe { half(body.add(high_bits + GROUP * g), h) };
+                    let both = if part == 0 { both } else { _mm256_srli_epi16(both, 4) };
                     // Bits 2g and 2g + 1 to bits 4 and 5.
-                    let bits = _mm256_slli_epi16(_mm256_srl_epi16(bits[part], _mm_cvtsi32_si128(2 * g as i32)), 4);
-                    w[part][i] = _mm256_or_si256(nibbles[part], _mm256_and_si256(bits, mask));
+                    let bits = _mm256_slli_epi16(_mm256_srl_epi16(bits, _mm_cvtsi32_si128(2 * g as i32)), 4);
+                    w[h][i] = _mm256_or_si256(_mm256_and_si256(both, nibble), _mm256_and_si256(bits, mask));
                 });
             });
-            each_row!(R of 4, r, {
-                each_row!(PAIRS of 2, part, {
-                    let at = NIBBLES * part + 2 * pair;
-                    // SAFETY: the caller's promise.
-                    let (first, second) = unsafe { (x.four(r, at), x.four(r, at + 1)) };
+            each_row!(R of 8, r, {
+                let at = NIBBLES * part + 2 * pair;
+                // SAFETY: the caller's promise.
+                let (first, second) = unsafe { (x.four(r, at), x.four(r, at + 1)) };
+                each_row!(H of 2, h, {
                     let [one, other] =
-                        [_mm256_maddubs_epi16(w[part][0], first), _mm256_maddubs_epi16(w[part][1], second)];
-                    sums[r][part] = _mm256_add_epi32(sums[r][part], widen(_mm256_add_epi16(one, other)));
+                        [_mm256_maddubs_epi16(w[h][0], first), _mm256_maddubs_epi16(w[h][1], second)];
+                    let both = _mm256_madd_epi16(_mm256_add_epi16(one, other), sc[h][part]);
+                    sums[r][h] = _mm256_add_epi32(sums[r][h], both);
                 });
             });
         }
-        each_row!(R of 4, r, {
-            out[r][h] = sums[r];
-        });
     });
+    sums
 }
 
 /// `magnitude · (x with the weight's sign)`: a pair of products is at most 2 · 128 · 127 = 32512; x is never −128.
@@ -187,26 +199,25 @@ unsafe fn six_bits<const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<
 /// As [`dots`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn signed<const R: usize>(body: *const u8, x: &Rows, out: &mut [Halves<[__m256i; 2]>; R]) {
-    let mut sums = [[_mm256_setzero_si256(); HALVES]; R];
+unsafe fn signed<const R: usize, const H: usize>(body: *const u8, x: &Rows) -> [[__m256i; H]; R] {
+    let mut sums = [[_mm256_setzero_si256(); H]; R];
     for g in 0..2 * x.groups::<R>() {
-        // SAFETY: a sub-block has eight groups of bytes.
-        let w = [0, 1].map(|h| unsafe { half(body.add(GROUP * g), h) });
+        let mut w = [_mm256_setzero_si256(); H];
+        each_row!(H of 2, h, {
+            // SAFETY: a sub-block has eight groups of bytes.
+            w[h] = unsafe { half(body.add(GROUP * g), h) };
+        });
         let magnitudes = w.map(|w| _mm256_abs_epi8(w));
-        each_row!(R of 4, r, {
+        each_row!(R of 8, r, {
             // SAFETY: the caller's promise.
             let four = unsafe { x.four(r, g) };
-            each_row!(HALVES of 2, h, {
+            each_row!(H of 2, h, {
                 let pairs = _mm256_maddubs_epi16(magnitudes[h], _mm256_sign_epi8(four, w[h]));
                 sums[r][h] = _mm256_add_epi32(sums[r][h], widen(pairs));
             });
         });
     }
-    each_row!(R of 4, r, {
-        each_row!(HALVES of 2, h, {
-            out[r][h][0] = sums[r][h];
-        });
-    });
+    sums
 }
 
 /// Half `h` of a group's bytes.

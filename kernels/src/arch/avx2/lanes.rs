@@ -1,9 +1,61 @@
-//! Between memory and registers of eight lanes.
+//! Between memory and registers of eight lanes, and what attention does with them.
 
 use std::arch::x86_64::*;
 
 /// Lanes of a register.
 pub(super) const LANES: usize = 8;
+/// A register of f32.
+pub(super) type Floats = __m256;
+
+/// Zeros.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn zero() -> Floats {
+    _mm256_setzero_ps()
+}
+
+/// `x` in every lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn splat(x: f32) -> Floats {
+    _mm256_set1_ps(x)
+}
+
+/// a · b
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn mul(a: Floats, b: Floats) -> Floats {
+    _mm256_mul_ps(a, b)
+}
+
+/// a · b + c, rounded once.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn fma(a: Floats, b: Floats, c: Floats) -> Floats {
+    _mm256_fmadd_ps(a, b, c)
+}
+
+/// A register of f32.
+///
+/// # Safety
+/// They are there.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn load(at: *const f32) -> Floats {
+    // SAFETY: the caller's promise; an unaligned load.
+    unsafe { _mm256_loadu_ps(at) }
+}
+
+/// To f32.
+///
+/// # Safety
+/// There is room for them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn store(at: *mut f32, v: Floats) {
+    // SAFETY: the caller's promise; an unaligned store.
+    unsafe { _mm256_storeu_ps(at, v) }
+}
 
 /// Eight f16 as f32.
 ///
@@ -27,23 +79,12 @@ pub(super) unsafe fn unsigned_bytes(at: *const u8) -> __m256 {
     _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(at.cast()) }))
 }
 
-/// Eight i8 as i32.
-///
-/// # Safety
-/// They are there.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn signed_bytes(at: *const u8) -> __m256i {
-    // SAFETY: the caller's promise; an unaligned load.
-    _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(at.cast()) })
-}
-
 /// A register's values.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn lanes(v: __m256) -> [f32; LANES] {
     let mut out = [0.0; LANES];
     // SAFETY: `out` has room for eight f32.
-    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) };
+    unsafe { store(out.as_mut_ptr(), v) };
     out
 }

@@ -5,14 +5,20 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 use std::ops::Range;
 
-use super::dots::{HALVES, Halves, NIBBLES, Rows, dots};
-use super::lanes::{LANES, halves, lanes, signed_bytes, unsigned_bytes};
+use super::dots::{HALVES, NIBBLES, Rows, dots};
+use super::lanes::{LANES, halves, lanes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
 use crate::arch::each_row;
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, layout};
 use crate::matmul::Output;
-use crate::packed::PANEL;
+use crate::packed::{GROUP, PANEL};
 use crate::{PackedMatrix, Q8Buf, WeightType};
+
+/// How far ahead of a single row's weights memory is asked for more, in bytes. With eight lanes there is so much arithmetic between two
+/// loads that what the CPU asks for by itself is not enough; Q6_K and Q8_0 gained nothing.
+const AHEAD: usize = 10 << 10;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn matmul(weights: &PackedMatrix, x: &Q8Buf, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) {
@@ -57,168 +63,205 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
+    /// Up to four rows take the whole panel. More, up to eight, take half of it after the other where unpacking a weight costs much: it
+    /// is then done for twice as many.
     #[target_feature(enable = "avx2,fma,f16c")]
     fn over_rows<const TY: Ty>(&self, out: &Output<'_>) {
         let mut row = 0;
         while row < self.rows {
             row += match self.rows - row {
-                1 => self.compute::<TY, 1>(row, out),
-                2 => self.compute::<TY, 2>(row, out),
-                3 => self.compute::<TY, 3>(row, out),
-                _ => self.compute::<TY, 4>(row, out),
+                1 => self.compute::<TY, 1, HALVES>(row, 0, out),
+                2 => self.compute::<TY, 2, HALVES>(row, 0, out),
+                3 => self.compute::<TY, 3, HALVES>(row, 0, out),
+                4 => self.compute::<TY, 4, HALVES>(row, 0, out),
+                _ if matches!(TY, Q4_0 | Q4_1 | Q4K) => self.compute::<TY, 4, HALVES>(row, 0, out),
+                5 => self.by_halves::<TY, 5>(row, out),
+                6 => self.by_halves::<TY, 6>(row, out),
+                7 => self.by_halves::<TY, 7>(row, out),
+                _ => self.by_halves::<TY, 8>(row, out),
             };
         }
     }
 
-    /// Computes rows `row…row + R` of the group; returns R.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn compute<const TY: Ty, const R: usize>(&self, row: usize, out: &Output<'_>) -> usize {
+    fn by_halves<const TY: Ty, const R: usize>(&self, row: usize, out: &Output<'_>) -> usize {
+        for half in 0..HALVES {
+            self.compute::<TY, R, 1>(row, half, out);
+        }
+        R
+    }
+
+    /// Computes rows `row…row + R` of the group, the panel's halves `half…half + H`; returns R.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn compute<const TY: Ty, const R: usize, const H: usize>(
+        &self,
+        row: usize,
+        half: usize,
+        out: &Output<'_>,
+    ) -> usize {
         let layout = const { layout::<TY>() };
         let record = Record::of(self.rows);
         let supers = self.records.len() / (record.bytes() * layout.subs);
         assert!(
             row + R <= self.rows
+                && half + H <= HALVES
                 && self.records.len() == supers * layout.subs * record.bytes()
                 && self.panel.len() == layout.panel_bytes(supers),
             "a panel's and a group's bytes"
         );
-        let mut acc = [[_mm256_setzero_ps(); HALVES]; R];
+        let mut acc = [[_mm256_setzero_ps(); H]; R];
         // SAFETY: super-block s < supers has its head at s·bytes, its body behind that, and each of its subs
         // sub-blocks one record, by the assertion; row + r is one of the record's rows.
         unsafe {
-            let mut head = self.panel.as_ptr();
+            let mut block = self.panel.as_ptr();
             let mut values = self.records.as_ptr().add(record.values(row));
             let mut scales = self.records.as_ptr().add(record.scale(row));
             let sums = record.sum(0) - record.scale(0);
             let nibbles = black_box(NIBBLES);
             for _ in 0..supers {
-                let mut body = head.add(layout.head);
+                let head = Head::<TY, H>::at(block, half);
+                let mut body = block.add(layout.head + GROUP / HALVES * half);
                 for sub in 0..layout.subs {
+                    if R == 1 && !matches!(TY, Q6K | Q8_0) {
+                        ahead(body, layout.sub_bytes);
+                    }
                     let x = Rows { values, scales, sums, nibbles };
-                    add_sub_block::<TY, R>(head, body, sub, &x, &mut acc);
+                    head.add_sub_block(body, sub, &x, &mut acc);
                     body = body.add(layout.sub_bytes);
                     values = values.add(record.bytes());
                     scales = scales.add(record.bytes());
                 }
-                head = head.add(layout.bytes());
+                block = block.add(layout.bytes());
             }
         }
         let (first, panel) = self.at;
         for (r, acc) in acc.iter().enumerate() {
             for (h, acc) in acc.iter().enumerate() {
-                out.store_part(first + row + r, panel, h * LANES, &lanes(*acc));
+                out.store_part(first + row + r, panel, (half + h) * LANES, &lanes(*acc));
             }
         }
         R
     }
 }
 
-/// Adds sub-block `sub`, which meets the block `x` of R rows.
-///
-/// # Safety
-/// `head`, `body` and `x` point to the fields of one.
+/// Asks for `bytes` bytes [`AHEAD`] of `body`. They may lie in the next panel, or past the last: it is a hint, which reads nothing.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_sub_block<const TY: Ty, const R: usize>(
-    head: *const u8,
-    body: *const u8,
-    sub: usize,
-    x: &Rows,
-    acc: &mut [Halves<__m256>; R],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let dots = dots::<TY, R>(body, x);
-        each_row!(HALVES of 2, h, {
-            let scales = Scales::<TY>::at(head, sub, h);
-            each_row!(R of 4, r, {
-                acc[r][h] = scales.add(acc[r][h], dots[r][h], x, r);
-            });
-        });
+fn ahead(body: *const u8, bytes: usize) {
+    for line in 0..bytes / LINE {
+        _mm_prefetch::<_MM_HINT_T0>(body.wrapping_add(AHEAD + LINE * line).cast());
     }
 }
 
-/// What half a panel's sub-block is scaled by; what its type lacks is zero.
-struct Scales<const TY: Ty> {
-    /// Of the dots: `d`, or `d · sc`.
-    d: __m256,
-    /// Of the activations' sums: `m`, or `dmin · mn`.
-    m: __m256,
-    /// Of Q6_K's two dots.
-    sc: [__m256i; 2],
+/// What H halves of a panel's super-block are scaled by; what the type lacks is zero.
+struct Head<const TY: Ty, const H: usize> {
+    d: [__m256; H],
+    /// Offsets: `m` or `dmin`.
+    m: [__m256; H],
+    /// The head, at the first half's bytes.
+    bytes: *const u8,
 }
 
-impl<const TY: Ty> Scales<TY> {
-    /// Of half `half` of sub-block `sub`.
+impl<const TY: Ty, const H: usize> Head<TY, H> {
+    /// From half `half` on.
     ///
     /// # Safety
-    /// `head` points to a panel's head.
+    /// `head` points to a panel's head, and `half + H` are at most [`HALVES`].
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn at(head: *const u8, sub: usize, half: usize) -> Self {
+    unsafe fn at(head: *const u8, half: usize) -> Self {
         let layout = const { layout::<TY>() };
-        let bytes = |at: usize| head.wrapping_add(at + LANES * half);
-        let (mut m, mut sc) = (_mm256_setzero_ps(), [_mm256_setzero_si256(); 2]);
+        let (mut d, mut m) = ([_mm256_setzero_ps(); H], [_mm256_setzero_ps(); H]);
+        each_row!(H of 2, h, {
+            // SAFETY: the caller's promise.
+            unsafe {
+                d[h] = halves(head.add(2 * LANES * (half + h)));
+                if matches!(TY, Q4_1 | Q5_1 | Q4K | Q5K) {
+                    m[h] = halves(head.add(layout.offsets + 2 * LANES * (half + h)));
+                }
+            }
+        });
+        Self { d, m, bytes: head.wrapping_add(LANES * half) }
+    }
+
+    /// Adds sub-block `sub`, which meets the block `x` of R rows.
+    ///
+    /// # Safety
+    /// The head, `body` and `x` are those of one.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add_sub_block<const R: usize>(&self, body: *const u8, sub: usize, x: &Rows, acc: &mut [[__m256; H]; R]) {
+        let layout = const { layout::<TY>() };
+        let zero = _mm256_setzero_si256();
+        let bytes = |at: usize, h: usize| self.bytes.wrapping_add(at + LANES * h);
+        let (mut sc, mut sc_4, mut d, mut m) = ([[zero; 2]; H], [zero; H], self.d, self.m);
         // SAFETY: the caller's promise for every load.
         unsafe {
-            let mut d = halves(head.add(2 * LANES * half));
-            if matches!(TY, Q4_1 | Q5_1 | Q4K | Q5K) {
-                m = halves(head.add(layout.offsets + 2 * LANES * half));
-            }
-            match TY {
-                Q4K | Q5K => {
-                    d = _mm256_mul_ps(d, unsigned_bytes(bytes(layout.sub_scales.0 + PANEL * sub)));
-                    m = _mm256_mul_ps(m, unsigned_bytes(bytes(layout.minima + PANEL * sub)));
+            each_row!(H of 2, h, {
+                match TY {
+                    Q4K | Q5K => {
+                        d[h] = _mm256_mul_ps(d[h], unsigned_bytes(bytes(layout.sub_scales.0 + PANEL * sub, h)));
+                        m[h] = _mm256_mul_ps(m[h], unsigned_bytes(bytes(layout.minima + PANEL * sub, h)));
+                    }
+                    Q6K => {
+                        let at = bytes(layout.sub_scales.0 + 2 * PANEL * sub, h);
+                        (sc[h], sc_4[h]) = sub_scales(at, at.add(PANEL));
+                    }
+                    _ => {}
                 }
-                Q6K => {
-                    let at = layout.sub_scales.0 + 2 * PANEL * sub;
-                    sc = [signed_bytes(bytes(at)), signed_bytes(bytes(at + PANEL))];
-                }
-                _ => {}
-            }
-            Self { d, m, sc }
+            });
+            let dots = dots::<TY, R, H>(body, x, &sc);
+            each_row!(R of 8, r, {
+                let (d_a, offset) = (x.scale(r), offset::<TY>(x, r));
+                each_row!(H of 2, h, {
+                    let d = _mm256_mul_ps(d[h], d_a);
+                    let dot = match TY {
+                        Q4_0 | Q5_0 => _mm256_add_epi32(dots[r][h], offset),
+                        Q6K => _mm256_add_epi32(dots[r][h], _mm256_madd_epi16(offset, sc_4[h])),
+                        _ => dots[r][h],
+                    };
+                    acc[r][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), d, acc[r][h]);
+                    if matches!(TY, Q4_1 | Q5_1 | Q4K | Q5K) {
+                        let m = _mm256_mul_ps(m[h], d_a);
+                        acc[r][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(offset), m, acc[r][h]);
+                    }
+                });
+            });
         }
     }
+}
 
-    /// `acc` and the sub-block's share of row r: its dots, less what the type takes off its integers, scaled.
-    ///
-    /// # Safety
-    /// Row r is there.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn add(&self, acc: __m256, dots: [__m256i; 2], x: &Rows, r: usize) -> __m256 {
-        let [dot, upper] = dots;
-        // SAFETY: the caller's promise.
-        let (d_a, sum) = unsafe { (x.scale(r), |field| x.sum(r, field)) };
-        let d = _mm256_mul_ps(self.d, d_a);
-        match TY {
-            Q6K => {
-                let (all, first) = (sum(1), sum(2));
-                let dot = _mm256_add_epi32(dot, _mm256_slli_epi32(first, 2));
-                let upper = _mm256_add_epi32(upper, _mm256_slli_epi32(_mm256_sub_epi32(all, first), 2));
-                let total =
-                    _mm256_add_epi32(_mm256_mullo_epi32(self.sc[0], dot), _mm256_mullo_epi32(self.sc[1], upper));
-                _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), d, acc)
-            }
-            Q4K | Q5K | Q4_1 | Q5_1 => {
-                let minus_sum = _mm256_srai_epi32(sum(1), 3);
-                let taken = match TY {
-                    Q4K | Q5K => minus_sum,
-                    _ => _mm256_sub_epi32(_mm256_setzero_si256(), minus_sum),
-                };
-                let acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), d, acc);
-                _mm256_fmadd_ps(_mm256_cvtepi32_ps(taken), _mm256_mul_ps(self.m, d_a), acc)
-            }
-            _ => {
-                let dot = match TY {
-                    Q8_0 => dot,
-                    // Less 16 or 8 times the sum.
-                    Q5_0 => _mm256_add_epi32(dot, _mm256_slli_epi32(sum(1), 1)),
-                    _ => _mm256_add_epi32(dot, sum(1)),
-                };
-                _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), d, acc)
-            }
-        }
+/// Q6_K's sub-scales of the first and the second 16 values: each in both halves of a lane; and four times them, the first in the lower,
+/// the second in the upper half.
+///
+/// # Safety
+/// Eight bytes are at each.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn sub_scales(first: *const u8, second: *const u8) -> ([__m256i; 2], __m256i) {
+    // SAFETY: the caller's promise.
+    let [first, second] = [first, second].map(|at| unsafe { _mm_loadl_epi64(at.cast()) });
+    let pairs = |a, b| _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b));
+    ([pairs(first, first), pairs(second, second)], _mm256_slli_epi16(pairs(first, second), 2))
+}
+
+/// What row r's sums become where they meet the type's weights, in every lane.
+///
+/// # Safety
+/// Row r is there.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn offset<const TY: Ty>(x: &Rows, r: usize) -> __m256i {
+    // SAFETY: the caller's promise.
+    let sum = |field| unsafe { x.sum(r, field) };
+    match TY {
+        Q4_0 => sum(1),
+        Q5_0 => _mm256_slli_epi32(sum(1), 1),
+        Q4K | Q5K => _mm256_srai_epi32(sum(1), 3),
+        Q4_1 | Q5_1 => _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_srai_epi32(sum(1), 3)),
+        // Of the first 16 in the lower half of a lane, of the rest in the upper.
+        Q6K => _mm256_blend_epi16::<0xaa>(sum(2), _mm256_slli_epi32(_mm256_sub_epi32(sum(1), sum(2)), 16)),
+        _ => _mm256_setzero_si256(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::lanes::lanes;
 use crate::activations::F32_ROWS;
 use crate::arch::each_row;
 use crate::matmul::Output;
@@ -107,10 +108,7 @@ impl Tile<'_> {
         }
         for (p, acc) in acc.iter().enumerate() {
             each_row!(R, r, {
-                let mut lanes = [0.0; PANEL];
-                // SAFETY: `lanes` has room for sixteen f32.
-                unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), acc[r]) };
-                out.store(first + row + r, panel + p, &lanes);
+                out.store(first + row + r, panel + p, &lanes(acc[r]));
             });
         }
         P

@@ -5,6 +5,7 @@
 
 mod attention;
 mod float;
+mod lanes;
 mod peak;
 mod quantized;
 

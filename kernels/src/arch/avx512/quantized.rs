@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::lanes::{halves, lanes, signed_bytes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
 use crate::arch::each_row;
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, layout};
@@ -125,10 +126,7 @@ impl<const P: usize> Tile<'_, P> {
         let (first, panel) = self.at;
         for (p, acc) in acc.iter().enumerate() {
             each_row!(R, r, {
-                let mut lanes = [0.0; PANEL];
-                // SAFETY: `lanes` has room for sixteen f32.
-                unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), acc[r]) };
-                out.store(first + row + r, panel + p, &lanes);
+                out.store(first + row + r, panel + p, &lanes(acc[r]));
             });
         }
         R
@@ -308,39 +306,6 @@ unsafe fn unpack<const TY: Ty>(body: *const u8) -> [__m512i; 8] {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn or_masked(a: __m512i, b: __m512i, mask: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32(a, b, mask, 0xf8)
-}
-
-/// Sixteen f16 as f32.
-///
-/// # Safety
-/// They are there.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn halves(at: *const u8) -> __m512 {
-    // SAFETY: the caller's promise; an unaligned load.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
-}
-
-/// Sixteen u8 as f32.
-///
-/// # Safety
-/// They are there.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn unsigned_bytes(at: *const u8) -> __m512 {
-    // SAFETY: the caller's promise; an unaligned load.
-    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
-}
-
-/// Sixteen i8 as i32.
-///
-/// # Safety
-/// They are there.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn signed_bytes(at: *const u8) -> __m512i {
-    // SAFETY: the caller's promise; an unaligned load.
-    _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) })
 }
 
 const _: () = assert!(PANEL == 16, "a 512-bit register holds sixteen lanes");
