@@ -17,8 +17,9 @@ use tramontane_router::{ExpertBatch, ExpertRows, NodeId, NumericProfile, RowForm
 
 use super::communicator::{Seat, Transfer, unique_id};
 use super::rank::{Event, Order, Rank};
-use super::{COORDINATOR, JOIN_LIMIT, OFFER_LIMIT, ORDERS_PER_MEMBER, wire};
+use super::{COORDINATOR, JOIN_LIMIT, OFFER_LIMIT, ORDERS_PER_MEMBER, STALL_LIMIT, wire};
 use crate::Malformed;
+use crate::due::at;
 use crate::exchange::grpc::client::Note;
 use crate::exchange::grpc::link::Job;
 use crate::exchange::grpc::wire as rows_wire;
@@ -175,14 +176,14 @@ impl Group {
         Ok(group)
     }
 
-    /// Waits until all ranks say that they have joined.
+    /// Waits until all ranks say that they have joined. When the coordinator's does so, all have met it.
     async fn joined(&mut self) -> Result<(), Broken> {
-        let (mut here, mut there) = (false, BTreeSet::new());
-        while !here || there.len() < self.members.len() {
+        let (mut until, mut there) = (None, BTreeSet::new());
+        while until.is_none() || there.len() < self.members.len() {
             tokio::select! {
                 event = self.events.recv() => match event {
-                    Some(Event::Joined) => here = true,
-                    Some(Event::Broken { why }) => return Err(Broken::here(why)),
+                    Some(Event::Joined) => until = Some(Instant::now() + STALL_LIMIT),
+                    Some(Event::Broken { by, why }) => return Err(self.broken_by_rank(by, why)),
                     Some(Event::Received { .. }) | None => return Err(Broken::here("rows before anybody joined")),
                 },
                 Some((member, reply)) = self.replies.recv() => match reply {
@@ -190,6 +191,11 @@ impl Group {
                     Ok(other) => return Err(self.broken_by(member, format!("{other:?} before it joined"))),
                     Err(why) => return Err(self.broken_by(member, why)),
                 },
+                () = at(until) => {
+                    // Fewer are there than there are members.
+                    let silent = (0..self.members.len()).find(|member| !there.contains(member)).unwrap_or_default();
+                    return Err(self.broken_by(silent, format!("it does not say within {STALL_LIMIT:?} that it has joined")));
+                }
             }
         }
         Ok(())
@@ -213,7 +219,7 @@ impl Group {
                 },
                 event = self.events.recv() => match event {
                     Some(Event::Received { sequence, payload }) => self.received(sequence, payload),
-                    Some(Event::Broken { why }) => Err(Broken::here(why)),
+                    Some(Event::Broken { by, why }) => Err(self.broken_by_rank(by, why)),
                     Some(Event::Joined) | None => Err(Broken::here("the communicator's thread has ended")),
                 },
             };
@@ -233,6 +239,12 @@ impl Group {
 
     fn broken_by(&self, member: usize, why: String) -> Broken {
         Broken::of(&self.members[member].node, why)
+    }
+
+    /// By the member of that rank, where the coordinator's names one.
+    fn broken_by_rank(&self, rank: Option<u32>, why: String) -> Broken {
+        let member = rank.and_then(|rank| self.members.get((rank as usize).checked_sub(1)?));
+        Broken { by: member.map(|member| member.node.clone()), why }
     }
 
     /// Sends a dispatch; one that NCCL cannot carry goes over gRPC.

@@ -66,7 +66,7 @@ async fn follow(
             event = events.recv() => match event {
                 Some(Event::Joined) => say(replies, Reply::Joined(generation))?,
                 Some(Event::Received { sequence, payload }) => member.take(sequence, payload)?,
-                Some(Event::Broken { why }) => return Err(Status::aborted(why)),
+                Some(Event::Broken { why, .. }) => return Err(Status::aborted(why)),
                 None => return Err(Status::internal("the communicator's thread has ended")),
             },
             step = next(&mut requests) => match step? {

@@ -45,6 +45,8 @@ pub(super) fn available() -> Result<(), NcclError> {
 
 /// The coordinator's rank.
 const COORDINATOR: u32 = 0;
+/// Communicators that a node is in at once, at most: one of each coordinator, and those that are ending.
+pub(super) const SEATS: usize = 64;
 /// Payloads that one group moves, at most.
 const MAX_GROUP: usize = 64;
 /// Bytes that one group moves, at most (a single payload may be larger): they are staged in as much of the device's memory,
@@ -52,8 +54,10 @@ const MAX_GROUP: usize = 64;
 const MAX_GROUP_BYTES: usize = 32 << 20;
 /// Payloads to and from one member that wait to be moved, at most: a dispatch and an answer for each in flight.
 const ORDERS_PER_MEMBER: usize = 2 * MAX_IN_FLIGHT;
-/// How long NCCL may take to get all ranks together, and each member and the coordinator to exchange their first bytes.
+/// How long NCCL may take to get all ranks together, and all members and the coordinator to exchange their first bytes;
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
+/// and one of them, when it is its turn.
+const GREETING_LIMIT: Duration = Duration::from_secs(10);
 /// How long a group may take beside its bytes' time: longer, and a member stands still. What the other members are waiting
 /// for waits as long.
 const STALL_LIMIT: Duration = Duration::from_secs(2);

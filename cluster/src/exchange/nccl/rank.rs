@@ -12,7 +12,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::spawn_blocking;
 
 use super::communicator::{Communicator, NcclError, Patience, Seat, Transfer};
-use super::{COORDINATOR, JOIN_LIMIT, MAX_GROUP, MAX_GROUP_BYTES, ORDERS_PER_MEMBER, SLOWEST, STALL_LIMIT};
+use super::{
+    COORDINATOR, GREETING_LIMIT, JOIN_LIMIT, MAX_GROUP, MAX_GROUP_BYTES, ORDERS_PER_MEMBER, SLOWEST, STALL_LIMIT,
+};
 
 /// How often a communicator with nothing to do is asked how it is.
 const CHECK: Duration = Duration::from_secs(1);
@@ -31,8 +33,20 @@ pub(super) enum Event {
     Joined,
     /// A payload came.
     Received { sequence: u64, payload: Bytes },
-    /// It is over with this communicator, and with the thread.
-    Broken { why: String },
+    /// It is over with this communicator, and with the thread: through the rank `by`, where that is known.
+    Broken { by: Option<u32>, why: String },
+}
+
+/// Why a communicator is over, and through which other rank, where that is known.
+struct Ended {
+    by: Option<u32>,
+    why: NcclError,
+}
+
+impl From<NcclError> for Ended {
+    fn from(why: NcclError) -> Self {
+        Self { by: None, why }
+    }
 }
 
 /// The thread, as others see it. When dropped the communicator is aborted, whatever it is about.
@@ -50,9 +64,9 @@ impl Rank {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         spawn_blocking(move || {
-            let broken = drive(&seat, &ordered, &events, &stopped);
+            let Ended { by, why } = drive(&seat, &ordered, &events, &stopped);
             // Fails only when nobody wants to know any more.
-            let _ = events.send(Event::Broken { why: broken.to_string() });
+            let _ = events.send(Event::Broken { by, why: why.to_string() });
         });
         Self { orders, stop }
     }
@@ -70,20 +84,20 @@ impl Drop for Rank {
 }
 
 /// Works until that is no longer possible, or wanted; returns why.
-fn drive(seat: &Seat, ordered: &Receiver<Order>, events: &UnboundedSender<Event>, stop: &AtomicBool) -> NcclError {
-    let mut communicator = match join(seat, Patience::from_now(JOIN_LIMIT, stop)) {
+fn drive(seat: &Seat, ordered: &Receiver<Order>, events: &UnboundedSender<Event>, stop: &AtomicBool) -> Ended {
+    let mut communicator = match join(seat, stop) {
         Ok(communicator) => communicator,
-        Err(error) => return error,
+        Err(ended) => return ended,
     };
     let mut left = None;
     let mut said = events.send(Event::Joined);
     while said.is_ok() {
         let first = match left.take().map_or_else(|| ordered.recv_timeout(CHECK), Ok) {
             Ok(first) => first,
-            Err(RecvTimeoutError::Disconnected) => return NcclError::Stopped,
+            Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => match communicator.healthy() {
                 Ok(()) => continue,
-                Err(error) => return error,
+                Err(error) => return error.into(),
             },
         };
         let group = gather(first, &mut left, || ordered.try_recv().ok());
@@ -91,29 +105,39 @@ fn drive(seat: &Seat, ordered: &Receiver<Order>, events: &UnboundedSender<Event>
         let total = transfers.iter().map(Transfer::bytes).sum();
         let received = match communicator.group(&transfers, Patience::from_now(limit(total), stop)) {
             Ok(received) => received,
-            Err(error) => return error,
+            Err(error) => return error.into(),
         };
         let receives = group.iter().filter(|order| matches!(order.transfer, Transfer::Receive { .. }));
         said = receives
             .zip(received)
             .try_for_each(|(order, payload)| events.send(Event::Received { sequence: order.sequence, payload }));
     }
-    NcclError::Stopped
+    NcclError::Stopped.into()
 }
 
 /// Takes `seat`, and has each member and the coordinator greet one another, one member after the other. NCCL connects two
 /// ranks when they first exchange something, which takes long and can fail; here nobody's rows wait for it.
-fn join(seat: &Seat, patience: Patience<'_>) -> Result<Communicator, NcclError> {
-    if patience.stop.load(Ordering::Acquire) {
-        return Err(NcclError::Stopped);
+fn join(seat: &Seat, stop: &AtomicBool) -> Result<Communicator, Ended> {
+    if stop.load(Ordering::Acquire) {
+        return Err(NcclError::Stopped.into());
     }
+    let patience = Patience::from_now(JOIN_LIMIT, stop);
     let mut communicator = Communicator::join(seat, patience)?;
     let greeting = |rank: u32| Bytes::copy_from_slice(&rank.to_le_bytes());
-    for peer in if seat.rank == COORDINATOR { 1..seat.ranks } else { COORDINATOR..1 } {
+    let is_coordinator = seat.rank == COORDINATOR;
+    for peer in if is_coordinator { 1..seat.ranks } else { COORDINATOR..1 } {
         let ours = Transfer::Send { to: peer, payload: greeting(seat.rank) };
         let theirs = Transfer::Receive { from: peer, bytes: greeting(peer).len() };
-        if communicator.group(&[ours, theirs], patience)? != [greeting(peer)] {
-            return Err(NcclError::Broken { call: "ncclRecv", why: format!("no greeting of rank {peer}") });
+        // A member waits for its turn as well.
+        let patience = if is_coordinator { Patience::from_now(GREETING_LIMIT, stop) } else { patience };
+        match communicator.group(&[ours, theirs], patience) {
+            Ok(came) if came == [greeting(peer)] => {}
+            Ok(_) => {
+                let why = NcclError::Broken { call: "ncclRecv", why: format!("no greeting of rank {peer}") };
+                return Err(Ended { by: Some(peer), why });
+            }
+            Err(why @ NcclError::Late { .. }) => return Err(Ended { by: Some(peer), why }),
+            Err(why) => return Err(why.into()),
         }
     }
     Ok(communicator)

@@ -111,3 +111,18 @@ fn a_node_that_cannot_join_is_left_out() {
         assert!(cluster.by_nccl() > 0, "the other one's rows go by NCCL");
     });
 }
+
+/// Each has the second member and the coordinator not meet: the coordinator waits for it in vain, or it for the coordinator.
+const STANDING_STILL: [&str; 2] = ["hang@0=2", "hang@2=1"];
+
+#[test]
+fn a_node_that_stands_still_while_all_meet_is_left_out_at_first() {
+    let test = "nccl::faults::a_node_that_stands_still_while_all_meet_is_left_out_at_first";
+    inside_each(test, Build::Whole, &STANDING_STILL, || {
+        let mut cluster = Cluster::start(["a", "b"].map(|name| (name, TestNode::holding(0..8))));
+        all_are_answered(&mut cluster, 1);
+        cluster.stands(2);
+        assert!(!cluster.is_first_generation(), "the other one had a communicator before");
+        all_are_answered(&mut cluster, 2);
+    });
+}

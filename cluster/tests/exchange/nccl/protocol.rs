@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::iter;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tramontane_proto::v1 as pb;
@@ -12,7 +15,7 @@ use tramontane_proto::v1::communicate_request::Step as Request;
 use tramontane_proto::v1::experts_client::ExpertsClient;
 
 use super::stand_in::{Build, inside};
-use crate::harness::{GrpcNode, runtime};
+use crate::harness::{GrpcNode, LONG, runtime};
 use crate::node::{TestNode, profile};
 
 /// What a node answers to these messages: its steps, and how the stream ends.
@@ -105,6 +108,34 @@ fn more_dispatches_than_may_be_in_flight_end_the_stream() {
         let (_, ended) = answer([offer(), lonely.join()].into_iter().chain(many).collect());
         let (code, message) = ended.expect("an error");
         assert!(code == Code::ResourceExhausted && message.contains("too many dispatches"), "{code:?} {message}");
+    });
+}
+
+#[test]
+fn a_node_is_in_so_many_communicators_and_no_more() {
+    inside("nccl::protocol::a_node_is_in_so_many_communicators_and_no_more", Build::Whole, "", || {
+        let server = GrpcNode::start(Arc::new(TestNode::holding(0..8)), profile(), "127.0.0.1:0");
+        runtime().block_on(async {
+            let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).expect("an address");
+            let client = ExpertsClient::new(endpoint.connect().await.expect("a node"));
+            // The stream lasts as long as what sends into it.
+            let open = async || {
+                let (requests, requested) = mpsc::channel(1);
+                client.clone().communicate(ReceiverStream::new(requested)).await.map(|replies| (requests, replies))
+            };
+            let mut seats = Vec::new();
+            let refused = loop {
+                match open().await {
+                    Ok(seat) => seats.push(seat),
+                    Err(status) => break status,
+                }
+            };
+            assert_eq!((seats.len(), refused.code()), (64, Code::ResourceExhausted), "{refused:?}");
+            // A seat is free as soon as the node has seen its stream end.
+            seats.pop();
+            let again = async { while open().await.is_err() {} };
+            timeout(LONG, again).await.expect("a seat that is free again");
+        });
     });
 }
 
