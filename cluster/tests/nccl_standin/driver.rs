@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::{ptr, thread};
 
 use crate::{fault, lock, strikes};
@@ -20,6 +20,11 @@ const ALIGN: usize = 256;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// As in the driver, memory is freed once everything that the device does is done, and meanwhile nobody is let in to copy.
+static COPYING: RwLock<()> = RwLock::new(());
+/// Jobs of all streams that are not done.
+static BUSY: AtomicUsize = AtomicUsize::new(0);
+
 /// A thread that does one job after another.
 pub struct Stream {
     jobs: Sender<Job>,
@@ -30,6 +35,7 @@ pub struct Stream {
 impl Stream {
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
         self.busy.fetch_add(1, SeqCst);
+        BUSY.fetch_add(1, SeqCst);
         self.jobs.send(Box::new(job)).expect("the stream's thread lives");
     }
 }
@@ -81,6 +87,7 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut *mut Stream, _: c_uint) -> 
         for job in given {
             job();
             left.fetch_sub(1, SeqCst);
+            BUSY.fetch_sub(1, SeqCst);
         }
     });
     unsafe { *stream = Box::into_raw(Box::new(Stream { jobs, busy })) };
@@ -138,6 +145,10 @@ unsafe fn allocate(fault: &'static str, memory: &Memory, address: *mut u64, byte
 
 /// Gives back what `memory` has at `address`.
 unsafe fn release(memory: &Memory, address: u64) -> c_int {
+    let _nobody_copies = COPYING.write();
+    while BUSY.load(SeqCst) > 0 {
+        thread::yield_now();
+    }
     match lock(memory).remove(&address) {
         Some(bytes) => unsafe { dealloc(address as *mut u8, layout(bytes)) },
         None => return INVALID_VALUE,
@@ -154,6 +165,7 @@ fn lies_in(memory: &Memory, address: u64, bytes: usize) -> bool {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const u8, bytes: usize, stream: *mut Stream) -> c_int {
+    let _with_others = COPYING.read();
     if !on_device(to, bytes) || !lies_in(&PINNED, from as u64, bytes) {
         return INVALID_VALUE;
     }
@@ -164,6 +176,7 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const u8, bytes: u
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: u64, bytes: usize, stream: *mut Stream) -> c_int {
+    let _with_others = COPYING.read();
     if !on_device(from, bytes) || !lies_in(&PINNED, to as u64, bytes) {
         return INVALID_VALUE;
     }

@@ -7,7 +7,7 @@ use std::thread;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tramontane_proto::v1 as pb;
@@ -54,7 +54,7 @@ pub async fn serve_experts(
             compute(server.as_ref(), &waiting);
         })
         .map_err(|error| ServerError::Transport { why: format!("no compute thread: {error}") })?;
-    let service = Service { server: experts, profile, queue, stop, seats: Arc::new(Semaphore::new(nccl::SEATS)) };
+    let service = Service { server: experts, profile, queue, stop, places: nccl::Places::default() };
     let service =
         ExpertsServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     transport::server().serve_with_incoming_shutdown(service, incoming, signal).await?;
@@ -106,7 +106,7 @@ struct Service {
     queue: SyncSender<Job>,
     stop: Stop,
     /// In communicators.
-    seats: Arc<Semaphore>,
+    places: nccl::Places,
 }
 
 #[tonic::async_trait]
@@ -138,17 +138,14 @@ impl Experts for Service {
         &self,
         request: Request<Streaming<pb::CommunicateRequest>>,
     ) -> Result<Response<Self::CommunicateStream>, Status> {
-        // A seat takes one of the runtime's blocking threads.
-        let seat = self.seats.clone().try_acquire_owned();
-        let seat = seat.map_err(|_| Status::resource_exhausted(format!("{} communicators already", nccl::SEATS)))?;
+        let place = self.places.take()?;
         let (replies, replied) = mpsc::channel(nccl::REPLIES);
         let (requests, queue) = (request.into_inner(), self.queue.clone());
         let (profile, stop) = (self.profile.clone(), self.stop.clone());
         tokio::spawn(async move {
-            let _seat = seat;
             tokio::select! {
                 () = stop.stopped() => {}
-                () = nccl::serve_member(requests, profile, &queue, replies) => {}
+                () = nccl::serve_member(place, requests, profile, &queue, replies) => {}
             }
         });
         Ok(Response::new(ReceiverStream::new(replied).boxed()))

@@ -1,13 +1,14 @@
 //! What one process can try of NCCL on its machine, alone: NCCL refuses two ranks on one GPU, so a single GPU shows
 //! communicators of one rank, which sends to itself.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::JOIN_LIMIT;
-use super::communicator::{Communicator, NcclError, Patience, Seat, Transfer, unique_id, version};
+use super::communicator::{Communicator, NcclError, Patience, Rooms, Seat, Transfer, unique_id, version};
 
 /// Payloads that are sent, alone: from one row to a prefill's.
 const SIZES: [usize; 4] = [4 << 10, 256 << 10, 16 << 20, 128 << 20];
@@ -39,7 +40,8 @@ pub fn self_check() -> Result<Vec<Checked>, NcclError> {
     let mut checked = Vec::new();
     let mut note = |what: String, bytes, took| checked.push(Checked { what, bytes, took });
     note(format!("NCCL {} and a GPU are there", version()?), 0, Duration::ZERO);
-    let (mut first, took) = alone()?;
+    let rooms = Arc::default();
+    let (mut first, took) = alone(&rooms)?;
     note("a communicator of one rank, by its unique id".into(), 0, took);
     for bytes in SIZES {
         let took = shortest(|| there_and_back(&mut first, &[bytes]))?;
@@ -48,14 +50,14 @@ pub fn self_check() -> Result<Vec<Checked>, NcclError> {
     let sizes: Vec<usize> = (0..GROUPED).map(|i| 36_865 + 4_099 * i).collect();
     let took = shortest(|| there_and_back(&mut first, &sizes))?;
     note(format!("{GROUPED} payloads in one group, in their order"), sizes.iter().sum(), took);
-    let (mut second, took) = alone()?;
+    let (mut second, took) = alone(&rooms)?;
     note("a second communicator beside the first".into(), 0, took);
     let took = there_and_back(&mut second, &sizes)?.max(there_and_back(&mut first, &sizes)?);
     note("the same group through each".into(), 2 * sizes.iter().sum::<usize>(), took);
     let (why, took) = unsent(&mut first)?;
     note(format!("a payload that nobody sends, given up: {why}"), 0, took);
     drop(first);
-    let (mut third, took) = alone()?;
+    let (mut third, took) = alone(&rooms)?;
     note("aborted, and made anew by another id".into(), 0, took);
     let took = shortest(|| there_and_back(&mut third, &[SIZES[1]]))?;
     note("a payload through the new one".into(), SIZES[1], took);
@@ -63,10 +65,10 @@ pub fn self_check() -> Result<Vec<Checked>, NcclError> {
 }
 
 /// A communicator of one rank.
-fn alone() -> Result<(Communicator, Duration), NcclError> {
+fn alone(rooms: &Arc<Rooms>) -> Result<(Communicator, Duration), NcclError> {
     let (begun, never) = (Instant::now(), AtomicBool::new(false));
     let seat = Seat { id: unique_id()?, rank: 0, ranks: 1 };
-    let communicator = Communicator::join(&seat, Patience::from_now(JOIN_LIMIT, &never))?;
+    let communicator = Communicator::join(&seat, rooms, Patience::from_now(JOIN_LIMIT, &never))?;
     Ok((communicator, begun.elapsed()))
 }
 

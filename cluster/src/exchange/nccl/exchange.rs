@@ -2,6 +2,7 @@
 //! makes one communicator after another.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::join_all;
@@ -43,7 +44,7 @@ impl NcclExchange {
         let (wanted, wants) = watch::channel(Addrs::new());
         let (stands, members) = watch::channel(BTreeSet::new());
         let (jobs, given) = mpsc::channel(WAITING);
-        let shared = Shared { profile, security, metrics, notes: grpc.notes() };
+        let shared = Shared { profile, security, metrics, notes: grpc.notes(), rooms: Arc::default() };
         let keeper = Keeper { shared, roster: Roster::default(), generation: 0, wants, stands, jobs: given };
         runtime.spawn(keeper.keep());
         Self { grpc, wanted, members, jobs }

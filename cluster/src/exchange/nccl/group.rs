@@ -1,6 +1,7 @@
 //! The coordinator's end of one communicator, from the first question to its members to its end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc::Sender as Notes;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use tramontane_proto::v1::communicate_request::Step as Request;
 use tramontane_proto::v1::experts_client::ExpertsClient;
 use tramontane_router::{ExpertBatch, ExpertRows, NodeId, NumericProfile, RowFormat, Rows};
 
-use super::communicator::{Seat, Transfer, unique_id};
+use super::communicator::{Rooms, Seat, Transfer, unique_id};
 use super::rank::{Event, Order, Rank};
 use super::{COORDINATOR, JOIN_LIMIT, OFFER_LIMIT, ORDERS_PER_MEMBER, STALL_LIMIT, wire};
 use crate::Malformed;
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) security: Security,
     pub(super) metrics: ExchangeMetrics,
     pub(super) notes: Notes<Note>,
+    pub(super) rooms: Arc<Rooms>,
 }
 
 impl Shared {
@@ -168,7 +170,8 @@ impl Group {
             members.push(Member { node, requests, in_flight: 0 });
         }
         let (heard, events) = mpsc::unbounded_channel();
-        let rank = Rank::start(Seat { id, rank: COORDINATOR, ranks }, members.len(), heard);
+        let seat = Seat { id, rank: COORDINATOR, ranks };
+        let rank = Rank::start(seat, members.len(), shared.rooms.clone(), heard);
         let (pending, proved) = (BTreeMap::new(), BTreeSet::new());
         let mut group = Self { shared, members, rank, events, replies, pending, proved, _readers: readers };
         let joined = timeout(JOIN_LIMIT, group.joined()).await;

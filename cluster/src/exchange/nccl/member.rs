@@ -2,19 +2,20 @@
 //! sends the answers that are fetched.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Status, Streaming};
 use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::communicate_reply::Step as Reply;
 use tramontane_proto::v1::communicate_request::Step as Request;
 use tramontane_router::{ExpertBatch, ExpertRows, NumericProfile};
 
-use super::communicator::{self, Transfer};
+use super::communicator::{self, Rooms, Transfer};
 use super::rank::{Event, Order, Rank};
-use super::{COORDINATOR, wire};
+use super::{COORDINATOR, PLACES, wire};
 use crate::Malformed;
 use crate::exchange::grpc::server::{Answer, Job};
 use crate::exchange::grpc::shown::Shown;
@@ -24,14 +25,43 @@ use crate::exchange::{MAX_IN_FLIGHT, ServeError};
 /// Replies on their way to the coordinator, at most: one a dispatch in flight, two before the first, and why it ends.
 pub(in crate::exchange) const REPLIES: usize = MAX_IN_FLIGHT + 3;
 
+/// A node's places in communicators.
+#[derive(Clone)]
+pub(in crate::exchange) struct Places {
+    free: Arc<Semaphore>,
+    rooms: Arc<Rooms>,
+}
+
+/// One of them, until it is dropped.
+pub(in crate::exchange) struct Place {
+    rooms: Arc<Rooms>,
+    _taken: OwnedSemaphorePermit,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { free: Arc::new(Semaphore::new(PLACES)), rooms: Arc::default() }
+    }
+}
+
+impl Places {
+    /// Takes one; each takes one of the runtime's blocking threads.
+    pub(in crate::exchange) fn take(&self) -> Result<Place, Status> {
+        let full = |_| Status::resource_exhausted(format!("in {PLACES} communicators already"));
+        let taken = self.free.clone().try_acquire_owned().map_err(full)?;
+        Ok(Place { rooms: self.rooms.clone(), _taken: taken })
+    }
+}
+
 /// Follows one coordinator's control stream until it ends, or until the communicator breaks: then `replies` ends with why.
 pub(in crate::exchange) async fn serve_member(
+    place: Place,
     requests: Streaming<pb::CommunicateRequest>,
     profile: NumericProfile,
     queue: &SyncSender<Job>,
     replies: mpsc::Sender<Result<pb::CommunicateReply, Status>>,
 ) {
-    if let Err(status) = follow(requests, profile, queue, &replies).await {
+    if let Err(status) = follow(&place, requests, profile, queue, &replies).await {
         tracing::debug!(why = status.message(), "an NCCL communicator has ended");
         // Where it has no place the coordinator sees the stream end all the same.
         let _ = replies.try_send(Err(status));
@@ -39,6 +69,7 @@ pub(in crate::exchange) async fn serve_member(
 }
 
 async fn follow(
+    place: &Place,
     mut requests: Streaming<pb::CommunicateRequest>,
     profile: NumericProfile,
     queue: &SyncSender<Job>,
@@ -58,7 +89,7 @@ async fn follow(
         Some(_) => return Err(Status::invalid_argument("a seat comes second")),
     };
     let (heard, mut events) = mpsc::unbounded_channel();
-    let rank = Rank::start(seat, 1, heard);
+    let rank = Rank::start(seat, 1, place.rooms.clone(), heard);
     let (answers, mut answered) = mpsc::channel(MAX_IN_FLIGHT);
     let mut member = Member { rank, profile, queue, answers, replies, coming: BTreeMap::new(), ready: BTreeMap::new() };
     loop {

@@ -33,7 +33,7 @@ use super::MAX_IN_FLIGHT;
 pub use check::{Checked, self_check};
 pub use communicator::NcclError;
 pub(super) use exchange::NcclExchange;
-pub(super) use member::{REPLIES, serve_member};
+pub(super) use member::{Places, REPLIES, serve_member};
 
 /// What a communicator needs is there.
 ///
@@ -46,7 +46,7 @@ pub(super) fn available() -> Result<(), NcclError> {
 /// The coordinator's rank.
 const COORDINATOR: u32 = 0;
 /// Communicators that a node is in at once, at most: one of each coordinator, and those that are ending.
-pub(super) const SEATS: usize = 64;
+const PLACES: usize = 64;
 /// Payloads that one group moves, at most.
 const MAX_GROUP: usize = 64;
 /// Bytes that one group moves, at most (a single payload may be larger): they are staged in as much of the device's memory,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::spawn_blocking;
 
-use super::communicator::{Communicator, NcclError, Patience, Seat, Transfer};
+use super::communicator::{Communicator, NcclError, Patience, Rooms, Seat, Transfer};
 use super::{
     COORDINATOR, GREETING_LIMIT, JOIN_LIMIT, MAX_GROUP, MAX_GROUP_BYTES, ORDERS_PER_MEMBER, SLOWEST, STALL_LIMIT,
 };
@@ -56,15 +56,15 @@ pub(super) struct Rank {
 }
 
 impl Rank {
-    /// Starts a thread that takes `seat`, to move payloads to and from `peers` others. What it sends to `events` is
+    /// Starts a thread that takes `seat`, to move payloads to and from `peers` others by way of `rooms`. What it sends to `events` is
     /// bounded by what it is ordered. It is one of the runtime's blocking threads, whose end the runtime waits for: a
     /// process that ends while one is in NCCL crashes.
-    pub(super) fn start(seat: Seat, peers: usize, events: UnboundedSender<Event>) -> Self {
+    pub(super) fn start(seat: Seat, peers: usize, rooms: Arc<Rooms>, events: UnboundedSender<Event>) -> Self {
         let (orders, ordered) = sync_channel(peers * ORDERS_PER_MEMBER);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         spawn_blocking(move || {
-            let Ended { by, why } = drive(&seat, &ordered, &events, &stopped);
+            let Ended { by, why } = drive(&seat, &rooms, &ordered, &events, &stopped);
             // Fails only when nobody wants to know any more.
             let _ = events.send(Event::Broken { by, why: why.to_string() });
         });
@@ -84,8 +84,14 @@ impl Drop for Rank {
 }
 
 /// Works until that is no longer possible, or wanted; returns why.
-fn drive(seat: &Seat, ordered: &Receiver<Order>, events: &UnboundedSender<Event>, stop: &AtomicBool) -> Ended {
-    let mut communicator = match join(seat, stop) {
+fn drive(
+    seat: &Seat,
+    rooms: &Arc<Rooms>,
+    ordered: &Receiver<Order>,
+    events: &UnboundedSender<Event>,
+    stop: &AtomicBool,
+) -> Ended {
+    let mut communicator = match join(seat, rooms, stop) {
         Ok(communicator) => communicator,
         Err(ended) => return ended,
     };
@@ -117,12 +123,12 @@ fn drive(seat: &Seat, ordered: &Receiver<Order>, events: &UnboundedSender<Event>
 
 /// Takes `seat`, and has each member and the coordinator greet one another, one member after the other. NCCL connects two
 /// ranks when they first exchange something, which takes long and can fail; here nobody's rows wait for it.
-fn join(seat: &Seat, stop: &AtomicBool) -> Result<Communicator, Ended> {
+fn join(seat: &Seat, rooms: &Arc<Rooms>, stop: &AtomicBool) -> Result<Communicator, Ended> {
     if stop.load(Ordering::Acquire) {
         return Err(NcclError::Stopped.into());
     }
     let patience = Patience::from_now(JOIN_LIMIT, stop);
-    let mut communicator = Communicator::join(seat, patience)?;
+    let mut communicator = Communicator::join(seat, rooms, patience)?;
     let greeting = |rank: u32| Bytes::copy_from_slice(&rank.to_le_bytes());
     let is_coordinator = seat.rank == COORDINATOR;
     for peer in if is_coordinator { 1..seat.ranks } else { COORDINATOR..1 } {

@@ -1,16 +1,21 @@
 //! A build without NCCL: there is no communicator, and whoever wants one is told what to build.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{NcclError, Patience, Seat, Transfer, UniqueId};
 
+/// Nothing is staged.
+#[derive(Default)]
+pub(in super::super) struct Rooms;
+
 /// None: this build cannot make one.
 pub(in super::super) struct Communicator(Infallible);
 
 impl Communicator {
-    pub(in super::super) fn join(_: &Seat, _: Patience<'_>) -> Result<Self, NcclError> {
+    pub(in super::super) fn join(_: &Seat, _: &Arc<Rooms>, _: Patience<'_>) -> Result<Self, NcclError> {
         Err(NcclError::NotBuilt)
     }
 

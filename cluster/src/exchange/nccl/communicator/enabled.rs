@@ -5,6 +5,7 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::mem::{MaybeUninit, size_of};
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use cudarc::driver::sys as cuda;
 use cudarc::nccl::sys as nccl;
 
 use super::library::{CUDA, NCCL};
-use super::staging::Staging;
+use super::staging::{Rooms, Staging};
 use super::{ID_BYTES, NcclError, Patience, Seat, Transfer, UniqueId};
 
 /// The device: the first that CUDA_VISIBLE_DEVICES leaves visible.
@@ -64,14 +65,16 @@ pub(in super::super) fn unique_id() -> Result<UniqueId, NcclError> {
 pub(in super::super) struct Communicator {
     comm: nccl::ncclComm_t,
     stream: cuda::CUstream,
-    staging: Staging,
+    /// Until the stream is known to rest.
+    staging: Option<Staging>,
+    rooms: Arc<Rooms>,
     /// The last to go.
     _device: Device,
 }
 
 impl Communicator {
-    /// Takes `seat`, and returns when all ranks have taken theirs.
-    pub(in super::super) fn join(seat: &Seat, patience: Patience<'_>) -> Result<Self, NcclError> {
+    /// Takes `seat`, and returns when all ranks have taken theirs. Rows are staged in a place of `rooms`.
+    pub(in super::super) fn join(seat: &Seat, rooms: &Arc<Rooms>, patience: Patience<'_>) -> Result<Self, NcclError> {
         check()?;
         let device = Device::open()?;
         let mut stream = ptr::null_mut();
@@ -79,7 +82,7 @@ impl Communicator {
         // SAFETY: the device's context is this thread's; the call writes the stream.
         ran(unsafe { cuda::cuStreamCreate(&raw mut stream, flags) }, "cuStreamCreate")?;
         // From here on a failure drops it whole.
-        let mut new = Self { comm: ptr::null_mut(), stream, staging: Staging::none(), _device: device };
+        let mut new = Self { comm: ptr::null_mut(), stream, staging: None, rooms: rooms.clone(), _device: device };
         let id = nccl::ncclUniqueId { internal: seat.id.map(u8::cast_signed) };
         let mut config = config();
         let (ranks, rank) = (seat.ranks.cast_signed(), seat.rank.cast_signed());
@@ -87,8 +90,18 @@ impl Communicator {
         let begun = unsafe { nccl::ncclCommInitRankConfig(&raw mut new.comm, ranks, id, rank, &raw mut config) };
         done(begun, "ncclCommInitRankConfig", new.comm)?;
         new.settle("ncclCommInitRankConfig", "to have all ranks together", patience)?;
-        new.staging.reserve(1)?;
+        new.staging = Some(new.room_for(1)?);
         Ok(new)
+    }
+
+    /// Takes the place where rows are staged, with room for so many bytes. The stream rests.
+    fn room_for(&mut self, bytes: usize) -> Result<Staging, NcclError> {
+        match self.staging.take() {
+            Some(room) if room.has_room(bytes) => return Ok(room),
+            Some(outgrown) => self.rooms.give_back(outgrown),
+            None => {}
+        }
+        self.rooms.take(bytes)
     }
 
     /// Moves all of `transfers` as one group; returns what was received, in their order. After an error the communicator
@@ -98,35 +111,55 @@ impl Communicator {
         transfers: &[Transfer],
         patience: Patience<'_>,
     ) -> Result<Vec<Bytes>, NcclError> {
-        let (places, sent, total) = places(transfers);
-        self.staging.reserve(total)?;
-        for (transfer, &place) in transfers.iter().zip(&places) {
+        let layout = layout(transfers);
+        let mut room = self.room_for(layout.total)?;
+        let moved = self.through(&mut room, transfers, &layout, patience);
+        // After an error, too: the stream may be about it still.
+        self.staging = Some(room);
+        moved
+    }
+
+    fn through(
+        &self,
+        room: &mut Staging,
+        transfers: &[Transfer],
+        layout: &Layout,
+        patience: Patience<'_>,
+    ) -> Result<Vec<Bytes>, NcclError> {
+        let Layout { begins, sent, total } = layout;
+        for (transfer, &begin) in transfers.iter().zip(begins) {
             if let Transfer::Send { payload, .. } = transfer {
-                self.staging.host(place, payload.len()).copy_from_slice(payload);
+                room.host(begin, payload.len()).copy_from_slice(payload);
             }
         }
-        if sent > 0 {
-            self.staging.upload(0, sent, self.stream)?;
+        if *sent > 0 {
+            room.upload(0, *sent, self.stream)?;
         }
-        self.post(transfers, &places, patience)?;
+        self.post(room, transfers, begins, patience)?;
         if total > sent {
-            self.staging.download(sent, total - sent, self.stream)?;
+            room.download(*sent, total - sent, self.stream)?;
         }
         self.rest("rows to go through", patience)?;
-        let received = transfers.iter().zip(places).filter_map(|(transfer, place)| match *transfer {
-            Transfer::Receive { bytes, .. } => Some(Bytes::copy_from_slice(self.staging.host(place, bytes))),
+        let received = transfers.iter().zip(begins).filter_map(|(transfer, &begin)| match *transfer {
+            Transfer::Receive { bytes, .. } => Some(Bytes::copy_from_slice(room.host(begin, bytes))),
             Transfer::Send { .. } => None,
         });
         Ok(received.collect())
     }
 
     /// Hands the group to NCCL. Where a call fails the group is ended all the same, for it is the thread's.
-    fn post(&self, transfers: &[Transfer], places: &[usize], patience: Patience<'_>) -> Result<(), NcclError> {
+    fn post(
+        &self,
+        room: &Staging,
+        transfers: &[Transfer],
+        begins: &[usize],
+        patience: Patience<'_>,
+    ) -> Result<(), NcclError> {
         // SAFETY: takes nothing.
         done(unsafe { nccl::ncclGroupStart() }, "ncclGroupStart", self.comm)?;
-        let posted = transfers.iter().zip(places).try_for_each(|(transfer, &place)| {
+        let posted = transfers.iter().zip(begins).try_for_each(|(transfer, &begin)| {
             let (count, stream) = (transfer.bytes(), self.stream.cast::<nccl::CUstream_st>());
-            let place = self.staging.device(place);
+            let place = room.device(begin);
             let of_bytes = nccl::ncclDataType_t::ncclUint8;
             match transfer {
                 Transfer::Send { to, .. } => {
@@ -203,7 +236,7 @@ impl Communicator {
 impl Drop for Communicator {
     fn drop(&mut self) {
         if self.abort() {
-            self.staging.free();
+            self.staging.take().into_iter().for_each(|room| self.rooms.give_back(room));
             // SAFETY: the stream is ours, rests, and is not used again.
             let _ = unsafe { cuda::cuStreamDestroy_v2(self.stream) };
         } else {
@@ -215,10 +248,10 @@ impl Drop for Communicator {
 }
 
 /// A device's primary context, current on the thread that opened it.
-struct Device(cuda::CUdevice);
+pub(super) struct Device(cuda::CUdevice);
 
 impl Device {
-    fn open() -> Result<Self, NcclError> {
+    pub(super) fn open() -> Result<Self, NcclError> {
         let failed = |call| move |error: NcclError| NcclError::NoDevice { call, why: error.to_string() };
         // SAFETY: `check` found the functions; they write where they are told to.
         unsafe {
@@ -241,21 +274,29 @@ impl Drop for Device {
     }
 }
 
-/// Where each payload lies: what is sent first, then what is received, so that each is one copy. Then the bytes of what is
-/// sent, and of all.
-fn places(transfers: &[Transfer]) -> (Vec<usize>, usize, usize) {
+/// Where payloads lie: what is sent first, then what is received, so that each is one copy.
+struct Layout {
+    /// Of each.
+    begins: Vec<usize>,
+    /// Bytes of what is sent,
+    sent: usize,
+    /// and of all.
+    total: usize,
+}
+
+fn layout(transfers: &[Transfer]) -> Layout {
     let room = |transfer: &Transfer| transfer.bytes().next_multiple_of(ALIGN);
     let is_sent = |transfer: &&Transfer| matches!(transfer, Transfer::Send { .. });
     let sent = transfers.iter().filter(is_sent).map(room).sum();
     let (mut next_sent, mut next_received) = (0, sent);
-    let place = |transfer: &Transfer| {
+    let begin = |transfer: &Transfer| {
         let next = if is_sent(&transfer) { &mut next_sent } else { &mut next_received };
-        let place = *next;
+        let begin = *next;
         *next += room(transfer);
-        place
+        begin
     };
-    let places = transfers.iter().map(place).collect();
-    (places, sent, next_received)
+    let begins = transfers.iter().map(begin).collect();
+    Layout { begins, sent, total: next_received }
 }
 
 fn config() -> nccl::ncclConfig_t {

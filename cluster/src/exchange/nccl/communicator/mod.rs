@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 #[cfg(not(feature = "nccl"))]
-pub(super) use disabled::{Communicator, check, unique_id, version};
+pub(super) use disabled::{Communicator, Rooms, check, unique_id, version};
 #[cfg(feature = "nccl")]
 pub(super) use enabled::{Communicator, check, unique_id, version};
+#[cfg(feature = "nccl")]
+pub(super) use staging::Rooms;
 
 /// Bytes of NCCL's unique id.
 pub(super) const ID_BYTES: usize = 128;

@@ -3,52 +3,80 @@
 #![allow(unsafe_code, reason = "memory of the CUDA driver, shared with the device")]
 
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys as cuda;
 
 use super::super::{MAX_GROUP, MAX_GROUP_BYTES};
 use super::NcclError;
-use super::enabled::{ALIGN, ran};
+use super::enabled::{ALIGN, Device, ran};
 
-/// Room from the beginning, for any group: making room waits for whatever the device does, so only a payload that is larger
-/// than a group has it made.
+/// Room for any group; only a payload that is larger than one has more made.
 const FIRST: usize = MAX_GROUP_BYTES + MAX_GROUP * ALIGN;
+
+/// Places that no communicator uses now, for the next ones. They are never freed while the process lives: the driver frees
+/// nothing before the whole device rests, and has others' calls wait meanwhile. A communicator that is to be aborted would
+/// wait for one that is being freed, and that for what the first one's stream waits for. So there are as many as
+/// communicators lived at once, of each of the sizes (the first, and powers of two) that were wanted.
+#[derive(Default)]
+pub(in super::super) struct Rooms(Mutex<Vec<Staging>>);
+
+impl Rooms {
+    /// A place with room for `bytes`: one that is there, or a new one.
+    pub(super) fn take(&self, bytes: usize) -> Result<Staging, NcclError> {
+        let capacity = if bytes <= FIRST { FIRST } else { bytes.next_power_of_two() };
+        let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match rooms.iter().position(|room| room.capacity == capacity) {
+            Some(at) => Ok(rooms.swap_remove(at)),
+            None => Staging::of(capacity),
+        }
+    }
+
+    /// No stream uses it now.
+    pub(super) fn give_back(&self, room: Staging) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+    }
+}
 
 /// The two places, equally large.
 pub(super) struct Staging {
     host: *mut u8,
     device: cuda::CUdeviceptr,
     capacity: usize,
+    /// Whose context they are in.
+    _device: Device,
 }
 
-impl Staging {
-    pub(super) fn none() -> Self {
-        Self { host: ptr::null_mut(), device: 0, capacity: 0 }
-    }
+// SAFETY: it owns both places, and the driver takes their addresses on any thread that has the device's context.
+unsafe impl Send for Staging {}
 
-    /// Has room for `bytes`, and forgets what it held. No stream uses it now.
-    pub(super) fn reserve(&mut self, bytes: usize) -> Result<(), NcclError> {
-        if bytes <= self.capacity {
-            return Ok(());
-        }
-        self.free();
-        let capacity = if bytes <= FIRST { FIRST } else { bytes.next_power_of_two() };
+impl Staging {
+    fn of(capacity: usize) -> Result<Self, NcclError> {
+        let device = Device::open()?;
         let mut host = ptr::null_mut();
         // SAFETY: the call writes the address.
         ran(unsafe { cuda::cuMemHostAlloc(&raw mut host, capacity, 0) }, "cuMemHostAlloc")?;
-        self.host = host.cast();
+        let mut new = Self { host: host.cast(), device: 0, capacity, _device: device };
         // SAFETY: the call writes the address.
-        ran(unsafe { cuda::cuMemAlloc_v2(&raw mut self.device, capacity) }, "cuMemAlloc")?;
-        self.capacity = capacity;
+        let allocated = ran(unsafe { cuda::cuMemAlloc_v2(&raw mut new.device, capacity) }, "cuMemAlloc");
+        if allocated.is_err() {
+            // SAFETY: allocated above, freed once; nothing has used it.
+            let _ = unsafe { cuda::cuMemFreeHost(host) };
+        }
+        allocated?;
         // SAFETY: of the allocation just made, whose bytes nobody reads before somebody wrote them, but for the gaps.
-        unsafe { ptr::write_bytes(self.host, 0, capacity) };
-        Ok(())
+        unsafe { ptr::write_bytes(new.host, 0, capacity) };
+        Ok(new)
+    }
+
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        bytes <= self.capacity
     }
 
     /// The host's bytes from `begin` on. No stream writes them now.
     pub(super) fn host(&mut self, begin: usize, bytes: usize) -> &mut [u8] {
         assert!(begin + bytes <= self.capacity, "within what was reserved");
-        // SAFETY: within the allocation, which `reserve` initialised; borrowed from `self`.
+        // SAFETY: within the allocation, which `of` initialised; borrowed from `self`.
         unsafe { std::slice::from_raw_parts_mut(self.host.add(begin), bytes) }
     }
 
@@ -75,18 +103,5 @@ impl Staging {
         // SAFETY: as said.
         let copied = unsafe { cuda::cuMemcpyDtoHAsync_v2(host.cast(), self.device(begin), bytes, stream) };
         ran(copied, "cuMemcpyDtoHAsync")
-    }
-
-    /// Gives both back. No stream uses them now.
-    pub(super) fn free(&mut self) {
-        if !self.host.is_null() {
-            // SAFETY: allocated in `reserve`, freed once.
-            let _ = unsafe { cuda::cuMemFreeHost(self.host.cast()) };
-        }
-        if self.device != 0 {
-            // SAFETY: the same.
-            let _ = unsafe { cuda::cuMemFree_v2(self.device) };
-        }
-        *self = Self::none();
     }
 }
