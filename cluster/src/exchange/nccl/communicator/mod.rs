@@ -39,7 +39,6 @@ pub(super) struct Seat {
 
 /// One payload between this rank and another. Between two ranks payloads match in the order in which both name them.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(feature = "nccl"), expect(dead_code, reason = "nothing is moved"))]
 pub(super) enum Transfer {
     Send { to: u32, payload: Bytes },
     Receive { from: u32, bytes: usize },
