@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "calls of NCCL and of the CUDA driver")]
 
 use std::ffi::{CStr, c_char, c_void};
-use std::mem::{MaybeUninit, size_of};
+use std::mem::{self, MaybeUninit, size_of};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -240,6 +240,8 @@ impl Drop for Communicator {
             // SAFETY: the stream is ours, rests, and is not used again.
             let _ = unsafe { cuda::cuStreamDestroy_v2(self.stream) };
         } else {
+            // With it, its hold on the context: the stream may be about both.
+            mem::forget(self.staging.take());
             tracing::warn!(
                 "an aborted NCCL stream did not come to rest; its memory on the GPU, and as much of the host, is lost"
             );

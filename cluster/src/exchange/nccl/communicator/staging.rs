@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "memory of the CUDA driver, shared with the device")]
 
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys as cuda;
 
@@ -25,16 +25,20 @@ impl Rooms {
     /// A place with room for `bytes`: one that is there, or a new one.
     pub(super) fn take(&self, bytes: usize) -> Result<Staging, NcclError> {
         let capacity = if bytes <= FIRST { FIRST } else { bytes.next_power_of_two() };
-        let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match rooms.iter().position(|room| room.capacity == capacity) {
-            Some(at) => Ok(rooms.swap_remove(at)),
-            None => Staging::of(capacity),
-        }
+        let mut rooms = self.rooms();
+        let there = rooms.iter().position(|room| room.capacity == capacity).map(|at| rooms.swap_remove(at));
+        // The driver may take its time: nobody else is kept out meanwhile.
+        drop(rooms);
+        there.map_or_else(|| Staging::of(capacity), Ok)
     }
 
     /// No stream uses it now.
     pub(super) fn give_back(&self, room: Staging) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+        self.rooms().push(room);
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, Vec<Staging>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
