@@ -13,7 +13,7 @@ use crate::{Pool, QUANT_BLOCK, SharedBytes, WeightType};
 /// Output rows in a panel: the lanes of a 512-bit register; narrower instruction sets take a panel in parts.
 pub(crate) const PANEL: usize = 16;
 /// Bytes of a cache line: panels start on one.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// A (super-)block of a panel of a quantised matrix: the fields of 16 rows side by side, in this order. A field that a type lacks has no
 /// bytes. Scales stand with the integers that they scale, so that a panel is read as one stream: with all scales in front it is two, and

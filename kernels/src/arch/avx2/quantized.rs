@@ -11,14 +11,12 @@ use crate::activations::{Q8_ROWS, Record};
 use crate::arch::each_row;
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, layout};
 use crate::matmul::Output;
-use crate::packed::{GROUP, PANEL};
+use crate::packed::{GROUP, LINE, PANEL};
 use crate::{PackedMatrix, Q8Buf, WeightType};
 
 /// How far ahead of a single row's weights memory is asked for more, in bytes. With eight lanes there is so much arithmetic between two
 /// loads that what the CPU asks for by itself is not enough; Q6_K and Q8_0 gained nothing.
 const AHEAD: usize = 10 << 10;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn matmul(weights: &PackedMatrix, x: &Q8Buf, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) {
