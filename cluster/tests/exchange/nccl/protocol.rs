@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_stream::iter;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tramontane_proto::v1 as pb;
 use tramontane_proto::v1::communicate_reply::Step as Reply;
 use tramontane_proto::v1::communicate_request::Step as Request;
@@ -18,14 +18,17 @@ use super::stand_in::{Build, inside};
 use crate::harness::{GrpcNode, LONG, runtime};
 use crate::node::{TestNode, profile};
 
+async fn client(server: &GrpcNode) -> ExpertsClient<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).expect("an address");
+    ExpertsClient::new(endpoint.connect().await.expect("a node"))
+}
+
 /// What a node answers to these messages: its steps, and how the stream ends.
 fn answer(steps: Vec<pb::CommunicateRequest>) -> (Vec<Reply>, Option<(Code, String)>) {
     let server = GrpcNode::start(Arc::new(TestNode::holding(0..8)), profile(), "127.0.0.1:0");
     let runtime = runtime();
     runtime.block_on(async {
-        let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).expect("an address");
-        let mut client = ExpertsClient::new(endpoint.connect().await.expect("a node"));
-        let mut replies = client.communicate(iter(steps)).await.expect("a stream").into_inner();
+        let mut replies = client(&server).await.communicate(iter(steps)).await.expect("a stream").into_inner();
         let mut said = Vec::new();
         loop {
             match replies.message().await {
@@ -116,8 +119,7 @@ fn a_node_is_in_so_many_communicators_and_no_more() {
     inside("nccl::protocol::a_node_is_in_so_many_communicators_and_no_more", Build::Whole, "", || {
         let server = GrpcNode::start(Arc::new(TestNode::holding(0..8)), profile(), "127.0.0.1:0");
         runtime().block_on(async {
-            let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).expect("an address");
-            let client = ExpertsClient::new(endpoint.connect().await.expect("a node"));
+            let client = client(&server).await;
             // The stream lasts as long as what sends into it.
             let open = async || {
                 let (requests, requested) = mpsc::channel(1);
