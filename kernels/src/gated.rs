@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::activations::{F32_ROWS, Q8_ROWS, RECORD_ROW, interleave, quantize_group};
-use crate::matmul::{Output, Work, check, multiply, run_all};
+use crate::matmul::{Output, Strip, Work, check, multiply, run_all};
 use crate::packed::PANEL;
 use crate::pool::Disjoint;
 use crate::{Activations, Compute, F32Buf, NotFinite, PackedMatrix, Q8Buf, QUANT_BLOCK, swiglu};
@@ -102,12 +102,12 @@ impl Work for Gated<'_> {
             let n = x.group_rows().min(rows - first);
             let (mut gates, mut ups) = ([0.0; PIECE_VALUES], [0.0; PIECE_VALUES]);
             let (gates, ups) = (&mut gates[..n * columns.len()], &mut ups[..n * columns.len()]);
-            for (weights, out) in [(gate, &mut *gates), (up, &mut *ups)] {
-                let first_panel = blocks.start * BLOCK_PANELS;
-                let panels = first_panel..weights.panels().min(blocks.end * BLOCK_PANELS);
-                let out = Output { data: Disjoint::new(out), stride: columns.len(), first_row: first, first_panel };
-                multiply(compute.isa, weights, x, panels, group..group + 1, &out);
-            }
+            let first_panel = blocks.start * BLOCK_PANELS;
+            let panels = first_panel..gate.panels().min(blocks.end * BLOCK_PANELS);
+            let to = |out| Output { data: Disjoint::new(out), stride: columns.len(), first_row: first, first_panel };
+            let (gate_out, up_out) = (to(&mut *gates), to(&mut *ups));
+            let strip = |weights, out| Strip { weights, panels: panels.clone(), out };
+            multiply(compute.isa, &[strip(gate, &gate_out), strip(up, &up_out)], x, group..group + 1);
             swiglu(compute.isa, gates, ups);
             if let Some(row) = put(compute, &self.parts, gates, columns.clone(), (first, n), width) {
                 self.bad.fetch_min(row, Relaxed);

@@ -4,10 +4,15 @@ use std::ops::Range;
 
 use crate::packed::PANEL;
 use crate::pool::Disjoint;
-use crate::{Activations, Compute, Isa, PackedMatrix, arch};
+use crate::{Activations, Compute, Isa, PackedMatrix, WeightType, arch};
 
-/// The most panels of a piece. A single row takes so many at once.
+/// The most panels of a piece.
 const PIECE_PANELS: usize = 4;
+/// Places of a matrix from which a single row reads at once. Each is a stream that goes on from piece to piece: memory gives several
+/// of them more than one, and less where they stop and begin anew.
+const STREAMS: usize = 4;
+/// Bytes of a matrix from which on that is worth while: a shorter stream ends before it has gained anything.
+const STREAMED_BYTES: usize = 4 << 20;
 /// What the panels of a piece hold at most where several groups of rows meet them: with a group's rows they stay in the second-level cache.
 const PIECE_BYTES: usize = 128 << 10;
 /// Pieces a thread should find in a job that is large enough, so that one that comes late takes fewer. (Its own follow one another in memory.)
@@ -31,22 +36,40 @@ impl<'a> Product<'a> {
         let out = Output { data: Disjoint::new(out), stride: weights.rows(), first_row: 0, first_panel: 0 };
         Self { weights, rows, out }
     }
+
+    /// Into how many parts the panels are cut, that are read side by side.
+    fn streams(&self) -> usize {
+        let one =
+            self.rows.rows() > 1 || self.weights.bytes() < STREAMED_BYTES || self.weights.ty() == WeightType::Q8_0;
+        if one { 1 } else { STREAMS }
+    }
 }
 
+/// A unit is one panel of each stream.
 impl Work for Product<'_> {
     fn units(&self) -> usize {
-        self.weights.panels()
+        self.weights.panels().div_ceil(self.streams())
     }
 
     fn most(&self) -> usize {
         match self.rows.groups() {
-            0 | 1 => PIECE_PANELS,
+            0 | 1 => PIECE_PANELS / self.streams(),
             _ => (PIECE_BYTES * self.weights.panels() / self.weights.bytes().max(1)).clamp(1, PIECE_PANELS),
         }
     }
 
-    fn run(&self, compute: &Compute, panels: Range<usize>) {
-        multiply(compute.isa, self.weights, self.rows, panels, 0..self.rows.groups(), &self.out);
+    fn run(&self, compute: &Compute, units: Range<usize>) {
+        let (weights, panels, apart) = (self.weights, self.weights.panels(), self.units());
+        let strip = |stream: usize| Strip {
+            weights,
+            panels: panels.min(stream * apart + units.start)..panels.min(stream * apart + units.end),
+            out: &self.out,
+        };
+        let groups = 0..self.rows.groups();
+        match self.streams() {
+            1 => multiply(compute.isa, &[strip(0)], self.rows, groups),
+            _ => multiply(compute.isa, &std::array::from_fn::<_, STREAMS, _>(strip), self.rows, groups),
+        }
     }
 }
 
@@ -98,19 +121,58 @@ pub(crate) fn check(weights: &PackedMatrix, activations: Activations<'_>) {
     assert_eq!(activations.width(), weights.width(), "width of rows and weights");
 }
 
-/// Some panels × some groups of rows, on the calling thread.
-pub(crate) fn multiply(
-    isa: Isa,
-    weights: &PackedMatrix,
-    activations: Activations<'_>,
-    panels: Range<usize>,
-    groups: Range<usize>,
-    out: &Output<'_>,
-) {
-    match isa {
-        Isa::Portable => arch::portable::matmul(weights, activations, panels, groups, out),
-        Isa::Avx2(proof) => arch::avx2::matmul(proof, weights, activations, panels, groups, out),
-        Isa::Avx512(proof) => arch::avx512::matmul(proof, weights, activations, panels, groups, out),
+/// Some panels of a matrix, and where their results go.
+pub(crate) struct Strip<'a> {
+    pub(crate) weights: &'a PackedMatrix,
+    pub(crate) panels: Range<usize>,
+    pub(crate) out: &'a Output<'a>,
+}
+
+/// A panel of a matrix, and where its results go.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// Its number in the matrix.
+    at: usize,
+    out: &'a Output<'a>,
+}
+
+impl<'a> Strip<'a> {
+    /// Its i-th panel, one of those it has.
+    pub(crate) fn panel(&self, i: usize) -> Panel<'a> {
+        let at = self.panels.start + i;
+        Panel { bytes: self.weights.panel(at), at, out: self.out }
+    }
+
+    /// All of its panels.
+    pub(crate) fn panels(&self) -> impl Iterator<Item = Panel<'a>> {
+        (0..self.panels.len()).map(|i| self.panel(i))
+    }
+
+    /// The i-th panels of P strips, if there are P and each has so many.
+    pub(crate) fn abreast<const P: usize>(strips: &[Self], i: usize) -> Option<[Panel<'a>; P]> {
+        let strips: &[Self; P] = strips.try_into().ok()?;
+        strips.iter().all(|strip| i < strip.panels.len()).then(|| strips.each_ref().map(|strip| strip.panel(i)))
+    }
+}
+
+impl Panel<'_> {
+    /// Stores the lanes, or N of them from `first`, for row `row`, without those past the last column.
+    #[inline(always)]
+    pub(crate) fn store<const N: usize>(&self, row: usize, first: usize, lanes: &[f32; N]) {
+        self.out.store(row, self.at, first, lanes);
+    }
+}
+
+/// Strips × some groups of rows, on the calling thread. A single row meets strips of one type side by side.
+pub(crate) fn multiply(isa: Isa, strips: &[Strip<'_>], activations: Activations<'_>, groups: Range<usize>) {
+    for strips in strips.chunk_by(|a, b| a.weights.ty() == b.weights.ty()) {
+        let groups = groups.clone();
+        match isa {
+            Isa::Portable => arch::portable::matmul(strips, activations, groups),
+            Isa::Avx2(proof) => arch::avx2::matmul(proof, strips, activations, groups),
+            Isa::Avx512(proof) => arch::avx512::matmul(proof, strips, activations, groups),
+        }
     }
 }
 
@@ -125,17 +187,10 @@ pub(crate) struct Output<'a> {
 }
 
 impl Output<'_> {
-    /// Stores the lanes of panel `panel` for row `row`, without those past the last column.
+    /// Stores lanes of panel `panel`, from `first` on, for row `row`, without those past the last column.
     #[inline(always)]
     #[allow(unsafe_code)]
-    pub(crate) fn store(&self, row: usize, panel: usize, lanes: &[f32; PANEL]) {
-        self.store_part(row, panel, 0, lanes);
-    }
-
-    /// As [`Self::store`], of the panel's lanes from `first`.
-    #[inline(always)]
-    #[allow(unsafe_code)]
-    pub(crate) fn store_part<const N: usize>(&self, row: usize, panel: usize, first: usize, lanes: &[f32; N]) {
+    fn store<const N: usize>(&self, row: usize, panel: usize, first: usize, lanes: &[f32; N]) {
         let at = (panel - self.first_panel) * PANEL + first;
         let len = N.min(self.stride.saturating_sub(at));
         if len == N {
@@ -153,7 +208,7 @@ mod tests {
     use super::*;
     use crate::arch::testing::{adversarial, random_matrix};
     use crate::blocks::{Scale, SubBlock};
-    use crate::{F32Buf, Q8Buf, WeightType};
+    use crate::{F32Buf, Q8Buf};
 
     /// The contract, straight from its text: one output at a time over stored weights.
     fn by_definition(ty: WeightType, stored: &[u8], width: usize, x: &[f32], q: &Q8Buf, row: usize, n: usize) -> f32 {
@@ -237,6 +292,61 @@ mod tests {
                 assert_eq!(bits, expected, "{} {n}×{width}, {rows} rows, {isa}, {threads} threads", ty.name());
             }
         }
+    }
+
+    #[test]
+    fn strips_side_by_side_give_the_bits_of_panels_alone() {
+        let (n, width) = (9 * PANEL - 3, 512);
+        for ty in WeightType::ALL {
+            let stored = random_matrix(ty, n, width, 5);
+            let weights = PackedMatrix::pack(&crate::Pool::new(1), ty, n, width, &stored).unwrap();
+            let x = adversarial(width, 6);
+            let (mut q, mut floats) = (Q8Buf::default(), F32Buf::default());
+            let x = if ty.is_quantized() {
+                q.quantize(&Compute::new(Isa::Portable, 1), &x, width).unwrap();
+                Activations::Q8(&q)
+            } else {
+                floats.fill(&x, width);
+                Activations::F32(&floats)
+            };
+            let product = |isa, strips: &[Range<usize>]| -> Vec<u32> {
+                let mut values = vec![f32::NAN; n];
+                let out = Output { data: Disjoint::new(&mut values), stride: n, first_row: 0, first_panel: 0 };
+                let strip = |panels: &Range<usize>| Strip { weights: &weights, panels: panels.clone(), out: &out };
+                multiply(isa, &strips.iter().map(strip).collect::<Vec<_>>(), x, 0..1);
+                values.iter().map(|v| v.to_bits()).collect()
+            };
+            let alone = product(Isa::Portable, &[0..9]);
+            for isa in Isa::available() {
+                for strips in [
+                    &[0..9][..],
+                    &[0..5, 5..9],
+                    &[0..3, 3..6, 6..9],
+                    &[0..3, 3..6, 6..9, 9..9],
+                    &[0..2, 2..5, 5..7, 7..9],
+                ] {
+                    assert_eq!(product(isa, strips), alone, "{} {isa} {strips:?}", ty.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn streams_meet_each_panel_once() {
+        let (n, width) = (30_000, 256);
+        let stored = random_matrix(WeightType::Q4_0, n, width, 7);
+        let weights = PackedMatrix::pack(&crate::Pool::new(1), WeightType::Q4_0, n, width, &stored).unwrap();
+        let mut q = Q8Buf::default();
+        q.quantize(&Compute::new(Isa::Portable, 1), &adversarial(2 * width, 8), width).unwrap();
+        let mut both = vec![0.0; 2 * n];
+        matmul(&computes(Isa::detect(), 2), &weights, Activations::Q8(&q), &mut both);
+        let mut one = Q8Buf::default();
+        one.quantize(&Compute::new(Isa::Portable, 1), &adversarial(2 * width, 8)[..width], width).unwrap();
+        let mut out = vec![f32::NAN; n];
+        let product = Product::new(&weights, Activations::Q8(&one), &mut out);
+        assert_eq!((product.streams(), weights.panels() % STREAMS), (STREAMS, 3), "what this is about");
+        matmul(&computes(Isa::detect(), 2), &weights, Activations::Q8(&one), &mut out);
+        assert!(out == both[..n]);
     }
 
     /// Pools are made once a test thread: thousands of matrices are multiplied.

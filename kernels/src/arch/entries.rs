@@ -23,25 +23,21 @@ macro_rules! entries {
             burn_float(rounds: usize) -> u64 = peak::float;
             burn_int8(rounds: usize) -> u64 = peak::int8;
             matmul(
-                weights: &$crate::PackedMatrix,
+                strips: &[$crate::matmul::Strip<'_>],
                 activations: $crate::Activations<'_>,
-                panels: std::ops::Range<usize>,
-                groups: std::ops::Range<usize>,
-                out: &$crate::matmul::Output<'_>
+                groups: std::ops::Range<usize>
             ) -> () = by_kind;
         );
 
         #[target_feature(enable = $features)]
         fn by_kind(
-            weights: &$crate::PackedMatrix,
+            strips: &[$crate::matmul::Strip<'_>],
             activations: $crate::Activations<'_>,
-            panels: std::ops::Range<usize>,
             groups: std::ops::Range<usize>,
-            out: &$crate::matmul::Output<'_>,
         ) {
             match activations {
-                $crate::Activations::F32(x) => float::matmul(weights, x, panels, groups, out),
-                $crate::Activations::Q8(x) => quantized::matmul(weights, x, panels, groups, out),
+                $crate::Activations::F32(x) => float::matmul(strips, x, groups),
+                $crate::Activations::Q8(x) => quantized::matmul(strips, x, groups),
             }
         }
     };
@@ -70,8 +66,8 @@ macro_rules! entries {
             use crate::arch::portable;
             use crate::attention::{HeadGroup, Total};
             use crate::compute::$proof;
-            use crate::matmul::Output;
-            use crate::{Activations, PackedMatrix, RopePairs};
+            use crate::matmul::Strip;
+            use crate::{Activations, RopePairs};
 
             pub(crate) fn quantize(_: $proof, x: &[f32], width: usize, records: &mut [u8]) -> bool {
                 portable::quantize(x, width, records)
@@ -104,15 +100,8 @@ macro_rules! entries {
                 portable::merge(totals, partials, stride, merged, out);
             }
 
-            pub(crate) fn matmul(
-                _: $proof,
-                weights: &PackedMatrix,
-                x: Activations<'_>,
-                panels: Range<usize>,
-                groups: Range<usize>,
-                out: &Output<'_>,
-            ) {
-                portable::matmul(weights, x, panels, groups, out);
+            pub(crate) fn matmul(_: $proof, strips: &[Strip<'_>], x: Activations<'_>, groups: Range<usize>) {
+                portable::matmul(strips, x, groups);
             }
 
             pub(crate) fn burn_float(_: $proof, _: usize) -> u64 {

@@ -6,88 +6,90 @@ use std::ops::Range;
 use super::lanes::lanes;
 use crate::activations::F32_ROWS;
 use crate::arch::each_row;
-use crate::matmul::Output;
+use crate::matmul::{Panel, Strip};
 use crate::packed::PANEL;
-use crate::{F32Buf, PackedMatrix, WeightType};
+use crate::{F32Buf, WeightType};
 
 const F32: u8 = 0;
 const BF16: u8 = 1;
 const F16: u8 = 2;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn matmul(weights: &PackedMatrix, x: &F32Buf, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) {
-    match weights.ty() {
-        WeightType::F32 => over_groups::<F32>(weights, x, panels, groups, out),
-        WeightType::Bf16 => over_groups::<BF16>(weights, x, panels, groups, out),
-        _ => over_groups::<F16>(weights, x, panels, groups, out),
+pub(super) fn matmul(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
+    match strips.first().map(|strip| strip.weights.ty()) {
+        None => {}
+        Some(WeightType::F32) => over_groups::<F32>(strips, x, groups),
+        Some(WeightType::Bf16) => over_groups::<BF16>(strips, x, groups),
+        Some(_) => over_groups::<F16>(strips, x, groups),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn over_groups<const TY: u8>(
-    weights: &PackedMatrix,
-    x: &F32Buf,
-    panels: Range<usize>,
-    groups: Range<usize>,
-    out: &Output<'_>,
-) {
+fn over_groups<const TY: u8>(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, values) = x.group(group);
-        let mut panel = panels.start;
-        while panel < panels.end {
-            let at = (group * F32_ROWS, panel);
-            let tile = Tile { weights, values, rows, at };
-            panel += match panels.end - panel {
-                4.. if rows == 1 => tile.compute::<TY, 4, 1>(0, out),
-                _ => tile.over_rows::<TY>(out),
-            };
+        let at = group * F32_ROWS;
+        if rows == 1 {
+            abreast::<TY>(strips, values, at);
+            continue;
+        }
+        for strip in strips {
+            for panel in strip.panels() {
+                Tile { panels: [panel], values, rows, at }.over_rows::<TY>();
+            }
         }
     }
 }
 
-/// Some panels and a group of rows.
-struct Tile<'a> {
-    weights: &'a PackedMatrix,
+/// A single row meets the strips side by side, each a stream that memory gives.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn abreast<const TY: u8>(strips: &[Strip<'_>], values: &[f32], at: usize) {
+    for i in 0..strips.iter().map(|strip| strip.panels.len()).max().unwrap_or(0) {
+        if let Some(panels) = Strip::abreast::<4>(strips, i) {
+            Tile { panels, values, rows: 1, at }.compute::<TY, 1>(0);
+        } else if let Some(panels) = Strip::abreast::<2>(strips, i) {
+            Tile { panels, values, rows: 1, at }.compute::<TY, 1>(0);
+        } else {
+            for strip in strips.iter().filter(|strip| i < strip.panels.len()) {
+                Tile { panels: [strip.panel(i)], values, rows: 1, at }.compute::<TY, 1>(0);
+            }
+        }
+    }
+}
+
+/// P panels and a group of rows.
+struct Tile<'a, const P: usize> {
+    panels: [Panel<'a>; P],
     values: &'a [f32],
     /// Rows in the group.
     rows: usize,
-    /// The group's first row, and the first panel.
-    at: (usize, usize),
+    /// The group's first row.
+    at: usize,
 }
 
-impl Tile<'_> {
+impl<const P: usize> Tile<'_, P> {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn over_rows<const TY: u8>(&self, out: &Output<'_>) -> usize {
+    fn over_rows<const TY: u8>(&self) {
         let mut row = 0;
         while row < self.rows {
             row += match self.rows - row {
-                1 => self.rows_of::<TY, 1>(row, out),
-                2 => self.rows_of::<TY, 2>(row, out),
-                3 => self.rows_of::<TY, 3>(row, out),
-                4 => self.rows_of::<TY, 4>(row, out),
-                5 => self.rows_of::<TY, 5>(row, out),
-                _ => self.rows_of::<TY, 6>(row, out),
+                1 => self.compute::<TY, 1>(row),
+                2 => self.compute::<TY, 2>(row),
+                3 => self.compute::<TY, 3>(row),
+                4 => self.compute::<TY, 4>(row),
+                5 => self.compute::<TY, 5>(row),
+                _ => self.compute::<TY, 6>(row),
             };
         }
-        1
     }
 
+    /// Computes rows `row…row + R` of the group; returns R.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn rows_of<const TY: u8, const R: usize>(&self, row: usize, out: &Output<'_>) -> usize {
-        self.compute::<TY, 1, R>(row, out);
-        R
-    }
-
-    /// Computes rows `row…row + R` of the group for P panels; returns P.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn compute<const TY: u8, const P: usize, const R: usize>(&self, row: usize, out: &Output<'_>) -> usize {
-        let (width, (first, panel)) = (self.weights.width(), self.at);
+    fn compute<const TY: u8, const R: usize>(&self, row: usize) -> usize {
+        let width = self.values.len() / self.rows;
         let step = if TY == F32 { 4 } else { 2 } * PANEL;
-        let starts: [*const u8; P] = std::array::from_fn(|p| {
-            let bytes = self.weights.panel(panel + p);
-            assert_eq!(bytes.len(), width * step, "a panel's bytes");
-            bytes.as_ptr()
-        });
+        assert!(self.panels.iter().all(|panel| panel.bytes.len() == width * step), "a panel's bytes");
+        let starts = self.panels.map(|panel| panel.bytes.as_ptr());
         assert!(row + R <= self.rows && self.values.len() == self.rows * width, "a group's rows");
         let mut acc = [[[_mm256_setzero_ps(); 2]; R]; P];
         let mut x = self.values[row..].as_ptr();
@@ -107,13 +109,13 @@ impl Tile<'_> {
             // Past the end after the last k, where it is not read.
             x = x.wrapping_add(self.rows);
         }
-        for (p, acc) in acc.iter().enumerate() {
+        for (panel, acc) in self.panels.iter().zip(&acc) {
             each_row!(R, r, {
-                out.store_part(first + row + r, panel + p, 0, &lanes(acc[r][0]));
-                out.store_part(first + row + r, panel + p, PANEL / 2, &lanes(acc[r][1]));
+                panel.store(self.at + row + r, 0, &lanes(acc[r][0]));
+                panel.store(self.at + row + r, PANEL / 2, &lanes(acc[r][1]));
             });
         }
-        P
+        R
     }
 }
 

@@ -10,93 +10,82 @@ use super::lanes::{LANES, halves, lanes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
 use crate::arch::each_row;
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, layout};
-use crate::matmul::Output;
+use crate::matmul::{Panel, Strip};
 use crate::packed::{GROUP, LINE, PANEL};
-use crate::{PackedMatrix, Q8Buf, WeightType};
+use crate::{Q8Buf, WeightType};
 
 /// How far ahead of a single row's weights memory is asked for more, in bytes. With eight lanes there is so much arithmetic between two
 /// loads that what the CPU asks for by itself is not enough; Q6_K and Q8_0 gained nothing.
 const AHEAD: usize = 10 << 10;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn matmul(weights: &PackedMatrix, x: &Q8Buf, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) {
-    match weights.ty() {
-        WeightType::Q4_0 => over_groups::<Q4_0>(weights, x, panels, groups, out),
-        WeightType::Q4_1 => over_groups::<Q4_1>(weights, x, panels, groups, out),
-        WeightType::Q5_0 => over_groups::<Q5_0>(weights, x, panels, groups, out),
-        WeightType::Q5_1 => over_groups::<Q5_1>(weights, x, panels, groups, out),
-        WeightType::Q4K => over_groups::<Q4K>(weights, x, panels, groups, out),
-        WeightType::Q5K => over_groups::<Q5K>(weights, x, panels, groups, out),
-        WeightType::Q6K => over_groups::<Q6K>(weights, x, panels, groups, out),
-        _ => over_groups::<Q8_0>(weights, x, panels, groups, out),
+pub(super) fn matmul(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
+    match strips.first().map(|strip| strip.weights.ty()) {
+        None => {}
+        Some(WeightType::Q4_0) => over_groups::<Q4_0>(strips, x, groups),
+        Some(WeightType::Q4_1) => over_groups::<Q4_1>(strips, x, groups),
+        Some(WeightType::Q5_0) => over_groups::<Q5_0>(strips, x, groups),
+        Some(WeightType::Q5_1) => over_groups::<Q5_1>(strips, x, groups),
+        Some(WeightType::Q4K) => over_groups::<Q4K>(strips, x, groups),
+        Some(WeightType::Q5K) => over_groups::<Q5K>(strips, x, groups),
+        Some(WeightType::Q6K) => over_groups::<Q6K>(strips, x, groups),
+        Some(_) => over_groups::<Q8_0>(strips, x, groups),
     }
 }
 
 /// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn over_groups<const TY: Ty>(
-    weights: &PackedMatrix,
-    x: &Q8Buf,
-    panels: Range<usize>,
-    groups: Range<usize>,
-    out: &Output<'_>,
-) {
+fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, records) = x.group(group);
-        for panel in panels.clone() {
-            let tile = Tile { panel: weights.panel(panel), records, rows, at: (group * Q8_ROWS, panel) };
-            tile.over_rows::<TY>(out);
+        for panel in strips.iter().flat_map(Strip::panels) {
+            Tile { panel, records, rows, at: group * Q8_ROWS }.over_rows::<TY>();
         }
     }
 }
 
 /// A panel and a group of rows.
 struct Tile<'a> {
-    panel: &'a [u8],
+    panel: Panel<'a>,
     records: &'a [u8],
     /// Rows in the group.
     rows: usize,
-    /// The group's first row, and the panel.
-    at: (usize, usize),
+    /// The group's first row.
+    at: usize,
 }
 
 impl Tile<'_> {
     /// Up to four rows take the whole panel. More, up to eight, take half of it after the other where unpacking a weight costs much: it
     /// is then done for twice as many.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn over_rows<const TY: Ty>(&self, out: &Output<'_>) {
+    fn over_rows<const TY: Ty>(&self) {
         let mut row = 0;
         while row < self.rows {
             row += match self.rows - row {
-                1 => self.compute::<TY, 1, HALVES>(row, 0, out),
-                2 => self.compute::<TY, 2, HALVES>(row, 0, out),
-                3 => self.compute::<TY, 3, HALVES>(row, 0, out),
-                4 => self.compute::<TY, 4, HALVES>(row, 0, out),
-                _ if matches!(TY, Q4_0 | Q4_1 | Q4K) => self.compute::<TY, 4, HALVES>(row, 0, out),
-                5 => self.by_halves::<TY, 5>(row, out),
-                6 => self.by_halves::<TY, 6>(row, out),
-                7 => self.by_halves::<TY, 7>(row, out),
-                _ => self.by_halves::<TY, 8>(row, out),
+                1 => self.compute::<TY, 1, HALVES>(row, 0),
+                2 => self.compute::<TY, 2, HALVES>(row, 0),
+                3 => self.compute::<TY, 3, HALVES>(row, 0),
+                4 => self.compute::<TY, 4, HALVES>(row, 0),
+                _ if matches!(TY, Q4_0 | Q4_1 | Q4K) => self.compute::<TY, 4, HALVES>(row, 0),
+                5 => self.by_halves::<TY, 5>(row),
+                6 => self.by_halves::<TY, 6>(row),
+                7 => self.by_halves::<TY, 7>(row),
+                _ => self.by_halves::<TY, 8>(row),
             };
         }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn by_halves<const TY: Ty, const R: usize>(&self, row: usize, out: &Output<'_>) -> usize {
+    fn by_halves<const TY: Ty, const R: usize>(&self, row: usize) -> usize {
         for half in 0..HALVES {
-            self.compute::<TY, R, 1>(row, half, out);
+            self.compute::<TY, R, 1>(row, half);
         }
         R
     }
 
     /// Computes rows `row…row + R` of the group, the panel's halves `half…half + H`; returns R.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn compute<const TY: Ty, const R: usize, const H: usize>(
-        &self,
-        row: usize,
-        half: usize,
-        out: &Output<'_>,
-    ) -> usize {
+    fn compute<const TY: Ty, const R: usize, const H: usize>(&self, row: usize, half: usize) -> usize {
         let layout = const { layout::<TY>() };
         let record = Record::of(self.rows);
         let supers = self.records.len() / (record.bytes() * layout.subs);
@@ -104,14 +93,14 @@ impl Tile<'_> {
             row + R <= self.rows
                 && half + H <= HALVES
                 && self.records.len() == supers * layout.subs * record.bytes()
-                && self.panel.len() == layout.panel_bytes(supers),
+                && self.panel.bytes.len() == layout.panel_bytes(supers),
             "a panel's and a group's bytes"
         );
         let mut acc = [[_mm256_setzero_ps(); H]; R];
         // SAFETY: super-block s < supers has its head at s·bytes, its body behind that, and each of its subs
         // sub-blocks one record, by the assertion; row + r is one of the record's rows.
         unsafe {
-            let mut block = self.panel.as_ptr();
+            let mut block = self.panel.bytes.as_ptr();
             let mut values = self.records.as_ptr().add(record.values(row));
             let mut scales = self.records.as_ptr().add(record.scale(row));
             let sums = record.sum(0) - record.scale(0);
@@ -132,10 +121,9 @@ impl Tile<'_> {
                 block = block.add(layout.bytes());
             }
         }
-        let (first, panel) = self.at;
         for (r, acc) in acc.iter().enumerate() {
             for (h, acc) in acc.iter().enumerate() {
-                out.store_part(first + row + r, panel, (half + h) * LANES, &lanes(*acc));
+                self.panel.store(self.at + row + r, (half + h) * LANES, &lanes(*acc));
             }
         }
         R

@@ -10,102 +10,107 @@ use super::lanes::{halves, lanes, signed_bytes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
 use crate::arch::each_row;
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, layout};
-use crate::matmul::Output;
+use crate::matmul::{Panel, Strip};
 use crate::packed::{GROUP, PANEL};
-use crate::{PackedMatrix, Q8Buf, WeightType};
+use crate::{Q8Buf, WeightType};
 
-/// Panels that a single row takes at once, but for Q8_0's: its arithmetic is the least, and memory gives one stream more than four.
-const PANELS: usize = 4;
 /// Rows of a short tile: one with few chains of dependent instructions, which are cut in two.
 const SHORT_TILE: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn matmul(weights: &PackedMatrix, x: &Q8Buf, panels: Range<usize>, groups: Range<usize>, out: &Output<'_>) {
-    match weights.ty() {
-        WeightType::Q4_0 => over_groups::<Q4_0>(weights, x, panels, groups, out),
-        WeightType::Q4_1 => over_groups::<Q4_1>(weights, x, panels, groups, out),
-        WeightType::Q5_0 => over_groups::<Q5_0>(weights, x, panels, groups, out),
-        WeightType::Q5_1 => over_groups::<Q5_1>(weights, x, panels, groups, out),
-        WeightType::Q4K => over_groups::<Q4K>(weights, x, panels, groups, out),
-        WeightType::Q5K => over_groups::<Q5K>(weights, x, panels, groups, out),
-        WeightType::Q6K => over_groups::<Q6K>(weights, x, panels, groups, out),
-        _ => over_groups::<Q8_0>(weights, x, panels, groups, out),
+pub(super) fn matmul(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
+    match strips.first().map(|strip| strip.weights.ty()) {
+        None => {}
+        Some(WeightType::Q4_0) => over_groups::<Q4_0>(strips, x, groups),
+        Some(WeightType::Q4_1) => over_groups::<Q4_1>(strips, x, groups),
+        Some(WeightType::Q5_0) => over_groups::<Q5_0>(strips, x, groups),
+        Some(WeightType::Q5_1) => over_groups::<Q5_1>(strips, x, groups),
+        Some(WeightType::Q4K) => over_groups::<Q4K>(strips, x, groups),
+        Some(WeightType::Q5K) => over_groups::<Q5K>(strips, x, groups),
+        Some(WeightType::Q6K) => over_groups::<Q6K>(strips, x, groups),
+        Some(_) => over_groups::<Q8_0>(strips, x, groups),
     }
 }
 
 /// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn over_groups<const TY: Ty>(
-    weights: &PackedMatrix,
-    x: &Q8Buf,
-    panels: Range<usize>,
-    groups: Range<usize>,
-    out: &Output<'_>,
-) {
+fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, records) = x.group(group);
-        let mut panel = panels.start;
-        while panel < panels.end {
-            let at = (group * Q8_ROWS, panel);
-            panel += if rows == 1 && TY != Q8_0 && panels.end - panel >= PANELS {
-                let panels = std::array::from_fn(|p| weights.panel(panel + p));
-                Tile::<PANELS> { panels, records, rows, at }.compute::<TY, 1>(0, out);
-                PANELS
-            } else {
-                Tile { panels: [weights.panel(panel)], records, rows, at }.over_rows::<TY>(out);
-                1
-            };
+        let at = group * Q8_ROWS;
+        if rows == 1 {
+            abreast::<TY>(strips, records, at);
+            continue;
+        }
+        for panel in strips.iter().flat_map(Strip::panels) {
+            Tile { panels: [panel], records, rows, at }.over_rows::<TY>();
+        }
+    }
+}
+
+/// A single row meets the strips side by side, each a stream that memory gives.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn abreast<const TY: Ty>(strips: &[Strip<'_>], records: &[u8], at: usize) {
+    for i in 0..strips.iter().map(|strip| strip.panels.len()).max().unwrap_or(0) {
+        if let Some(panels) = Strip::abreast::<4>(strips, i) {
+            Tile { panels, records, rows: 1, at }.compute::<TY, 1>(0);
+        } else if let Some(panels) = Strip::abreast::<2>(strips, i) {
+            Tile { panels, records, rows: 1, at }.compute::<TY, 1>(0);
+        } else {
+            for strip in strips.iter().filter(|strip| i < strip.panels.len()) {
+                Tile { panels: [strip.panel(i)], records, rows: 1, at }.compute::<TY, 1>(0);
+            }
         }
     }
 }
 
 /// P panels and a group of rows.
 struct Tile<'a, const P: usize> {
-    panels: [&'a [u8]; P],
+    panels: [Panel<'a>; P],
     records: &'a [u8],
     /// Rows in the group.
     rows: usize,
-    /// The group's first row, and the first panel.
-    at: (usize, usize),
+    /// The group's first row.
+    at: usize,
 }
 
 impl<const P: usize> Tile<'_, P> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    fn over_rows<const TY: Ty>(&self, out: &Output<'_>) {
+    fn over_rows<const TY: Ty>(&self) {
         let mut row = 0;
         while row < self.rows {
             row += match self.rows - row {
-                1 => self.compute::<TY, 1>(row, out),
-                2 => self.compute::<TY, 2>(row, out),
-                3 => self.compute::<TY, 3>(row, out),
-                4 => self.compute::<TY, 4>(row, out),
-                5 => self.compute::<TY, 5>(row, out),
-                6 => self.compute::<TY, 6>(row, out),
-                7 => self.compute::<TY, 7>(row, out),
-                8..=11 => self.compute::<TY, 8>(row, out),
-                12..=15 => self.compute::<TY, 12>(row, out),
-                _ => self.compute::<TY, Q8_ROWS>(row, out),
+                1 => self.compute::<TY, 1>(row),
+                2 => self.compute::<TY, 2>(row),
+                3 => self.compute::<TY, 3>(row),
+                4 => self.compute::<TY, 4>(row),
+                5 => self.compute::<TY, 5>(row),
+                6 => self.compute::<TY, 6>(row),
+                7 => self.compute::<TY, 7>(row),
+                8..=11 => self.compute::<TY, 8>(row),
+                12..=15 => self.compute::<TY, 12>(row),
+                _ => self.compute::<TY, Q8_ROWS>(row),
             };
         }
     }
 
     /// Computes rows `row…row + R` of the group; returns R.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    fn compute<const TY: Ty, const R: usize>(&self, row: usize, out: &Output<'_>) -> usize {
+    fn compute<const TY: Ty, const R: usize>(&self, row: usize) -> usize {
         let layout = const { layout::<TY>() };
         let record = Record::of(self.rows);
         let supers = self.records.len() / (record.bytes() * layout.subs);
         assert!(
             row + R <= self.rows
                 && self.records.len() == supers * layout.subs * record.bytes()
-                && self.panels.iter().all(|panel| panel.len() == layout.panel_bytes(supers)),
+                && self.panels.iter().all(|panel| panel.bytes.len() == layout.panel_bytes(supers)),
             "a panel's and a group's bytes"
         );
         let mut acc = [[_mm512_setzero_ps(); R]; P];
         // SAFETY: super-block s < supers of a panel has its head at s·bytes, its body behind that, and each of its subs
         // sub-blocks one record, by the assertion; row + r is one of the record's rows.
         unsafe {
-            let mut heads = self.panels.map(|panel| panel.as_ptr());
+            let mut heads = self.panels.map(|panel| panel.bytes.as_ptr());
             let mut values = self.records.as_ptr().add(record.values(row));
             let mut scales = self.records.as_ptr().add(record.scale(row));
             let sums = record.sum(0) - record.scale(0);
@@ -123,10 +128,9 @@ impl<const P: usize> Tile<'_, P> {
                 heads = heads.map(|head| head.add(layout.bytes()));
             }
         }
-        let (first, panel) = self.at;
-        for (p, acc) in acc.iter().enumerate() {
+        for (panel, acc) in self.panels.iter().zip(&acc) {
             each_row!(R, r, {
-                out.store(first + row + r, panel + p, &lanes(acc[r]));
+                panel.store(self.at + row + r, 0, &lanes(acc[r]));
             });
         }
         R

@@ -5,32 +5,26 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::activations::{F32_ROWS, Q8_ROWS, Q8Block};
-use crate::matmul::Output;
+use crate::matmul::Strip;
 use crate::packed::{GROUP, PANEL, PanelBlock};
-use crate::{Activations, PackedMatrix, Q8Buf, QUANT_BLOCK, WeightType};
+use crate::{Activations, Q8Buf, QUANT_BLOCK, WeightType};
 
-pub(crate) fn matmul(
-    weights: &PackedMatrix,
-    activations: Activations<'_>,
-    panels: Range<usize>,
-    groups: Range<usize>,
-    out: &Output<'_>,
-) {
-    for panel in panels {
-        let bytes = weights.panel(panel);
-        for group in groups.clone() {
+pub(crate) fn matmul(strips: &[Strip<'_>], activations: Activations<'_>, groups: Range<usize>) {
+    for strip in strips {
+        let ty = strip.weights.ty();
+        for (panel, group) in strip.panels().flat_map(|panel| groups.clone().map(move |group| (panel, group))) {
             match activations {
                 Activations::F32(x) => {
                     let (rows, values) = x.group(group);
                     for r in 0..rows {
                         let x = values[r..].iter().step_by(rows);
-                        out.store(group * F32_ROWS + r, panel, &float_row(weights.ty(), bytes, x));
+                        panel.store(group * F32_ROWS + r, 0, &float_row(ty, panel.bytes, x));
                     }
                 }
                 Activations::Q8(x) => {
                     for r in 0..x.group(group).0 {
                         let row = group * Q8_ROWS + r;
-                        out.store(row, panel, &quantized_row(weights.ty(), bytes, x, row));
+                        panel.store(row, 0, &quantized_row(ty, panel.bytes, x, row));
                     }
                 }
             }
