@@ -1,6 +1,7 @@
 //! An expert's first half in one pass: `silu(gate · x) × (up · x)`, quantised where the second half wants it so.
 //!
-//! A piece computes the columns of one or two quantisation blocks for all rows: what lies between the two halves never leaves the caches.
+//! The columns of one or two quantisation blocks are computed at a time, for all rows: what lies between the two halves never leaves the
+//! caches.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,15 +12,15 @@ use crate::packed::PANEL;
 use crate::pool::Disjoint;
 use crate::{Activations, Compute, F32Buf, NotFinite, PackedMatrix, Q8Buf, QUANT_BLOCK, swiglu};
 
-/// The most blocks of a piece; of several groups' rows one is enough.
-const PIECE_BLOCKS: usize = 2;
+/// The most blocks at a time; of several groups' rows one is enough.
+const MOST_BLOCKS: usize = 2;
 /// Panels whose columns make a block.
 const BLOCK_PANELS: usize = QUANT_BLOCK / PANEL;
 /// The most rows in a group.
 const GROUP_ROWS: usize = if Q8_ROWS > F32_ROWS { Q8_ROWS } else { F32_ROWS };
 
-/// The most values of a group's rows in a piece.
-const PIECE_VALUES: usize = GROUP_ROWS * PIECE_BLOCKS * QUANT_BLOCK;
+/// The most values of a group's rows at a time.
+const MOST_VALUES: usize = GROUP_ROWS * MOST_BLOCKS * QUANT_BLOCK;
 
 /// Where the result goes: rows × `gate.rows()`, in the form in which the input came.
 #[derive(Debug)]
@@ -89,24 +90,30 @@ impl Work for Gated<'_> {
         self.gate.rows().div_ceil(QUANT_BLOCK)
     }
 
-    fn most(&self) -> usize {
-        if self.x.groups() <= 1 { PIECE_BLOCKS } else { 1 }
-    }
-
     fn run(&self, compute: &Compute, blocks: Range<usize>) {
+        let most = if self.x.groups() <= 1 { MOST_BLOCKS } else { 1 };
+        for start in blocks.clone().step_by(most) {
+            self.columns(compute, start..blocks.end.min(start + most));
+        }
+    }
+}
+
+impl Gated<'_> {
+    /// Computes the columns of some blocks, at most [`MOST_BLOCKS`].
+    fn columns(&self, compute: &Compute, blocks: Range<usize>) {
         let Self { gate, up, x, .. } = *self;
         let (rows, width) = (x.rows(), gate.rows());
         let columns = blocks.start * QUANT_BLOCK..width.min(blocks.end * QUANT_BLOCK);
         for group in 0..x.groups() {
             let first = group * x.group_rows();
             let n = x.group_rows().min(rows - first);
-            let (mut gates, mut ups) = ([0.0; PIECE_VALUES], [0.0; PIECE_VALUES]);
+            let (mut gates, mut ups) = ([0.0; MOST_VALUES], [0.0; MOST_VALUES]);
             let (gates, ups) = (&mut gates[..n * columns.len()], &mut ups[..n * columns.len()]);
             let first_panel = blocks.start * BLOCK_PANELS;
-            let panels = first_panel..gate.panels().min(blocks.end * BLOCK_PANELS);
+            let panels = first_panel..blocks.end * BLOCK_PANELS;
             let to = |out| Output { data: Disjoint::new(out), stride: columns.len(), first_row: first, first_panel };
             let (gate_out, up_out) = (to(&mut *gates), to(&mut *ups));
-            let strip = |weights, out| Strip { weights, panels: panels.clone(), out };
+            let strip = |weights, out| Strip::new(weights, panels.clone(), out);
             multiply(compute.isa, &[strip(gate, &gate_out), strip(up, &up_out)], x, group..group + 1);
             swiglu(compute.isa, gates, ups);
             if let Some(row) = put(compute, &self.parts, gates, columns.clone(), (first, n), width) {

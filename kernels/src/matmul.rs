@@ -6,17 +6,15 @@ use crate::packed::PANEL;
 use crate::pool::Disjoint;
 use crate::{Activations, Compute, Isa, PackedMatrix, WeightType, arch};
 
-/// The most panels of a piece.
-const PIECE_PANELS: usize = 4;
+/// What the panels hold at most that several groups of rows meet in turn: with a group's rows they stay in the second-level cache.
+const CACHED_BYTES: usize = 128 << 10;
+/// The most of these panels.
+const CACHED_PANELS: usize = 4;
 /// Places of a matrix from which a single row reads at once. Each is a stream that goes on from piece to piece: memory gives several
 /// of them more than one, and less where they stop and begin anew.
 const STREAMS: usize = 4;
 /// Bytes of a matrix from which on that is worth while: a shorter stream ends before it has gained anything.
 const STREAMED_BYTES: usize = 4 << 20;
-/// What the panels of a piece hold at most where several groups of rows meet them: with a group's rows they stay in the second-level cache.
-const PIECE_BYTES: usize = 128 << 10;
-/// Pieces a thread should find in a job that is large enough, so that one that comes late takes fewer. (Its own follow one another in memory.)
-const PIECES_PER_THREAD: usize = 32;
 
 /// One matrix product: `out[r][n] = Σ_k weights[n][k] · rows[r][k]` in the contract's order; `out` is rows × `weights.rows()`.
 pub struct Product<'a> {
@@ -51,24 +49,21 @@ impl Work for Product<'_> {
         self.weights.panels().div_ceil(self.streams())
     }
 
-    fn most(&self) -> usize {
-        match self.rows.groups() {
-            0 | 1 => PIECE_PANELS / self.streams(),
-            _ => (PIECE_BYTES * self.weights.panels() / self.weights.bytes().max(1)).clamp(1, PIECE_PANELS),
-        }
-    }
-
     fn run(&self, compute: &Compute, units: Range<usize>) {
-        let (weights, panels, apart) = (self.weights, self.weights.panels(), self.units());
-        let strip = |stream: usize| Strip {
-            weights,
-            panels: panels.min(stream * apart + units.start)..panels.min(stream * apart + units.end),
-            out: &self.out,
+        let (weights, apart) = (self.weights, self.units());
+        let strip = |stream: usize, units: &Range<usize>| {
+            Strip::new(weights, stream * apart + units.start..stream * apart + units.end, &self.out)
         };
-        let groups = 0..self.rows.groups();
-        match self.streams() {
-            1 => multiply(compute.isa, &[strip(0)], self.rows, groups),
-            _ => multiply(compute.isa, &std::array::from_fn::<_, STREAMS, _>(strip), self.rows, groups),
+        let multiply = |strips: &[Strip<'_>]| multiply(compute.isa, strips, self.rows, 0..self.rows.groups());
+        if self.streams() > 1 {
+            return multiply(&std::array::from_fn::<_, STREAMS, _>(|stream| strip(stream, &units)));
+        }
+        let most = match self.rows.groups() {
+            0 | 1 => units.len(),
+            _ => (CACHED_BYTES / weights.panel_bytes().max(1)).clamp(1, CACHED_PANELS),
+        };
+        for start in units.clone().step_by(most) {
+            multiply(&[strip(0, &(start..units.end.min(start + most)))]);
         }
     }
 }
@@ -86,30 +81,25 @@ pub fn matmul_all(compute: &Compute, products: &mut [Product<'_>]) {
     run_all(compute, products);
 }
 
-/// What threads share in pieces of some units each.
+/// What threads share in units.
 pub(crate) trait Work: Sync {
     /// How many units there are.
     fn units(&self) -> usize;
-    /// The most units of a piece.
-    fn most(&self) -> usize;
     /// Does some of them.
     fn run(&self, compute: &Compute, units: Range<usize>);
 }
 
 /// Does all `items` as one job.
 pub(crate) fn run_all<T: Work>(compute: &Compute, items: &[T]) {
-    let units: usize = items.iter().map(T::units).sum();
-    let fair = (units / (compute.pool.threads() * PIECES_PER_THREAD)).max(1);
-    let per_piece = |item: &T| fair.min(item.most());
-    let pieces = |item: &T| item.units().div_ceil(per_piece(item));
-    compute.pool.run(items.iter().map(pieces).sum(), &|mut piece| {
+    compute.pool.run_ranges(items.iter().map(T::units).sum(), &|units| {
+        let mut first = 0;
         for item in items {
-            let own = pieces(item);
-            if piece < own {
-                let first = piece * per_piece(item);
-                return item.run(compute, first..item.units().min(first + per_piece(item)));
+            let end = first + item.units();
+            let own = units.start.max(first)..units.end.min(end);
+            if !own.is_empty() {
+                item.run(compute, own.start - first..own.end - first);
             }
-            piece -= own;
+            first = end;
         }
     });
 }
@@ -122,10 +112,13 @@ pub(crate) fn check(weights: &PackedMatrix, activations: Activations<'_>) {
 }
 
 /// Some panels of a matrix, and where their results go.
+#[derive(Clone)]
 pub(crate) struct Strip<'a> {
-    pub(crate) weights: &'a PackedMatrix,
-    pub(crate) panels: Range<usize>,
-    pub(crate) out: &'a Output<'a>,
+    ty: WeightType,
+    bytes: &'a [u8],
+    panel_bytes: usize,
+    panels: Range<usize>,
+    out: &'a Output<'a>,
 }
 
 /// A panel of a matrix, and where its results go.
@@ -138,21 +131,39 @@ pub(crate) struct Panel<'a> {
 }
 
 impl<'a> Strip<'a> {
+    /// Panels `panels` of `weights`, or those of them that it has.
+    pub(crate) fn new(weights: &'a PackedMatrix, panels: Range<usize>, out: &'a Output<'a>) -> Self {
+        let (all, panel_bytes) = (weights.panels(), weights.panel_bytes());
+        let panels = panels.start.min(all)..panels.end.min(all);
+        let bytes = &weights.as_bytes()[panels.start * panel_bytes..panels.end * panel_bytes];
+        Self { ty: weights.ty(), bytes, panel_bytes, panels, out }
+    }
+
+    /// The type of its weights.
+    pub(crate) fn ty(&self) -> WeightType {
+        self.ty
+    }
+
+    /// How many panels it has.
+    pub(crate) fn len(&self) -> usize {
+        self.panels.len()
+    }
+
     /// Its i-th panel, one of those it has.
     pub(crate) fn panel(&self, i: usize) -> Panel<'a> {
-        let at = self.panels.start + i;
-        Panel { bytes: self.weights.panel(at), at, out: self.out }
+        let bytes = &self.bytes[i * self.panel_bytes..(i + 1) * self.panel_bytes];
+        Panel { bytes, at: self.panels.start + i, out: self.out }
     }
 
     /// All of its panels.
     pub(crate) fn panels(&self) -> impl Iterator<Item = Panel<'a>> {
-        (0..self.panels.len()).map(|i| self.panel(i))
+        (0..self.len()).map(|i| self.panel(i))
     }
 
     /// The i-th panels of P strips, if there are P and each has so many.
     pub(crate) fn abreast<const P: usize>(strips: &[Self], i: usize) -> Option<[Panel<'a>; P]> {
         let strips: &[Self; P] = strips.try_into().ok()?;
-        strips.iter().all(|strip| i < strip.panels.len()).then(|| strips.each_ref().map(|strip| strip.panel(i)))
+        strips.iter().all(|strip| i < strip.len()).then(|| strips.each_ref().map(|strip| strip.panel(i)))
     }
 }
 
@@ -166,7 +177,7 @@ impl Panel<'_> {
 
 /// Strips × some groups of rows, on the calling thread. A single row meets strips of one type side by side.
 pub(crate) fn multiply(isa: Isa, strips: &[Strip<'_>], activations: Activations<'_>, groups: Range<usize>) {
-    for strips in strips.chunk_by(|a, b| a.weights.ty() == b.weights.ty()) {
+    for strips in strips.chunk_by(|a, b| a.ty == b.ty) {
         let groups = groups.clone();
         match isa {
             Isa::Portable => arch::portable::matmul(strips, activations, groups),
@@ -312,19 +323,16 @@ mod tests {
             let product = |isa, strips: &[Range<usize>]| -> Vec<u32> {
                 let mut values = vec![f32::NAN; n];
                 let out = Output { data: Disjoint::new(&mut values), stride: n, first_row: 0, first_panel: 0 };
-                let strip = |panels: &Range<usize>| Strip { weights: &weights, panels: panels.clone(), out: &out };
+                let strip = |panels: &Range<usize>| Strip::new(&weights, panels.clone(), &out);
                 multiply(isa, &strips.iter().map(strip).collect::<Vec<_>>(), x, 0..1);
                 values.iter().map(|v| v.to_bits()).collect()
             };
-            let alone = product(Isa::Portable, &[0..9]);
+            let whole = std::slice::from_ref(&(0..9));
+            let alone = product(Isa::Portable, whole);
             for isa in Isa::available() {
-                for strips in [
-                    &[0..9][..],
-                    &[0..5, 5..9],
-                    &[0..3, 3..6, 6..9],
-                    &[0..3, 3..6, 6..9, 9..9],
-                    &[0..2, 2..5, 5..7, 7..9],
-                ] {
+                for strips in
+                    [whole, &[0..5, 5..9], &[0..3, 3..6, 6..9], &[0..3, 3..6, 6..9, 9..9], &[0..2, 2..5, 5..7, 7..9]]
+                {
                     assert_eq!(product(isa, strips), alone, "{} {isa} {strips:?}", ty.name());
                 }
             }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Bytes of a huge page on x86-64 and AArch64 with 4 KiB base pages.
 const HUGE_PAGE: usize = 2 << 20;
 /// Alignment of what is smaller: a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// Bytes that somebody else owns and nobody changes, such as a mapped file.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;

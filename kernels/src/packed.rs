@@ -6,14 +6,12 @@ use std::ops::Range;
 use half::f16;
 
 use crate::blocks::{Scale, SubBlock};
-use crate::memory::{Memory, Owned};
+use crate::memory::{LINE, Memory, Owned};
 use crate::pool::Disjoint;
 use crate::{Pool, QUANT_BLOCK, SharedBytes, WeightType};
 
 /// Output rows in a panel: the lanes of a 512-bit register; narrower instruction sets take a panel in parts.
 pub(crate) const PANEL: usize = 16;
-/// Bytes of a cache line: panels start on one.
-pub(crate) const LINE: usize = 64;
 
 /// A (super-)block of a panel of a quantised matrix: the fields of 16 rows side by side, in this order. A field that a type lacks has no
 /// bytes. Scales stand with the integers that they scale, so that a panel is read as one stream: with all scales in front it is two, and
@@ -252,9 +250,13 @@ impl PackedMatrix {
         self.rows.div_ceil(PANEL)
     }
 
-    pub(crate) fn panel(&self, i: usize) -> &[u8] {
-        let len = panel_bytes(self.ty, self.width);
-        &self.memory.bytes()[i * len..(i + 1) * len]
+    pub(crate) const fn panel_bytes(&self) -> usize {
+        panel_bytes(self.ty, self.width)
+    }
+
+    #[cfg(test)]
+    fn panel(&self, i: usize) -> &[u8] {
+        &self.as_bytes()[i * self.panel_bytes()..(i + 1) * self.panel_bytes()]
     }
 }
 

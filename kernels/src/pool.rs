@@ -1,8 +1,9 @@
 //! A pool of threads that share one job at a time, in small pieces.
 //!
 //! Each thread has a range of pieces, which it takes in order, so that what it reads is one long stream; a thread that is done with its
-//! own goes on with another's. So one that lost its time slice holds nobody up but for the piece in its hands; there is no
-//! barrier at which all must arrive. A worker spins briefly for the next job and then sleeps.
+//! own goes on with another's. It takes many at first and fewer towards the end, so that all are done at about the same time. One that
+//! lost its time slice holds nobody up but for what is in its hands; there is no barrier at which all must arrive. A worker spins
+//! briefly for the next job and then sleeps.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -14,12 +15,14 @@ use std::thread::{self, JoinHandle, Thread};
 
 /// How often an idle thread looks for work before it sleeps: some 20 µs, more than the gap between two jobs of a step.
 const SPINS: usize = 4_000;
+/// The part of the pieces left in a range that a thread takes at once is 1 ÷ this.
+const SHARE: usize = 8;
 /// The most threads a pool may have.
 const MAX_THREADS: usize = 512;
 
-type Piece<'a> = &'a (dyn Fn(usize) + Sync);
+type Work<'a> = &'a (dyn Fn(Range<usize>) + Sync);
 
-/// A pool of threads; `run` is its only act.
+/// A pool of threads.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -49,9 +52,18 @@ struct Shared {
 #[repr(align(64))]
 struct Next(AtomicUsize);
 
+impl Next {
+    /// The next pieces before `end`, if there are any left.
+    fn take(&self, end: usize) -> Option<Range<usize>> {
+        let after = |next: usize| (next < end).then(|| next + ((end - next) / SHARE).max(1));
+        let start = self.0.fetch_update(SeqCst, SeqCst, after).ok()?;
+        after(start).map(|after| start..after)
+    }
+}
+
 struct Job {
     /// The closure; its lifetime is erased, see `run`.
-    work: Option<Piece<'static>>,
+    work: Option<Work<'static>>,
     caller: Option<Thread>,
 }
 
@@ -87,14 +99,24 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `work(i)` once for each i below `pieces`, on this and the pool's threads, and returns when all have returned.
-    /// One job runs at a time; `work` must not call `run` on the same pool.
+    /// Calls `work(i)` once for each i below `pieces`, as [`Pool::run_ranges`] does.
+    ///
+    /// # Panics
+    /// As [`Pool::run_ranges`].
+    pub fn run(&self, pieces: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.run_ranges(pieces, &|range| range.for_each(work));
+    }
+
+    /// Calls `work` with ranges that hold each number below `pieces` once, on this and the pool's threads, and returns when all have
+    /// returned. One job runs at a time; `work` must not call the same pool.
     ///
     /// # Panics
     /// When a call of `work` panicked, after the others have ended.
-    pub fn run(&self, pieces: usize, work: Piece<'_>) {
+    pub fn run_ranges(&self, pieces: usize, work: Work<'_>) {
         if pieces <= 1 || self.workers.is_empty() {
-            (0..pieces).for_each(work);
+            if pieces > 0 {
+                work(0..pieces);
+            }
             return;
         }
         let _turn = lock(&self.turn);
@@ -102,7 +124,7 @@ impl Pool {
         // SAFETY: only the lifetime changes. A worker uses the reference only between entering (`inside` raised, then `open`
         // seen true) and leaving; below, `open` is lowered and `inside` seen 0 before this function returns or unwinds, and
         // both are sequentially consistent, so no use outlives `work`. `take` catches panics, so nothing unwinds before that.
-        let erased = unsafe { std::mem::transmute::<Piece<'_>, Piece<'static>>(work) };
+        let erased = unsafe { std::mem::transmute::<Work<'_>, Work<'static>>(work) };
         *lock(&shared.job) = Job { work: Some(erased), caller: Some(thread::current()) };
         for (thread, next) in shared.next.iter().enumerate() {
             next.0.store(shared.range(thread, pieces).start, SeqCst);
@@ -133,17 +155,13 @@ impl Shared {
         bound(thread)..bound(thread + 1)
     }
 
-    /// Takes pieces until there are none: thread `own`'s first, then those of the others.
-    fn take(&self, own: usize, work: Piece<'_>) {
+    /// Takes pieces until there are none: of thread `own`'s first, then of the others'.
+    fn take(&self, own: usize, work: Work<'_>) {
         let pieces = self.pieces.load(SeqCst);
         for thread in (own..self.next.len()).chain(0..own) {
             let end = self.range(thread, pieces).end;
-            loop {
-                let i = self.next[thread].0.fetch_add(1, SeqCst);
-                if i >= end {
-                    break;
-                }
-                if catch_unwind(AssertUnwindSafe(|| work(i))).is_err() {
+            while let Some(range) = self.next[thread].take(end) {
+                if catch_unwind(AssertUnwindSafe(|| work(range))).is_err() {
                     self.panicked.store(true, SeqCst);
                 }
             }
@@ -273,10 +291,24 @@ mod tests {
                     pool.run(pieces, &|i| {
                         hits[i].fetch_add(1, SeqCst);
                     });
-                    assert!(hits.iter().all(|h| h.load(SeqCst) == 1));
+                    pool.run_ranges(pieces, &|range| {
+                        assert!(!range.is_empty());
+                        for hit in &hits[range] {
+                            hit.fetch_add(1, SeqCst);
+                        }
+                    });
+                    assert!(hits.iter().all(|h| h.load(SeqCst) == 2));
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_thread_takes_many_at_first_and_one_at_last() {
+        let next = Next(AtomicUsize::new(100));
+        let taken: Vec<usize> = std::iter::from_fn(|| next.take(140)).map(|range| range.len()).collect();
+        assert_eq!((taken[0], taken.iter().sum::<usize>(), taken.last()), (5, 40, Some(&1)));
+        assert!(taken.is_sorted_by(|a, b| a >= b) && next.take(140).is_none());
     }
 
     #[test]

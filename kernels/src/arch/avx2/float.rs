@@ -16,7 +16,7 @@ const F16: u8 = 2;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn matmul(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
-    match strips.first().map(|strip| strip.weights.ty()) {
+    match strips.first().map(Strip::ty) {
         None => {}
         Some(WeightType::F32) => over_groups::<F32>(strips, x, groups),
         Some(WeightType::Bf16) => over_groups::<BF16>(strips, x, groups),
@@ -44,13 +44,13 @@ fn over_groups<const TY: u8>(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usi
 /// A single row meets the strips side by side, each a stream that memory gives.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn abreast<const TY: u8>(strips: &[Strip<'_>], values: &[f32], at: usize) {
-    for i in 0..strips.iter().map(|strip| strip.panels.len()).max().unwrap_or(0) {
+    for i in 0..strips.iter().map(Strip::len).max().unwrap_or(0) {
         if let Some(panels) = Strip::abreast::<4>(strips, i) {
             Tile { panels, values, rows: 1, at }.compute::<TY, 1>(0);
         } else if let Some(panels) = Strip::abreast::<2>(strips, i) {
             Tile { panels, values, rows: 1, at }.compute::<TY, 1>(0);
         } else {
-            for strip in strips.iter().filter(|strip| i < strip.panels.len()) {
+            for strip in strips.iter().filter(|strip| i < strip.len()) {
                 Tile { panels: [strip.panel(i)], values, rows: 1, at }.compute::<TY, 1>(0);
             }
         }

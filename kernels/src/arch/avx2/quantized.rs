@@ -11,16 +11,12 @@ use crate::activations::{Q8_ROWS, Record};
 use crate::arch::each_row;
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, layout};
 use crate::matmul::{Panel, Strip};
-use crate::packed::{GROUP, LINE, PANEL};
+use crate::packed::{GROUP, PANEL};
 use crate::{Q8Buf, WeightType};
-
-/// How far ahead of a single row's weights memory is asked for more, in bytes. With eight lanes there is so much arithmetic between two
-/// loads that what the CPU asks for by itself is not enough; Q6_K and Q8_0 gained nothing.
-const AHEAD: usize = 10 << 10;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn matmul(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
-    match strips.first().map(|strip| strip.weights.ty()) {
+    match strips.first().map(Strip::ty) {
         None => {}
         Some(WeightType::Q4_0) => over_groups::<Q4_0>(strips, x, groups),
         Some(WeightType::Q4_1) => over_groups::<Q4_1>(strips, x, groups),
@@ -38,15 +34,36 @@ pub(super) fn matmul(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
 fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, records) = x.group(group);
+        let at = group * Q8_ROWS;
+        if rows == 1 {
+            abreast::<TY>(strips, records, at);
+            continue;
+        }
         for panel in strips.iter().flat_map(Strip::panels) {
-            Tile { panel, records, rows, at: group * Q8_ROWS }.over_rows::<TY>();
+            Tile { panels: [panel], records, rows, at }.over_rows::<TY>();
         }
     }
 }
 
-/// A panel and a group of rows.
-struct Tile<'a> {
-    panel: Panel<'a>,
+/// A single row meets the strips side by side, each a stream that memory gives.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn abreast<const TY: Ty>(strips: &[Strip<'_>], records: &[u8], at: usize) {
+    for i in 0..strips.iter().map(Strip::len).max().unwrap_or(0) {
+        if let Some(panels) = Strip::abreast::<4>(strips, i) {
+            Tile { panels, records, rows: 1, at }.compute::<TY, 1, HALVES>(0, 0);
+        } else if let Some(panels) = Strip::abreast::<2>(strips, i) {
+            Tile { panels, records, rows: 1, at }.compute::<TY, 1, HALVES>(0, 0);
+        } else {
+            for strip in strips.iter().filter(|strip| i < strip.len()) {
+                Tile { panels: [strip.panel(i)], records, rows: 1, at }.compute::<TY, 1, HALVES>(0, 0);
+            }
+        }
+    }
+}
+
+/// P panels and a group of rows.
+struct Tile<'a, const P: usize> {
+    panels: [Panel<'a>; P],
     records: &'a [u8],
     /// Rows in the group.
     rows: usize,
@@ -54,7 +71,7 @@ struct Tile<'a> {
     at: usize,
 }
 
-impl Tile<'_> {
+impl<const P: usize> Tile<'_, P> {
     /// Up to four rows take the whole panel. More, up to eight, take half of it after the other where unpacking a weight costs much: it
     /// is then done for twice as many.
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -93,49 +110,41 @@ impl Tile<'_> {
             row + R <= self.rows
                 && half + H <= HALVES
                 && self.records.len() == supers * layout.subs * record.bytes()
-                && self.panel.bytes.len() == layout.panel_bytes(supers),
+                && self.panels.iter().all(|panel| panel.bytes.len() == layout.panel_bytes(supers)),
             "a panel's and a group's bytes"
         );
-        let mut acc = [[_mm256_setzero_ps(); H]; R];
-        // SAFETY: super-block s < supers has its head at s·bytes, its body behind that, and each of its subs
+        let mut acc = [[[_mm256_setzero_ps(); H]; R]; P];
+        // SAFETY: super-block s < supers of a panel has its head at s·bytes, its body behind that, and each of its subs
         // sub-blocks one record, by the assertion; row + r is one of the record's rows.
         unsafe {
-            let mut block = self.panel.bytes.as_ptr();
+            let mut blocks = self.panels.map(|panel| panel.bytes.as_ptr());
             let mut values = self.records.as_ptr().add(record.values(row));
             let mut scales = self.records.as_ptr().add(record.scale(row));
             let sums = record.sum(0) - record.scale(0);
             let nibbles = black_box(NIBBLES);
             for _ in 0..supers {
-                let head = Head::<TY, H>::at(block, half);
-                let mut body = block.add(layout.head + GROUP / HALVES * half);
+                let heads = blocks.map(|block| Head::<TY, H>::at(block, half));
+                let mut bodies = blocks.map(|block| block.add(layout.head + GROUP / HALVES * half));
                 for sub in 0..layout.subs {
-                    if R == 1 && !matches!(TY, Q6K | Q8_0) {
-                        ahead(body, layout.sub_bytes);
-                    }
                     let x = Rows { values, scales, sums, nibbles };
-                    head.add_sub_block(body, sub, &x, &mut acc);
-                    body = body.add(layout.sub_bytes);
+                    each_row!(P of 8, p, {
+                        heads[p].add_sub_block(bodies[p], sub, &x, &mut acc[p]);
+                        bodies[p] = bodies[p].add(layout.sub_bytes);
+                    });
                     values = values.add(record.bytes());
                     scales = scales.add(record.bytes());
                 }
-                block = block.add(layout.bytes());
+                blocks = blocks.map(|block| block.add(layout.bytes()));
             }
         }
-        for (r, acc) in acc.iter().enumerate() {
-            for (h, acc) in acc.iter().enumerate() {
-                self.panel.store(self.at + row + r, (half + h) * LANES, &lanes(*acc));
+        for (panel, acc) in self.panels.iter().zip(&acc) {
+            for (r, acc) in acc.iter().enumerate() {
+                for (h, acc) in acc.iter().enumerate() {
+                    panel.store(self.at + row + r, (half + h) * LANES, &lanes(*acc));
+                }
             }
         }
         R
-    }
-}
-
-/// Asks for `bytes` bytes [`AHEAD`] of `body`. They may lie in the next panel, or past the last: it is a hint, which reads nothing.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn ahead(body: *const u8, bytes: usize) {
-    for line in 0..bytes / LINE {
-        _mm_prefetch::<_MM_HINT_T0>(body.wrapping_add(AHEAD + LINE * line).cast());
     }
 }
 

@@ -19,7 +19,7 @@ const SHORT_TILE: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn matmul(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
-    match strips.first().map(|strip| strip.weights.ty()) {
+    match strips.first().map(Strip::ty) {
         None => {}
         Some(WeightType::Q4_0) => over_groups::<Q4_0>(strips, x, groups),
         Some(WeightType::Q4_1) => over_groups::<Q4_1>(strips, x, groups),
@@ -51,13 +51,13 @@ fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usiz
 /// A single row meets the strips side by side, each a stream that memory gives.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn abreast<const TY: Ty>(strips: &[Strip<'_>], records: &[u8], at: usize) {
-    for i in 0..strips.iter().map(|strip| strip.panels.len()).max().unwrap_or(0) {
+    for i in 0..strips.iter().map(Strip::len).max().unwrap_or(0) {
         if let Some(panels) = Strip::abreast::<4>(strips, i) {
             Tile { panels, records, rows: 1, at }.compute::<TY, 1>(0);
         } else if let Some(panels) = Strip::abreast::<2>(strips, i) {
             Tile { panels, records, rows: 1, at }.compute::<TY, 1>(0);
         } else {
-            for strip in strips.iter().filter(|strip| i < strip.panels.len()) {
+            for strip in strips.iter().filter(|strip| i < strip.len()) {
                 Tile { panels: [strip.panel(i)], records, rows: 1, at }.compute::<TY, 1>(0);
             }
         }

@@ -11,7 +11,7 @@ use crate::{Activations, Q8Buf, QUANT_BLOCK, WeightType};
 
 pub(crate) fn matmul(strips: &[Strip<'_>], activations: Activations<'_>, groups: Range<usize>) {
     for strip in strips {
-        let ty = strip.weights.ty();
+        let ty = strip.ty();
         for (panel, group) in strip.panels().flat_map(|panel| groups.clone().map(move |group| (panel, group))) {
             match activations {
                 Activations::F32(x) => {
