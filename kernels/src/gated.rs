@@ -19,9 +19,6 @@ const BLOCK_PANELS: usize = QUANT_BLOCK / PANEL;
 /// The most rows in a group.
 const GROUP_ROWS: usize = if Q8_ROWS > F32_ROWS { Q8_ROWS } else { F32_ROWS };
 
-/// The most values of a group's rows at a time.
-const MOST_VALUES: usize = GROUP_ROWS * MOST_BLOCKS * QUANT_BLOCK;
-
 /// Where the result goes: rows × `gate.rows()`, in the form in which the input came.
 #[derive(Debug)]
 pub enum Inner<'a> {
@@ -93,32 +90,37 @@ impl Work for Gated<'_> {
     fn run(&self, compute: &Compute, blocks: Range<usize>) {
         let most = if self.x.groups() <= 1 { MOST_BLOCKS } else { 1 };
         for start in blocks.clone().step_by(most) {
-            self.columns(compute, start..blocks.end.min(start + most));
+            let blocks = start..blocks.end.min(start + most);
+            for group in 0..self.x.groups() {
+                // A step of one row has many short pieces: no more is cleared than it takes.
+                match self.x.rows() {
+                    1 => self.columns::<{ MOST_BLOCKS * QUANT_BLOCK }>(compute, blocks.clone(), group),
+                    _ => self.columns::<{ GROUP_ROWS * MOST_BLOCKS * QUANT_BLOCK }>(compute, blocks.clone(), group),
+                }
+            }
         }
     }
 }
 
 impl Gated<'_> {
-    /// Computes the columns of some blocks, at most [`MOST_BLOCKS`].
-    fn columns(&self, compute: &Compute, blocks: Range<usize>) {
+    /// Computes the columns of some blocks, at most [`MOST_BLOCKS`], for a group of rows: at most N values.
+    fn columns<const N: usize>(&self, compute: &Compute, blocks: Range<usize>, group: usize) {
         let Self { gate, up, x, .. } = *self;
         let (rows, width) = (x.rows(), gate.rows());
         let columns = blocks.start * QUANT_BLOCK..width.min(blocks.end * QUANT_BLOCK);
-        for group in 0..x.groups() {
-            let first = group * x.group_rows();
-            let n = x.group_rows().min(rows - first);
-            let (mut gates, mut ups) = ([0.0; MOST_VALUES], [0.0; MOST_VALUES]);
-            let (gates, ups) = (&mut gates[..n * columns.len()], &mut ups[..n * columns.len()]);
-            let first_panel = blocks.start * BLOCK_PANELS;
-            let panels = first_panel..blocks.end * BLOCK_PANELS;
-            let to = |out| Output { data: Disjoint::new(out), stride: columns.len(), first_row: first, first_panel };
-            let (gate_out, up_out) = (to(&mut *gates), to(&mut *ups));
-            let strip = |weights, out| Strip::new(weights, panels.clone(), out);
-            multiply(compute.isa, &[strip(gate, &gate_out), strip(up, &up_out)], x, group..group + 1);
-            swiglu(compute.isa, gates, ups);
-            if let Some(row) = put(compute, &self.parts, gates, columns.clone(), (first, n), width) {
-                self.bad.fetch_min(row, Relaxed);
-            }
+        let first = group * x.group_rows();
+        let n = x.group_rows().min(rows - first);
+        let (mut gates, mut ups) = ([0.0; N], [0.0; N]);
+        let (gates, ups) = (&mut gates[..n * columns.len()], &mut ups[..n * columns.len()]);
+        let first_panel = blocks.start * BLOCK_PANELS;
+        let panels = first_panel..blocks.end * BLOCK_PANELS;
+        let to = |out| Output { data: Disjoint::new(out), stride: columns.len(), first_row: first, first_panel };
+        let (gate_out, up_out) = (to(&mut *gates), to(&mut *ups));
+        let strips = [Strip::new(gate, panels.clone(), &gate_out), Strip::new(up, panels, &up_out)];
+        multiply(compute.isa, &strips, x, group..group + 1);
+        swiglu(compute.isa, gates, ups);
+        if let Some(row) = put(compute, &self.parts, gates, columns, (first, n), width) {
+            self.bad.fetch_min(row, Relaxed);
         }
     }
 }

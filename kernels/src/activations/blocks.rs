@@ -122,17 +122,18 @@ impl Q8Buf {
     ///
     /// # Panics
     /// When a row has another length.
-    pub fn receive<'a>(&mut self, width: usize, rows: impl ExactSizeIterator<Item = &'a [u8]>) {
+    pub fn receive<'a>(&mut self, isa: Isa, width: usize, rows: impl ExactSizeIterator<Item = &'a [u8]>) {
         self.resize(rows.len(), width);
-        let blocks = width / QUANT_BLOCK;
+        let row_bytes = width / QUANT_BLOCK * RECORD_ROW;
         for (row, wire) in rows.enumerate() {
-            assert_eq!(wire.len(), width + blocks * 4, "bytes of a row");
-            let (values, scales) = wire.split_at(width);
-            let blocks = values.as_chunks::<QUANT_BLOCK>().0.iter().zip(scales.as_chunks::<4>().0);
-            for (b, (values, scale)) in blocks.enumerate() {
-                let (record, at, r) = self.place(row, b);
-                let values = values.map(|v| v as i8);
-                record.put(&mut self.records[at..at + record.bytes()], r, &values, f32::from_le_bytes(*scale));
+            assert_eq!(wire.len(), width + width / QUANT_BLOCK * 4, "bytes of a row");
+            let first = row / Q8_ROWS * Q8_ROWS;
+            let n = Q8_ROWS.min(self.rows - first);
+            let records = &mut self.records[first * row_bytes..(first + n) * row_bytes];
+            match isa {
+                Isa::Portable => arch::portable::receive(wire, Record::of(n), row - first, records),
+                Isa::Avx2(proof) => arch::avx2::receive(proof, wire, Record::of(n), row - first, records),
+                Isa::Avx512(proof) => arch::avx512::receive(proof, wire, Record::of(n), row - first, records),
             }
         }
     }
@@ -255,9 +256,11 @@ mod tests {
                     wire
                 })
                 .collect();
-            let mut received = Q8Buf::default();
-            received.receive(width, wires.iter().map(Vec::as_slice));
-            assert_eq!((received.rows(), &received.records), (rows, &reference.records));
+            for isa in Isa::available() {
+                let mut received = Q8Buf::default();
+                received.receive(isa, width, wires.iter().map(Vec::as_slice));
+                assert_eq!((received.rows(), &received.records), (rows, &reference.records), "{isa}");
+            }
         }
     }
 

@@ -9,6 +9,8 @@ macro_rules! entries {
     ($proof:ident, $features:literal) => {
         $crate::arch::entries!(@ $proof, $features,
             quantize(x: &[f32], width: usize, records: &mut [u8]) -> bool = $crate::arch::portable::quantize;
+            receive(wire: &[u8], record: $crate::activations::Record, r: usize, records: &mut [u8]) -> () =
+                $crate::arch::portable::receive;
             rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) -> () = $crate::arch::portable::rms_norm;
             rope(row: &mut [f32], order: $crate::RopePairs, sin: &[f32], cos: &[f32]) -> () = $crate::arch::portable::rope;
             swiglu(gate: &mut [f32], up: &[f32]) -> () = $crate::arch::portable::swiglu;
@@ -63,6 +65,7 @@ macro_rules! entries {
         mod absent {
             use std::ops::Range;
 
+            use crate::activations::Record;
             use crate::arch::portable;
             use crate::attention::{HeadGroup, Total};
             use crate::compute::$proof;
@@ -71,6 +74,10 @@ macro_rules! entries {
 
             pub(crate) fn quantize(_: $proof, x: &[f32], width: usize, records: &mut [u8]) -> bool {
                 portable::quantize(x, width, records)
+            }
+
+            pub(crate) fn receive(_: $proof, wire: &[u8], record: Record, r: usize, records: &mut [u8]) {
+                portable::receive(wire, record, r, records);
             }
 
             pub(crate) fn rms_norm(_: $proof, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {

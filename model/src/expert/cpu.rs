@@ -1,7 +1,7 @@
 //! An expert on this machine's cores, by the numeric contract.
 
 use tramontane_kernels::{
-    Activations, Compute, F32Buf, Gated, Inner, NotFinite, PackedMatrix, Product, Q8Buf, gated_all, matmul_all,
+    Activations, Compute, F32Buf, Gated, Inner, Isa, NotFinite, PackedMatrix, Product, Q8Buf, gated_all, matmul_all,
 };
 
 use super::ExpertRun;
@@ -57,11 +57,11 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(expert: &'a CpuExpert, run: &'a mut ExpertRun<'_>) -> Self {
+    fn new(isa: Isa, expert: &'a CpuExpert, run: &'a mut ExpertRun<'_>) -> Self {
         let CpuBuffers { floats, blocks, inner_floats, inner_blocks } = &mut run.workspace.cpu;
         let (width, stored) = (expert.gate.width(), run.rows.iter().copied());
         let rows = if expert.gate.ty().is_quantized() {
-            blocks.receive(width, stored);
+            blocks.receive(isa, width, stored);
             Activations::Q8(blocks)
         } else {
             floats.receive(width, stored);
@@ -83,7 +83,7 @@ pub(super) fn forward<'a, 'b: 'a>(
     compute: &Compute,
     runs: impl Iterator<Item = (&'a CpuExpert, &'a mut ExpertRun<'b>)>,
 ) -> Vec<Result<(), NotFinite>> {
-    let mut runs: Vec<Run<'_>> = runs.map(|(expert, run)| Run::new(expert, run)).collect();
+    let mut runs: Vec<Run<'_>> = runs.map(|(expert, run)| Run::new(compute.isa, expert, run)).collect();
     let mut halves: Vec<Gated<'_>> = runs
         .iter_mut()
         .map(|run| {

@@ -10,7 +10,7 @@ mod swiglu;
 
 pub(crate) use attention::{attention, merge, merge_scales, sum_tree};
 pub(crate) use matmul::matmul;
-pub(crate) use quantize::quantize;
+pub(crate) use quantize::{quantize, receive};
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::rope;
 pub(crate) use swiglu::swiglu;

@@ -1,7 +1,7 @@
 //! Activations to int8 blocks.
 
-use crate::QUANT_BLOCK;
 use crate::activations::Record;
+use crate::{Q8Buf, QUANT_BLOCK};
 
 /// Adding it to a value of magnitude below 2^22 rounds that to an integer, half to even, left in the low bits.
 const ROUND: f32 = 12_582_912.0;
@@ -30,4 +30,14 @@ pub(crate) fn quantize(x: &[f32], width: usize, records: &mut [u8]) -> bool {
         }
     }
     finite
+}
+
+/// Puts a row in its wire form (values, then scales) in place as row `r` of a group's records.
+#[inline(always)]
+pub(crate) fn receive(wire: &[u8], record: Record, r: usize, records: &mut [u8]) {
+    let (values, scales) = wire.split_at(Q8Buf::wire_values(wire.len()));
+    let blocks = values.as_chunks::<QUANT_BLOCK>().0.iter().zip(scales.as_chunks::<4>().0);
+    for ((values, scale), bytes) in blocks.zip(records.chunks_exact_mut(record.bytes())) {
+        record.put(bytes, r, &values.map(|v| v as i8), f32::from_le_bytes(*scale));
+    }
 }
