@@ -15,4 +15,4 @@ mod store;
 
 pub use duty::{Duty, Keep, duty};
 pub use node::{Node, NodeError, NodeOptions};
-pub use store::ExpertStore;
+pub use store::{ExpertStore, Neighbours};

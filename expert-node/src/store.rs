@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tramontane_cluster::exchange::{ExpertServer, ServeError};
-use tramontane_kernels::bf16_from_f32;
 use tramontane_model::checkpoint::Checkpoint;
 use tramontane_model::config::ModelConfig;
-use tramontane_model::expert::{Expert, ExpertBackend, ExpertError, ExpertRun, Workspace};
+use tramontane_model::expert::{Expert, ExpertBackend, Workspace};
 use tramontane_model::weights::Quantize;
-use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, RowFormat, Rows};
+use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, ModelId, RowFormat};
 
-use crate::merge::{MergedRow, merge};
+use self::call::{Call, Work};
 use crate::speed::Speedometer;
+
+mod call;
+mod neighbours;
+
+pub use neighbours::Neighbours;
 
 /// A node's experts. Shared between the threads that load, serve and report.
 pub struct ExpertStore {
@@ -156,44 +159,6 @@ impl ExpertStore {
         })
     }
 
-    fn answer(&self, batches: &[ExpertBatch], results: &mut [Result<(), ServeError>]) -> Vec<Vec<u8>> {
-        let mut workspaces = lock(&self.workspaces);
-        let bytes = |b: &ExpertBatch| b.answers() * answer_format(b.rows.format).row_bytes(self.config.hidden);
-        let mut answers: Vec<Vec<u8>> = batches.iter().map(|b| vec![0; bytes(b)]).collect();
-        let mut left = self.work(batches, results);
-        // A row that overflows costs its own batch the answer, no other's: its expert computes again without that batch.
-        while !left.is_empty() {
-            let most = workspaces.len().max(left.len());
-            workspaces.resize_with(most, Workspace::default);
-            let begun = Instant::now();
-            let outcomes = self.compute(&left, batches, &mut workspaces);
-            lock(&self.speed).note(left.iter().map(|work| work.rows.len()).sum(), left.len(), begun.elapsed());
-            let mut again = Vec::new();
-            for ((mut work, outcome), workspace) in left.into_iter().zip(outcomes).zip(workspaces.iter()) {
-                match outcome {
-                    Ok(()) => {
-                        self.put(&work, &workspace.out, &mut answers);
-                        self.count(&work);
-                    }
-                    Err(ExpertError::NotFinite { row }) => {
-                        let batch = work.rows[row].batch;
-                        let why = format!("{}: a row's inner activation is not finite", work.id);
-                        results[batch] = Err(ServeError::Corrupt { why });
-                        work.rows.retain(|r| r.batch != batch);
-                        again.extend((!work.rows.is_empty()).then_some(work));
-                    }
-                    Err(ExpertError::Device { why }) => {
-                        tracing::error!(expert = %work.id, why, "the device failed");
-                        let failed = ServeError::CannotHold { expert: work.id, why };
-                        work.rows.iter().for_each(|r| results[r.batch] = Err(failed.clone()));
-                    }
-                }
-            }
-            left = again;
-        }
-        answers
-    }
-
     /// Notes that an expert has computed its rows.
     fn count(&self, work: &Work) {
         *lock(&self.received).entry(work.id).or_default() += work.rows.len() as u64;
@@ -201,69 +166,13 @@ impl ExpertStore {
             *asked = Instant::now();
         }
     }
-
-    /// What each expert is to compute. Batches for an expert that was given up since `refuse` looked are refused now.
-    fn work(&self, batches: &[ExpertBatch], results: &mut [Result<(), ServeError>]) -> Vec<Work> {
-        let mut all = Vec::new();
-        for ((layer, expert), rows) in merge(batches, |i| results[i].is_ok()) {
-            let id = ExpertId::new(layer, expert);
-            match self.expert(id) {
-                Some(expert) => all.push(Work { id, expert, rows }),
-                None => rows.iter().for_each(|r| results[r.batch] = Err(ServeError::NotHeld { expert: id })),
-            }
-        }
-        all
-    }
-
-    /// Computes all of `work`, each in its workspace.
-    fn compute(
-        &self,
-        work: &[Work],
-        batches: &[ExpertBatch],
-        workspaces: &mut [Workspace],
-    ) -> Vec<Result<(), ExpertError>> {
-        let runs = work.iter().zip(workspaces).map(|(work, workspace)| {
-            let rows = work.rows.iter().map(|r| batches[r.batch].rows.row(r.row)).collect();
-            ExpertRun { expert: &work.expert, rows, workspace }
-        });
-        self.backend.forward(&mut runs.collect::<Vec<_>>())
-    }
-
-    /// Puts an expert's results where the batches' answers want them.
-    fn put(&self, work: &Work, out: &[f32], answers: &mut [Vec<u8>]) {
-        let format = answer_format(if work.expert.is_quantized() { RowFormat::Q8 } else { RowFormat::F32 });
-        let row_bytes = format.row_bytes(self.config.hidden);
-        for (row, values) in work.rows.iter().zip(out.chunks_exact(self.config.hidden)) {
-            let answer = &mut answers[row.batch][row.answer * row_bytes..(row.answer + 1) * row_bytes];
-            match format {
-                RowFormat::Bf16 => put(answer, values, |v| bf16_from_f32(v).to_le_bytes()),
-                _ => put(answer, values, f32::to_le_bytes),
-            }
-        }
-    }
-}
-
-/// An expert and the rows that it computes together.
-struct Work {
-    id: ExpertId,
-    expert: Arc<Expert>,
-    rows: Vec<MergedRow>,
 }
 
 impl ExpertServer for ExpertStore {
     fn serve(&self, batches: &[ExpertBatch]) -> Vec<Result<ExpertRows, ServeError>> {
-        let mut results: Vec<Result<(), ServeError>> =
-            batches.iter().map(|b| self.refuse(b).map_or(Ok(()), Err)).collect();
-        let answers = self.answer(batches, &mut results);
-        let rows = |batch: &ExpertBatch, data| {
-            let format = answer_format(batch.rows.format);
-            ExpertRows { rows: Rows { format, width: self.config.hidden, data: Bytes::from(data) } }
-        };
-        results
-            .into_iter()
-            .zip(batches.iter().zip(answers))
-            .map(|(ok, (batch, data))| ok.map(|()| rows(batch, data)))
-            .collect()
+        let mut call = [Call::new(self, batches)];
+        call::compute(&mut call);
+        call.into_iter().flat_map(Call::answers).collect()
     }
 
     fn ensure_held(&self, model: &ModelId, experts: &[ExpertId]) -> Result<(), ServeError> {
@@ -284,17 +193,6 @@ impl ExpertServer for ExpertStore {
 
     fn leave(&self) {
         self.leaving.send_replace(true);
-    }
-}
-
-/// In what form answers go (numeric contract): f32 from float experts, bf16 from quantised ones.
-fn answer_format(rows: RowFormat) -> RowFormat {
-    if rows == RowFormat::Q8 { RowFormat::Bf16 } else { RowFormat::F32 }
-}
-
-fn put<const N: usize>(to: &mut [u8], values: &[f32], bytes: impl Fn(f32) -> [u8; N]) {
-    for (to, &value) in to.as_chunks_mut::<N>().0.iter_mut().zip(values) {
-        *to = bytes(value);
     }
 }
 

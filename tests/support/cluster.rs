@@ -11,7 +11,7 @@ use tramontane_cluster::exchange::{Exchange, ExpertServer, InProcessExchange};
 use tramontane_cluster::registry::{EmbeddedRegistry, Registry, Watch};
 use tramontane_cluster::tls::Security;
 use tramontane_coordinator::{Dispatcher, Forward};
-use tramontane_expert_node::{ExpertStore, Node, NodeError, NodeOptions};
+use tramontane_expert_node::{ExpertStore, Neighbours, Node, NodeError, NodeOptions};
 use tramontane_kernels::{Compute, Isa, KvType};
 use tramontane_model::decoder;
 use tramontane_model::device::{Device, DeviceName};
@@ -143,10 +143,7 @@ async fn start_nodes(
     // From here on a node that ends is seen by whoever asks it.
     following.detach_all();
     let exchange: Box<dyn Exchange> = match setup.reach {
-        Reach::InProcess => {
-            let servers = stores.iter().map(|(id, s)| (id.clone(), s.clone() as Arc<dyn ExpertServer>)).collect();
-            Box::new(InProcessExchange::new(servers))
-        }
+        Reach::InProcess => Box::new(InProcessExchange::new(Neighbours::new(stores.clone()))),
         Reach::Grpc => {
             let mut exchange = GrpcExchange::new(tokio::runtime::Handle::current(), profile, Security::Plaintext);
             exchange.set_nodes(addrs);

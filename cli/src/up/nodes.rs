@@ -14,7 +14,7 @@ use tramontane_cluster::exchange::grpc::{GrpcExchange, NodeControl};
 use tramontane_cluster::exchange::{Exchange, ExpertServer, InProcessExchange};
 use tramontane_cluster::registry::{EmbeddedRegistry, Registry};
 use tramontane_cluster::tls::Security;
-use tramontane_expert_node::{ExpertStore, Node};
+use tramontane_expert_node::{ExpertStore, Neighbours, Node};
 use tramontane_kernels::Compute;
 use tramontane_router::{ExpertId, NodeId, NumericProfile};
 
@@ -70,10 +70,7 @@ impl Nodes {
     /// An exchange to the nodes.
     pub(crate) fn exchange(&self) -> Box<dyn Exchange> {
         match &self.reach {
-            Reach::InProcess(stores) => {
-                let servers = stores.iter().map(|(id, s)| (id.clone(), s.clone() as Arc<dyn ExpertServer>)).collect();
-                Box::new(InProcessExchange::new(servers))
-            }
+            Reach::InProcess(stores) => Box::new(InProcessExchange::new(Neighbours::new(stores.clone()))),
             Reach::Grpc { profile } => {
                 Box::new(GrpcExchange::new(Handle::current(), profile.clone(), Security::Plaintext))
             }

@@ -1,9 +1,9 @@
 //! The exchange with nodes in this process: the calling thread computes.
 //!
-//! There is no thread hop on purpose: the caller is the engine's thread, which owns the compute pool.
+//! There is no thread hop on purpose: the caller is the engine's thread, which owns the compute pool. What several nodes are asked for
+//! they compute together: a job of the pool that begins costs more than a node is worth here.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,14 +13,41 @@ use super::{
     Completion, DispatchId, Exchange, ExchangeError, ExpertServer, MAX_IN_FLIGHT, ServeError, check_answer, check_batch,
 };
 
-/// Dispatches wait in a queue; [`Exchange::next`] computes the oldest.
+/// Batches for each node.
+pub type Batches = BTreeMap<NodeId, Vec<ExpertBatch>>;
+/// Each node's answers, in the order of its batches.
+pub type Answers = BTreeMap<NodeId, Vec<Result<ExpertRows, ServeError>>>;
+
+/// The nodes of a process.
+pub trait LocalNodes: Send {
+    /// The node of this name.
+    fn node(&self, id: &NodeId) -> Option<&dyn ExpertServer>;
+
+    /// What each node answers to its batches, as [`ExpertServer::serve`] says. All of these nodes are here.
+    fn serve(&self, batches: &Batches) -> Answers;
+}
+
+/// One after the other.
+impl LocalNodes for BTreeMap<NodeId, Arc<dyn ExpertServer>> {
+    fn node(&self, id: &NodeId) -> Option<&dyn ExpertServer> {
+        self.get(id).map(|node| &**node)
+    }
+
+    fn serve(&self, batches: &Batches) -> Answers {
+        let served = |id: &NodeId, own: &[ExpertBatch]| self.get(id).map(|node| node.serve(own)).unwrap_or_default();
+        batches.iter().map(|(id, own)| (id.clone(), served(id, own))).collect()
+    }
+}
+
+/// Dispatches wait in a queue; [`Exchange::next`] computes all that wait when nothing is computed yet.
 pub struct InProcessExchange {
-    nodes: BTreeMap<NodeId, Arc<dyn ExpertServer>>,
-    waiting: VecDeque<Waiting>,
+    nodes: Box<dyn LocalNodes>,
+    waiting: Vec<Waiting>,
+    computed: VecDeque<Completion>,
     next_id: u64,
 }
 
-/// A dispatch not yet completed: what to compute, or why not to.
+/// A dispatch not yet computed: what to compute, or why not to.
 struct Waiting {
     dispatch: DispatchId,
     node: NodeId,
@@ -31,39 +58,63 @@ struct Waiting {
 
 impl InProcessExchange {
     /// An exchange with `nodes`.
-    pub fn new(nodes: BTreeMap<NodeId, Arc<dyn ExpertServer>>) -> Self {
-        Self { nodes, waiting: VecDeque::new(), next_id: 0 }
+    pub fn new(nodes: impl LocalNodes + 'static) -> Self {
+        Self { nodes: Box::new(nodes), waiting: Vec::new(), computed: VecDeque::new(), next_id: 0 }
     }
 
     fn enqueue(&mut self, node: &NodeId, batch: ExpertBatch, load: Vec<ExpertId>) -> DispatchId {
         let dispatch = DispatchId(self.next_id);
         self.next_id += 1;
-        let there = self.waiting.iter().filter(|w| w.node == *node && w.work.is_ok()).count();
+        let there = self.waiting.iter().filter(|w| w.node == *node && w.work.is_ok()).count()
+            + self.computed.iter().filter(|c| c.node == *node).count();
         let work =
             if there < MAX_IN_FLIGHT { Ok(batch) } else { Err(ExchangeError::Overloaded { node: node.clone() }) };
-        self.waiting.push_back(Waiting { dispatch, node: node.clone(), work, load });
+        self.waiting.push(Waiting { dispatch, node: node.clone(), work, load });
         dispatch
     }
 
-    fn compute(&self, node: &NodeId, batch: &ExpertBatch, load: &[ExpertId]) -> Result<ExpertRows, ExchangeError> {
-        let server = self.nodes.get(node).ok_or_else(|| ExchangeError::NodeGone {
-            node: node.clone(),
-            why: "no such node in this process".into(),
-        })?;
-        if !load.is_empty() {
-            server.ensure_held(&batch.model, load).map_err(|error| error.at(node))?;
+    /// Computes all that waits.
+    fn compute(&mut self) {
+        let mut batches = Batches::new();
+        // How many rows of which width each is to be answered with.
+        let mut expected = Vec::new();
+        for Waiting { dispatch, node, work, load } in self.waiting.drain(..) {
+            let admitted = work.and_then(|batch| {
+                let rows = (batch.answers(), batch.rows.width);
+                admit(&*self.nodes, &node, &batch, &load)?;
+                batches.entry(node.clone()).or_default().push(batch);
+                Ok(rows)
+            });
+            expected.push((dispatch, node, admitted));
         }
-        answer(server.as_ref(), batch).map_err(|error| error.at(node))
+        let mut answers: BTreeMap<NodeId, _> =
+            self.nodes.serve(&batches).into_iter().map(|(node, answers)| (node, answers.into_iter())).collect();
+        for (dispatch, node, admitted) in expected {
+            let result = admitted.and_then(|(rows, width)| {
+                let answer = answers.get_mut(&node).and_then(Iterator::next);
+                check(answer, rows, width).map_err(|error| error.at(&node))
+            });
+            self.computed.push_back(Completion { dispatch, node, result });
+        }
     }
 }
 
-fn answer(server: &dyn ExpertServer, batch: &ExpertBatch) -> Result<ExpertRows, ServeError> {
+/// Whether `node` can be given `batch`, once it has loaded the experts `load`.
+fn admit(nodes: &dyn LocalNodes, node: &NodeId, batch: &ExpertBatch, load: &[ExpertId]) -> Result<(), ExchangeError> {
+    let Some(server) = nodes.node(node) else {
+        return Err(ExchangeError::NodeGone { node: node.clone(), why: "no such node in this process".into() });
+    };
+    let loaded = if load.is_empty() { Ok(()) } else { server.ensure_held(&batch.model, load) };
+    let checked = || check_batch(batch).map_err(|malformed| ServeError::Corrupt { why: malformed.0 });
+    loaded.and_then(|()| checked()).map_err(|error| error.at(node))
+}
+
+/// A node's answer, if it is one: `rows` rows of `width` values.
+fn check(answer: Option<Result<ExpertRows, ServeError>>, rows: usize, width: usize) -> Result<ExpertRows, ServeError> {
     let corrupt = |why: String| ServeError::Corrupt { why };
-    check_batch(batch).map_err(|malformed| corrupt(malformed.0))?;
-    let rows =
-        server.serve(slice::from_ref(batch)).pop().unwrap_or_else(|| Err(corrupt("the node gave no answer".into())))?;
-    check_answer(batch.answers(), batch.rows.width, &rows).map_err(|malformed| corrupt(malformed.0))?;
-    Ok(rows)
+    let answer = answer.unwrap_or_else(|| Err(corrupt("the node gave no answer".into())))?;
+    check_answer(rows, width, &answer).map_err(|malformed| corrupt(malformed.0))?;
+    Ok(answer)
 }
 
 impl Exchange for InProcessExchange {
@@ -78,14 +129,16 @@ impl Exchange for InProcessExchange {
     /// Nodes of one process neither come nor go.
     fn follow(&mut self, _: &ClusterView) {}
 
-    /// Computes the oldest dispatch, here and now, whatever the deadline says.
+    /// What was submitted first; where nothing is computed yet, all that waits is, here and now, whatever the deadline says.
     fn next(&mut self, _deadline: Instant) -> Option<Completion> {
-        let Waiting { dispatch, node, work, load } = self.waiting.pop_front()?;
-        let result = work.and_then(|batch| self.compute(&node, &batch, &load));
-        Some(Completion { dispatch, node, result })
+        if self.computed.is_empty() {
+            self.compute();
+        }
+        self.computed.pop_front()
     }
 
     fn cancel(&mut self, dispatch: DispatchId) {
         self.waiting.retain(|waiting| waiting.dispatch != dispatch);
+        self.computed.retain(|computed| computed.dispatch != dispatch);
     }
 }

@@ -15,7 +15,7 @@ use tramontane_router::{ClusterView, ExpertBatch, ExpertId, ExpertRows, ModelId,
 
 pub use carrier::Carrier;
 pub use check::{MAX_ANSWERS, MAX_PAYLOAD, MAX_ROWS, MAX_WIDTH, check_answer, check_batch};
-pub use in_process::InProcessExchange;
+pub use in_process::{Answers, Batches, InProcessExchange, LocalNodes};
 pub use nccl::{Checked, NcclError, self_check};
 
 /// Dispatches one node takes from one exchange at a time.

@@ -179,7 +179,8 @@ fn run_at(replicas: usize, script: &[Fault], what: Held, addr: &str, auditing: A
     let replicas = experts().map(|e| (e, names.clone())).collect();
     block_on(registry.propose(Placement { model: model.clone(), epoch: Epoch(1), parent: Epoch(0), replicas }))
         .unwrap();
-    let servers = names.iter().map(|id| (id.clone(), Arc::new(Multiplier) as Arc<dyn ExpertServer>)).collect();
+    let servers: BTreeMap<NodeId, Arc<dyn ExpertServer>> =
+        names.iter().map(|id| (id.clone(), Arc::new(Multiplier) as Arc<dyn ExpertServer>)).collect();
     let nodes = Arc::default();
     let exchange = Faulty {
         inner: InProcessExchange::new(servers),

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+use tramontane_cluster::exchange::{Batches, LocalNodes};
 use tramontane_kernels::{Compute, Isa, Q8Buf};
-use tramontane_router::{Epoch, ExpertWork};
+use tramontane_router::{Epoch, ExpertWork, NodeId, Rows};
 
 use super::*;
 
@@ -107,4 +109,38 @@ fn it_holds_what_it_has_room_for() {
     let absent = tight.load(ExpertId::new(4, 0)).unwrap_err();
     assert!(absent.to_string().contains("4 layers of 8 experts"), "{absent}");
     assert!(matches!(tight.ensure_held(&ModelId::from("x"), &[]), Err(ServeError::WrongModel { .. })));
+}
+
+#[test]
+fn neighbours_answer_as_each_does_alone() {
+    for quantize in [Quantize::AsStored, Quantize::Q4_0] {
+        let stores: Vec<_> = (0..3).map(|_| Arc::new(store(quantize, u64::MAX))).collect();
+        for (expert, store) in (0..).zip(&stores) {
+            store.load(ExpertId::new(1, expert)).unwrap();
+        }
+        let names: Vec<NodeId> = ["a", "b", "c", "d"].map(NodeId::from).to_vec();
+        let neighbours = Neighbours::new(names.iter().cloned().zip(stores.iter().cloned()).collect());
+        let batches = Batches::from([
+            (names[0].clone(), vec![batch(rows(quantize, 3, 1, 0.1), 1, &[(0, &[0, 2])])]),
+            (
+                names[1].clone(),
+                vec![
+                    batch(rows(quantize, 1, 2, 1e30), 1, &[(1, &[0])]),
+                    batch(rows(quantize, 2, 3, 0.2), 1, &[(1, &[1])]),
+                    batch(rows(quantize, 2, 3, 0.2), 1, &[(0, &[1])]),
+                ],
+            ),
+            (names[2].clone(), Vec::new()),
+        ]);
+        let together = neighbours.serve(&batches);
+        assert_eq!(together.keys().collect::<Vec<_>>(), names[..3].iter().collect::<Vec<_>>());
+        for ((id, store), own) in names.iter().zip(&stores).zip(batches.values()) {
+            assert_eq!(together[id], store.serve(own), "{id}");
+        }
+        assert!(together[&names[0]][0].is_ok() && together[&names[1]][1].is_ok() && together[&names[1]][2].is_err());
+        assert_eq!(together[&names[1]][0].is_err(), quantize != Quantize::AsStored, "one overflows");
+        assert!(neighbours.node(&names[2]).is_some() && neighbours.node(&names[3]).is_none());
+        let received = stores[0].received()[&ExpertId::new(1, 0)];
+        assert_eq!(received, 4, "each row was computed twice");
+    }
 }
