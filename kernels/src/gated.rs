@@ -7,9 +7,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::activations::{F32_ROWS, Q8_ROWS, RECORD_ROW, interleave, quantize_group};
-use crate::matmul::{Output, Strip, Work, check, multiply, run_all};
+use crate::matmul::{Work, check, multiply, run_all};
 use crate::packed::PANEL;
 use crate::pool::Disjoint;
+use crate::strips::{Output, Strip};
 use crate::{Activations, Compute, F32Buf, NotFinite, PackedMatrix, Q8Buf, QUANT_BLOCK, swiglu};
 
 /// The most blocks at a time; of several groups' rows one is enough.
@@ -83,7 +84,7 @@ impl<'a> Gated<'a> {
 }
 
 impl Work for Gated<'_> {
-    fn units(&self) -> usize {
+    fn units(&self, _: usize) -> usize {
         self.gate.rows().div_ceil(QUANT_BLOCK)
     }
 
@@ -130,7 +131,7 @@ pub fn gated_all(compute: &Compute, all: &mut [Gated<'_>]) {
     run_all(compute, all);
 }
 
-/// Puts `columns`, a piece's, of the n rows from `first` in place; the first of them that is not finite where they are quantised.
+/// Puts `columns`, whole blocks, of the n rows from `first` in place; the first of them that is not finite where they are quantised.
 fn put(
     compute: &Compute,
     parts: &Parts<'_>,
@@ -142,7 +143,7 @@ fn put(
     match parts {
         Parts::F32(to) => {
             let at = first * width + columns.start * n;
-            // SAFETY: these columns of this group are this piece's alone.
+            // SAFETY: a block is one unit's, so no other call has these columns of this group.
             #[allow(unsafe_code)]
             interleave(values, columns.len(), unsafe { to.part(at, n * columns.len()) });
             None
@@ -150,7 +151,7 @@ fn put(
         Parts::Q8(to) => {
             let bytes = |values: usize| values / QUANT_BLOCK * RECORD_ROW;
             let (at, len) = (bytes(first * width) + bytes(n * columns.start), bytes(n * columns.len()));
-            // SAFETY: these blocks of this group are this piece's alone.
+            // SAFETY: a block is one unit's, so no other call has these blocks of this group.
             #[allow(unsafe_code)]
             let finite = quantize_group(compute.isa, values, columns.len(), unsafe { to.part(at, len) });
             let bad = || values.iter().position(|v| !v.is_finite()).unwrap_or(0) / columns.len();

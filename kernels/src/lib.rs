@@ -73,6 +73,7 @@ mod quantize_weights;
 mod rms_norm;
 mod rope;
 mod round;
+mod strips;
 mod swiglu;
 mod top_k;
 mod weights;

@@ -2,19 +2,18 @@
 
 use std::ops::Range;
 
-use crate::packed::PANEL;
 use crate::pool::Disjoint;
+use crate::strips::{Output, STREAMS, Strip};
 use crate::{Activations, Compute, Isa, PackedMatrix, WeightType, arch};
 
 /// What the panels hold at most that several groups of rows meet in turn: with a group's rows they stay in the second-level cache.
 const CACHED_BYTES: usize = 128 << 10;
 /// The most of these panels.
 const CACHED_PANELS: usize = 4;
-/// Places of a matrix from which a single row reads at once. Each is a stream that goes on from piece to piece: memory gives several
-/// of them more than one, and less where they stop and begin anew.
-const STREAMS: usize = 4;
-/// Bytes of a matrix from which on that is worth while: a shorter stream ends before it has gained anything.
-const STREAMED_BYTES: usize = 4 << 20;
+/// Bytes of a matrix for each thread from which on a single row reads it in streams: shorter ones end before they have gained anything.
+const STREAMED_BYTES: usize = 2 << 20;
+/// Panels of a stream for each thread from which on it does: fewer leave threads without work at the end.
+const STREAM_PANELS: usize = 8;
 
 /// One matrix product: `out[r][n] = Σ_k weights[n][k] · rows[r][k]` in the contract's order; `out` is rows × `weights.rows()`.
 pub struct Product<'a> {
@@ -35,32 +34,33 @@ impl<'a> Product<'a> {
         Self { weights, rows, out }
     }
 
-    /// Into how many parts the panels are cut, that are read side by side.
-    fn streams(&self) -> usize {
-        let one =
-            self.rows.rows() > 1 || self.weights.bytes() < STREAMED_BYTES || self.weights.ty() == WeightType::Q8_0;
-        if one { 1 } else { STREAMS }
+    /// Into how many parts the panels are cut, which are read side by side.
+    fn streams(&self, threads: usize) -> usize {
+        let large = self.weights.bytes() >= STREAMED_BYTES * threads
+            && self.weights.panels() >= STREAM_PANELS * STREAMS * threads;
+        // Q8_0's arithmetic is the least, and memory gives one stream of it more than four.
+        if large && self.rows.rows() == 1 && self.weights.ty() != WeightType::Q8_0 { STREAMS } else { 1 }
     }
 }
 
 /// A unit is one panel of each stream.
 impl Work for Product<'_> {
-    fn units(&self) -> usize {
-        self.weights.panels().div_ceil(self.streams())
+    fn units(&self, threads: usize) -> usize {
+        self.weights.panels().div_ceil(self.streams(threads))
     }
 
     fn run(&self, compute: &Compute, units: Range<usize>) {
-        let (weights, apart) = (self.weights, self.units());
+        let (streams, apart) = (self.streams(compute.pool.threads()), self.units(compute.pool.threads()));
         let strip = |stream: usize, units: &Range<usize>| {
-            Strip::new(weights, stream * apart + units.start..stream * apart + units.end, &self.out)
+            Strip::new(self.weights, stream * apart + units.start..stream * apart + units.end, &self.out)
         };
         let multiply = |strips: &[Strip<'_>]| multiply(compute.isa, strips, self.rows, 0..self.rows.groups());
-        if self.streams() > 1 {
+        if streams > 1 {
             return multiply(&std::array::from_fn::<_, STREAMS, _>(|stream| strip(stream, &units)));
         }
         let most = match self.rows.groups() {
             0 | 1 => units.len(),
-            _ => (CACHED_BYTES / weights.panel_bytes().max(1)).clamp(1, CACHED_PANELS),
+            _ => (CACHED_BYTES / self.weights.panel_bytes().max(1)).clamp(1, CACHED_PANELS),
         };
         for start in units.clone().step_by(most) {
             multiply(&[strip(0, &(start..units.end.min(start + most)))]);
@@ -83,18 +83,19 @@ pub fn matmul_all(compute: &Compute, products: &mut [Product<'_>]) {
 
 /// What threads share in units.
 pub(crate) trait Work: Sync {
-    /// How many units there are.
-    fn units(&self) -> usize;
-    /// Does some of them.
+    /// How many units there are for `threads` threads.
+    fn units(&self, threads: usize) -> usize;
+    /// Does some of them, on one of the threads of `compute`.
     fn run(&self, compute: &Compute, units: Range<usize>);
 }
 
 /// Does all `items` as one job.
 pub(crate) fn run_all<T: Work>(compute: &Compute, items: &[T]) {
-    compute.pool.run_ranges(items.iter().map(T::units).sum(), &|units| {
+    let threads = compute.pool.threads();
+    compute.pool.run_ranges(items.iter().map(|item| item.units(threads)).sum(), &|units| {
         let mut first = 0;
         for item in items {
-            let end = first + item.units();
+            let end = first + item.units(threads);
             let own = units.start.max(first)..units.end.min(end);
             if !own.is_empty() {
                 item.run(compute, own.start - first..own.end - first);
@@ -111,105 +112,15 @@ pub(crate) fn check(weights: &PackedMatrix, activations: Activations<'_>) {
     assert_eq!(activations.width(), weights.width(), "width of rows and weights");
 }
 
-/// Some panels of a matrix, and where their results go.
-#[derive(Clone)]
-pub(crate) struct Strip<'a> {
-    ty: WeightType,
-    bytes: &'a [u8],
-    panel_bytes: usize,
-    panels: Range<usize>,
-    out: &'a Output<'a>,
-}
-
-/// A panel of a matrix, and where its results go.
-#[derive(Clone, Copy)]
-pub(crate) struct Panel<'a> {
-    pub(crate) bytes: &'a [u8],
-    /// Its number in the matrix.
-    at: usize,
-    out: &'a Output<'a>,
-}
-
-impl<'a> Strip<'a> {
-    /// Panels `panels` of `weights`, or those of them that it has.
-    pub(crate) fn new(weights: &'a PackedMatrix, panels: Range<usize>, out: &'a Output<'a>) -> Self {
-        let (all, panel_bytes) = (weights.panels(), weights.panel_bytes());
-        let panels = panels.start.min(all)..panels.end.min(all);
-        let bytes = &weights.as_bytes()[panels.start * panel_bytes..panels.end * panel_bytes];
-        Self { ty: weights.ty(), bytes, panel_bytes, panels, out }
-    }
-
-    /// The type of its weights.
-    pub(crate) fn ty(&self) -> WeightType {
-        self.ty
-    }
-
-    /// How many panels it has.
-    pub(crate) fn len(&self) -> usize {
-        self.panels.len()
-    }
-
-    /// Its i-th panel, one of those it has.
-    pub(crate) fn panel(&self, i: usize) -> Panel<'a> {
-        let bytes = &self.bytes[i * self.panel_bytes..(i + 1) * self.panel_bytes];
-        Panel { bytes, at: self.panels.start + i, out: self.out }
-    }
-
-    /// All of its panels.
-    pub(crate) fn panels(&self) -> impl Iterator<Item = Panel<'a>> {
-        (0..self.len()).map(|i| self.panel(i))
-    }
-
-    /// The i-th panels of P strips, if there are P and each has so many.
-    pub(crate) fn abreast<const P: usize>(strips: &[Self], i: usize) -> Option<[Panel<'a>; P]> {
-        let strips: &[Self; P] = strips.try_into().ok()?;
-        strips.iter().all(|strip| i < strip.len()).then(|| strips.each_ref().map(|strip| strip.panel(i)))
-    }
-}
-
-impl Panel<'_> {
-    /// Stores the lanes, or N of them from `first`, for row `row`, without those past the last column.
-    #[inline(always)]
-    pub(crate) fn store<const N: usize>(&self, row: usize, first: usize, lanes: &[f32; N]) {
-        self.out.store(row, self.at, first, lanes);
-    }
-}
-
 /// Strips × some groups of rows, on the calling thread. A single row meets strips of one type side by side.
 pub(crate) fn multiply(isa: Isa, strips: &[Strip<'_>], activations: Activations<'_>, groups: Range<usize>) {
-    for strips in strips.chunk_by(|a, b| a.ty == b.ty) {
+    for strips in strips.chunk_by(|a, b| a.ty() == b.ty()) {
+        let Some(ty) = strips.first().map(Strip::ty) else { continue };
         let groups = groups.clone();
         match isa {
-            Isa::Portable => arch::portable::matmul(strips, activations, groups),
-            Isa::Avx2(proof) => arch::avx2::matmul(proof, strips, activations, groups),
-            Isa::Avx512(proof) => arch::avx512::matmul(proof, strips, activations, groups),
-        }
-    }
-}
-
-/// Where tiles put their results; each panel's columns are written by one piece only.
-pub(crate) struct Output<'a> {
-    pub(crate) data: Disjoint<'a, f32>,
-    /// Columns.
-    pub(crate) stride: usize,
-    /// The row of activations that the first row holds, and the panel that the first column starts.
-    pub(crate) first_row: usize,
-    pub(crate) first_panel: usize,
-}
-
-impl Output<'_> {
-    /// Stores lanes of panel `panel`, from `first` on, for row `row`, without those past the last column.
-    #[inline(always)]
-    #[allow(unsafe_code)]
-    fn store<const N: usize>(&self, row: usize, panel: usize, first: usize, lanes: &[f32; N]) {
-        let at = (panel - self.first_panel) * PANEL + first;
-        let len = N.min(self.stride.saturating_sub(at));
-        if len == N {
-            // SAFETY: a panel belongs to one piece, and a piece to one thread at a time.
-            unsafe { self.data.part((row - self.first_row) * self.stride + at, N) }.copy_from_slice(lanes);
-        } else if len > 0 {
-            // SAFETY: as above.
-            unsafe { self.data.part((row - self.first_row) * self.stride + at, len) }.copy_from_slice(&lanes[..len]);
+            Isa::Portable => arch::portable::matmul(ty, strips, activations, groups),
+            Isa::Avx2(proof) => arch::avx2::matmul(proof, ty, strips, activations, groups),
+            Isa::Avx512(proof) => arch::avx512::matmul(proof, ty, strips, activations, groups),
         }
     }
 }
@@ -219,6 +130,7 @@ mod tests {
     use super::*;
     use crate::arch::testing::{adversarial, random_matrix};
     use crate::blocks::{Scale, SubBlock};
+    use crate::packed::PANEL;
     use crate::{F32Buf, Q8Buf};
 
     /// The contract, straight from its text: one output at a time over stored weights.
@@ -352,7 +264,7 @@ mod tests {
         one.quantize(&Compute::new(Isa::Portable, 1), &adversarial(2 * width, 8)[..width], width).unwrap();
         let mut out = vec![f32::NAN; n];
         let product = Product::new(&weights, Activations::Q8(&one), &mut out);
-        assert_eq!((product.streams(), weights.panels() % STREAMS), (STREAMS, 3), "what this is about");
+        assert_eq!((product.streams(2), weights.panels() % STREAMS), (STREAMS, 3), "what this is about");
         matmul(&computes(Isa::detect(), 2), &weights, Activations::Q8(&one), &mut out);
         assert!(out == both[..n]);
     }

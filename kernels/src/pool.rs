@@ -20,7 +20,7 @@ const SHARE: usize = 8;
 /// The most threads a pool may have.
 const MAX_THREADS: usize = 512;
 
-type Work<'a> = &'a (dyn Fn(Range<usize>) + Sync);
+type Ranges<'a> = &'a (dyn Fn(Range<usize>) + Sync);
 
 /// A pool of threads.
 pub struct Pool {
@@ -62,13 +62,13 @@ impl Next {
 }
 
 struct Job {
-    /// The closure; its lifetime is erased, see `run`.
-    work: Option<Work<'static>>,
+    /// The closure; its lifetime is erased, see `run_ranges`.
+    work: Option<Ranges<'static>>,
     caller: Option<Thread>,
 }
 
 impl Pool {
-    /// A pool of `threads` threads: the caller of [`Pool::run`], and `threads − 1` of its own.
+    /// A pool of `threads` threads: its caller's, and `threads − 1` of its own.
     pub fn new(threads: usize) -> Self {
         let threads = threads.clamp(1, MAX_THREADS);
         let shared = Arc::new(Shared {
@@ -111,8 +111,8 @@ impl Pool {
     /// returned. One job runs at a time; `work` must not call the same pool.
     ///
     /// # Panics
-    /// When a call of `work` panicked, after the others have ended.
-    pub fn run_ranges(&self, pieces: usize, work: Work<'_>) {
+    /// When a call of `work` panicked, after the others have ended. What was left of its range is not done.
+    pub fn run_ranges(&self, pieces: usize, work: Ranges<'_>) {
         if pieces <= 1 || self.workers.is_empty() {
             if pieces > 0 {
                 work(0..pieces);
@@ -124,7 +124,7 @@ impl Pool {
         // SAFETY: only the lifetime changes. A worker uses the reference only between entering (`inside` raised, then `open`
         // seen true) and leaving; below, `open` is lowered and `inside` seen 0 before this function returns or unwinds, and
         // both are sequentially consistent, so no use outlives `work`. `take` catches panics, so nothing unwinds before that.
-        let erased = unsafe { std::mem::transmute::<Work<'_>, Work<'static>>(work) };
+        let erased = unsafe { std::mem::transmute::<Ranges<'_>, Ranges<'static>>(work) };
         *lock(&shared.job) = Job { work: Some(erased), caller: Some(thread::current()) };
         for (thread, next) in shared.next.iter().enumerate() {
             next.0.store(shared.range(thread, pieces).start, SeqCst);
@@ -156,7 +156,7 @@ impl Shared {
     }
 
     /// Takes pieces until there are none: of thread `own`'s first, then of the others'.
-    fn take(&self, own: usize, work: Work<'_>) {
+    fn take(&self, own: usize, work: Ranges<'_>) {
         let pieces = self.pieces.load(SeqCst);
         for thread in (own..self.next.len()).chain(0..own) {
             let end = self.range(thread, pieces).end;

@@ -135,7 +135,7 @@ impl Reader {
     }
 }
 
-/// The wrapping sum of `buffer`'s u64, a piece a thread at a time.
+/// The wrapping sum of `buffer`'s u64, on all threads.
 fn sum(pool: &Pool, buffer: &[u8]) -> u64 {
     let total = AtomicU64::new(0);
     pool.run(buffer.len() / PIECE, &|piece| {

@@ -27,7 +27,7 @@ pub trait LocalNodes: Send {
     fn serve(&self, batches: &Batches) -> Answers;
 }
 
-/// One after the other.
+/// One after the other: for servers that have nothing in common.
 impl LocalNodes for BTreeMap<NodeId, Arc<dyn ExpertServer>> {
     fn node(&self, id: &NodeId) -> Option<&dyn ExpertServer> {
         self.get(id).map(|node| &**node)
@@ -66,7 +66,7 @@ impl InProcessExchange {
         let dispatch = DispatchId(self.next_id);
         self.next_id += 1;
         let there = self.waiting.iter().filter(|w| w.node == *node && w.work.is_ok()).count()
-            + self.computed.iter().filter(|c| c.node == *node).count();
+            + self.computed.iter().filter(|c| c.node == *node && !is_overloaded(&c.result)).count();
         let work =
             if there < MAX_IN_FLIGHT { Ok(batch) } else { Err(ExchangeError::Overloaded { node: node.clone() }) };
         self.waiting.push(Waiting { dispatch, node: node.clone(), work, load });
@@ -99,6 +99,10 @@ impl InProcessExchange {
     }
 }
 
+fn is_overloaded(result: &Result<ExpertRows, ExchangeError>) -> bool {
+    matches!(result, Err(ExchangeError::Overloaded { .. }))
+}
+
 /// Whether `node` can be given `batch`, once it has loaded the experts `load`.
 fn admit(nodes: &dyn LocalNodes, node: &NodeId, batch: &ExpertBatch, load: &[ExpertId]) -> Result<(), ExchangeError> {
     let Some(server) = nodes.node(node) else {
@@ -129,7 +133,8 @@ impl Exchange for InProcessExchange {
     /// Nodes of one process neither come nor go.
     fn follow(&mut self, _: &ClusterView) {}
 
-    /// What was submitted first; where nothing is computed yet, all that waits is, here and now, whatever the deadline says.
+    /// What was submitted first; where nothing is computed yet, all that waits is, here and now, whatever the deadline says. So
+    /// answers come when the last of them does, and experts that are to be loaded first hold all of them up.
     fn next(&mut self, _deadline: Instant) -> Option<Completion> {
         if self.computed.is_empty() {
             self.compute();

@@ -120,9 +120,14 @@ fn in_process_the_bound_is_exact() {
     let node = NodeId::from("a");
     let mut exchange = InProcessExchange::new(nodes([("a", TestNode::holding([0]))]));
     let dispatches: Vec<_> = (0..=MAX_IN_FLIGHT).map(|_| exchange.submit(&node, small(1))).collect();
+    let first = next(&mut exchange);
+    assert_eq!((first.dispatch, first.result.is_ok()), (dispatches[0], true), "all are computed now");
+    let (admitted, refused) = (exchange.submit(&node, small(1)), exchange.submit(&node, small(1)));
+    exchange.cancel(dispatches[1]);
     let completions = collect(&mut exchange, dispatches.len());
-    let refused: Vec<_> = dispatches.iter().filter(|d| completions[d].result.is_err()).collect();
-    assert_eq!(refused, [dispatches.last().expect("some")]);
+    let failed: Vec<_> = completions.values().filter(|c| c.result.is_err()).map(|c| c.dispatch).collect();
+    assert_eq!(failed, [dispatches[MAX_IN_FLIGHT], refused]);
+    assert!(completions.contains_key(&admitted) && !completions.contains_key(&dispatches[1]));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tramontane_cluster::exchange::ServeError;
 use tramontane_kernels::bf16_from_f32;
 use tramontane_model::expert::{Expert, ExpertError, ExpertRun, Workspace};
+use tramontane_router::peers::units;
 use tramontane_router::{ExpertBatch, ExpertId, ExpertRows, RowFormat, Rows};
 
 use super::{ExpertStore, lock};
@@ -41,10 +42,11 @@ pub(super) fn compute(calls: &mut [Call<'_>]) {
             calls.iter().zip(&mut workspaces).flat_map(|(call, workspaces)| call.runs(workspaces)).collect();
         let outcomes = backend.forward(&mut runs);
         drop(runs);
-        let each = begun.elapsed() / outcomes.len().try_into().unwrap_or(u32::MAX);
+        let (took, all) = (begun.elapsed(), calls.iter().map(Call::units).sum::<f64>());
         let mut outcomes = outcomes.into_iter();
         for (call, workspaces) in calls.iter_mut().zip(&workspaces) {
-            call.take(outcomes.by_ref().take(call.left.len()).collect(), workspaces, each);
+            let share = took.mul_f64(call.units() / all);
+            call.take(outcomes.by_ref().take(call.left.len()).collect(), workspaces, share);
         }
     }
 }
@@ -73,12 +75,16 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// Takes what came of what was left, an expert in `each`.
-    fn take(&mut self, outcomes: Vec<Result<(), ExpertError>>, workspaces: &[Workspace], each: Duration) {
-        let (left, experts) = (std::mem::take(&mut self.left), outcomes.len());
-        if experts > 0 {
-            let took = each * experts.try_into().unwrap_or(u32::MAX);
-            lock(&self.store.speed).note(left.iter().map(|work| work.rows.len()).sum(), experts, took);
+    /// The work that is left.
+    fn units(&self) -> f64 {
+        units(self.left.iter().map(|work| work.rows.len()).sum(), self.left.len()) - units(0, 0)
+    }
+
+    /// Takes what came of what was left, and the time that it took.
+    fn take(&mut self, outcomes: Vec<Result<(), ExpertError>>, workspaces: &[Workspace], took: Duration) {
+        let left = std::mem::take(&mut self.left);
+        if !left.is_empty() {
+            lock(&self.store.speed).note(left.iter().map(|work| work.rows.len()).sum(), left.len(), took);
         }
         for ((mut work, outcome), workspace) in left.into_iter().zip(outcomes).zip(workspaces) {
             match outcome {

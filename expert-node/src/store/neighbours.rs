@@ -13,8 +13,10 @@ use super::call::{Call, compute};
 pub struct Neighbours(BTreeMap<NodeId, Arc<ExpertStore>>);
 
 impl Neighbours {
-    /// These stores, all with the same backend.
-    pub const fn new(stores: BTreeMap<NodeId, Arc<ExpertStore>>) -> Self {
+    /// These stores, each of them once and all with the same backend, on which they compute.
+    pub fn new(stores: BTreeMap<NodeId, Arc<ExpertStore>>) -> Self {
+        let names = |store| stores.values().filter(|other| Arc::ptr_eq(store, other)).count();
+        debug_assert!(stores.values().all(|store| names(store) == 1), "a store would wait for itself");
         Self(stores)
     }
 }

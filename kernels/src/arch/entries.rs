@@ -25,7 +25,8 @@ macro_rules! entries {
             burn_float(rounds: usize) -> u64 = peak::float;
             burn_int8(rounds: usize) -> u64 = peak::int8;
             matmul(
-                strips: &[$crate::matmul::Strip<'_>],
+                ty: $crate::WeightType,
+                strips: &[$crate::strips::Strip<'_>],
                 activations: $crate::Activations<'_>,
                 groups: std::ops::Range<usize>
             ) -> () = by_kind;
@@ -33,13 +34,14 @@ macro_rules! entries {
 
         #[target_feature(enable = $features)]
         fn by_kind(
-            strips: &[$crate::matmul::Strip<'_>],
+            ty: $crate::WeightType,
+            strips: &[$crate::strips::Strip<'_>],
             activations: $crate::Activations<'_>,
             groups: std::ops::Range<usize>,
         ) {
             match activations {
-                $crate::Activations::F32(x) => float::matmul(strips, x, groups),
-                $crate::Activations::Q8(x) => quantized::matmul(strips, x, groups),
+                $crate::Activations::F32(x) => float::matmul(ty, strips, x, groups),
+                $crate::Activations::Q8(x) => quantized::matmul(ty, strips, x, groups),
             }
         }
     };
@@ -69,8 +71,8 @@ macro_rules! entries {
             use crate::arch::portable;
             use crate::attention::{HeadGroup, Total};
             use crate::compute::$proof;
-            use crate::matmul::Strip;
-            use crate::{Activations, RopePairs};
+            use crate::strips::Strip;
+            use crate::{Activations, RopePairs, WeightType};
 
             pub(crate) fn quantize(_: $proof, x: &[f32], width: usize, records: &mut [u8]) -> bool {
                 portable::quantize(x, width, records)
@@ -108,7 +110,7 @@ macro_rules! entries {
             }
 
             pub(crate) fn matmul(_: $proof, strips: &[Strip<'_>], x: Activations<'_>, groups: Range<usize>) {
-                portable::matmul(strips, x, groups);
+                portable::matmul(ty, strips, x, groups);
             }
 
             pub(crate) fn burn_float(_: $proof, _: usize) -> u64 {

@@ -48,3 +48,25 @@ macro_rules! each_row {
 }
 #[cfg(target_arch = "x86_64")]
 pub(crate) use each_row;
+
+/// `side_by_side!(strips, panels => …)`: the expression once for the i-th panels of all strips, for each i, where `panels` is an array of
+/// as many as there are strips; of one, strip after strip, where the strips are of another number or not all so long.
+#[cfg(target_arch = "x86_64")]
+macro_rules! side_by_side {
+    ($strips:expr, $panels:ident => $body:expr) => {
+        for i in 0..$strips.iter().map(Strip::len).max().unwrap_or(0) {
+            if let Some($panels) = Strip::abreast::<{ $crate::strips::STREAMS }>($strips, i) {
+                $body;
+            } else if let Some($panels) = Strip::abreast::<2>($strips, i) {
+                $body;
+            } else {
+                for strip in $strips.iter().filter(|strip| i < strip.len()) {
+                    let $panels = [strip.panel(i)];
+                    $body;
+                }
+            }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use side_by_side;

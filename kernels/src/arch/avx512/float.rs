@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use super::lanes::lanes;
 use crate::activations::F32_ROWS;
-use crate::arch::each_row;
-use crate::matmul::{Panel, Strip};
+use crate::arch::{each_row, side_by_side};
 use crate::packed::PANEL;
+use crate::strips::{Panel, Strip};
 use crate::{F32Buf, WeightType};
 
 const F32: u8 = 0;
@@ -15,50 +15,56 @@ const BF16: u8 = 1;
 const F16: u8 = 2;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn matmul(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
-    match strips.first().map(Strip::ty) {
-        None => {}
-        Some(WeightType::F32) => over_groups::<F32>(strips, x, groups),
-        Some(WeightType::Bf16) => over_groups::<BF16>(strips, x, groups),
-        Some(_) => over_groups::<F16>(strips, x, groups),
+pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
+    match ty {
+        WeightType::F32 => over_groups::<F32>(strips, x, groups),
+        WeightType::Bf16 => over_groups::<BF16>(strips, x, groups),
+        _ => over_groups::<F16>(strips, x, groups),
     }
 }
 
+/// A single row meets several panels at once, whose chains of multiply-adds hide one another's latency: of strips side by side, each a
+/// stream of memory, or neighbours.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn over_groups<const TY: u8>(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, values) = x.group(group);
         let at = group * F32_ROWS;
-        if rows == 1 {
-            abreast::<TY>(strips, values, at);
-            continue;
-        }
-        for strip in strips {
-            let panels = strip.len();
-            for pair in 0..panels / 2 {
-                let panels = [strip.panel(2 * pair), strip.panel(2 * pair + 1)];
-                Tile { panels, values, rows, at }.over_rows::<TY>();
-            }
-            for last in panels / 2 * 2..panels {
-                Tile { panels: [strip.panel(last)], values, rows, at }.over_rows::<TY>();
-            }
+        match (strips, rows) {
+            ([strip], 1) => neighbours::<TY>(strip, values, at),
+            (strips, 1) => side_by_side!(strips, panels => Tile { panels, values, rows, at }.compute::<TY, 1>(0)),
+            _ => strips.iter().for_each(|strip| over_panels::<TY>(strip, rows, values, at)),
         }
     }
 }
 
-/// A single row meets the strips side by side, each a stream that memory gives.
+/// A single row and a strip.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn abreast<const TY: u8>(strips: &[Strip<'_>], values: &[f32], at: usize) {
-    for i in 0..strips.iter().map(Strip::len).max().unwrap_or(0) {
-        if let Some(panels) = Strip::abreast::<4>(strips, i) {
+fn neighbours<const TY: u8>(strip: &Strip<'_>, values: &[f32], at: usize) {
+    let mut i = 0;
+    while i < strip.len() {
+        i += if let Some(panels) = strip.run::<4>(i) {
             Tile { panels, values, rows: 1, at }.compute::<TY, 1>(0);
-        } else if let Some(panels) = Strip::abreast::<2>(strips, i) {
-            Tile { panels, values, rows: 1, at }.compute::<TY, 1>(0);
+            4
         } else {
-            for strip in strips.iter().filter(|strip| i < strip.len()) {
-                Tile { panels: [strip.panel(i)], values, rows: 1, at }.compute::<TY, 1>(0);
-            }
-        }
+            Tile { panels: [strip.panel(i)], values, rows: 1, at }.compute::<TY, 1>(0);
+            1
+        };
+    }
+}
+
+/// A group's rows and a strip.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn over_panels<const TY: u8>(strip: &Strip<'_>, rows: usize, values: &[f32], at: usize) {
+    let mut i = 0;
+    while i < strip.len() {
+        i += if let Some(panels) = strip.run::<2>(i) {
+            Tile { panels, values, rows, at }.over_rows::<TY>();
+            2
+        } else {
+            Tile { panels: [strip.panel(i)], values, rows, at }.over_rows::<TY>();
+            1
+        };
     }
 }
 

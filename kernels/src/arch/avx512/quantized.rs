@@ -8,58 +8,42 @@ use std::ops::Range;
 
 use super::lanes::{halves, lanes, signed_bytes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
-use crate::arch::each_row;
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, layout};
-use crate::matmul::{Panel, Strip};
+use crate::arch::{each_row, side_by_side};
 use crate::packed::{GROUP, PANEL};
+use crate::strips::{Panel, Strip};
 use crate::{Q8Buf, WeightType};
 
 /// Rows of a short tile: one with few chains of dependent instructions, which are cut in two.
 const SHORT_TILE: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn matmul(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
-    match strips.first().map(Strip::ty) {
-        None => {}
-        Some(WeightType::Q4_0) => over_groups::<Q4_0>(strips, x, groups),
-        Some(WeightType::Q4_1) => over_groups::<Q4_1>(strips, x, groups),
-        Some(WeightType::Q5_0) => over_groups::<Q5_0>(strips, x, groups),
-        Some(WeightType::Q5_1) => over_groups::<Q5_1>(strips, x, groups),
-        Some(WeightType::Q4K) => over_groups::<Q4K>(strips, x, groups),
-        Some(WeightType::Q5K) => over_groups::<Q5K>(strips, x, groups),
-        Some(WeightType::Q6K) => over_groups::<Q6K>(strips, x, groups),
-        Some(_) => over_groups::<Q8_0>(strips, x, groups),
+pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
+    match ty {
+        WeightType::Q4_0 => over_groups::<Q4_0>(strips, x, groups),
+        WeightType::Q4_1 => over_groups::<Q4_1>(strips, x, groups),
+        WeightType::Q5_0 => over_groups::<Q5_0>(strips, x, groups),
+        WeightType::Q5_1 => over_groups::<Q5_1>(strips, x, groups),
+        WeightType::Q4K => over_groups::<Q4K>(strips, x, groups),
+        WeightType::Q5K => over_groups::<Q5K>(strips, x, groups),
+        WeightType::Q6K => over_groups::<Q6K>(strips, x, groups),
+        _ => over_groups::<Q8_0>(strips, x, groups),
     }
 }
 
-/// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache.
+/// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache. A single row meets the strips side
+/// by side, each a stream of memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, records) = x.group(group);
         let at = group * Q8_ROWS;
         if rows == 1 {
-            abreast::<TY>(strips, records, at);
+            side_by_side!(strips, panels => Tile { panels, records, rows, at }.compute::<TY, 1>(0));
             continue;
         }
         for panel in strips.iter().flat_map(Strip::panels) {
             Tile { panels: [panel], records, rows, at }.over_rows::<TY>();
-        }
-    }
-}
-
-/// A single row meets the strips side by side, each a stream that memory gives.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn abreast<const TY: Ty>(strips: &[Strip<'_>], records: &[u8], at: usize) {
-    for i in 0..strips.iter().map(Strip::len).max().unwrap_or(0) {
-        if let Some(panels) = Strip::abreast::<4>(strips, i) {
-            Tile { panels, records, rows: 1, at }.compute::<TY, 1>(0);
-        } else if let Some(panels) = Strip::abreast::<2>(strips, i) {
-            Tile { panels, records, rows: 1, at }.compute::<TY, 1>(0);
-        } else {
-            for strip in strips.iter().filter(|strip| i < strip.len()) {
-                Tile { panels: [strip.panel(i)], records, rows: 1, at }.compute::<TY, 1>(0);
-            }
         }
     }
 }

@@ -5,13 +5,12 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::activations::{F32_ROWS, Q8_ROWS, Q8Block};
-use crate::matmul::Strip;
 use crate::packed::{GROUP, PANEL, PanelBlock};
+use crate::strips::Strip;
 use crate::{Activations, Q8Buf, QUANT_BLOCK, WeightType};
 
-pub(crate) fn matmul(strips: &[Strip<'_>], activations: Activations<'_>, groups: Range<usize>) {
+pub(crate) fn matmul(ty: WeightType, strips: &[Strip<'_>], activations: Activations<'_>, groups: Range<usize>) {
     for strip in strips {
-        let ty = strip.ty();
         for (panel, group) in strip.panels().flat_map(|panel| groups.clone().map(move |group| (panel, group))) {
             match activations {
                 Activations::F32(x) => {
