@@ -27,6 +27,7 @@ use auditor::Auditor;
 pub use auditor::{AUDIT_EVERY, Auditing};
 pub use clock::{Clock, SystemClock};
 use layer::{Layer, Submitted};
+use outcome::failure;
 pub use outcome::{DispatchError, PeerReport};
 use shown::Cause;
 
@@ -386,16 +387,6 @@ fn predict(view: &ClusterView, estimates: &Estimates, dispatch: &Dispatch) -> Du
 
 fn is_local(view: &ClusterView, node: &NodeId) -> bool {
     view.nodes.get(node).is_some_and(NodeRecord::is_in_process)
-}
-
-fn failure(error: &ExchangeError) -> Failure {
-    match error {
-        ExchangeError::NodeGone { .. } => Failure::NodeGone,
-        ExchangeError::NotHeld { expert, .. } => Failure::NotHeld { expert: expert.expert },
-        ExchangeError::WrongProfile { .. } => Failure::WrongProfile,
-        ExchangeError::Overloaded { .. } => Failure::Overloaded,
-        ExchangeError::Corrupt { .. } => Failure::Corrupt,
-    }
 }
 
 #[cfg(test)]

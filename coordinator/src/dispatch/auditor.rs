@@ -10,7 +10,8 @@ use tramontane_router::peers::{Audit, Quarantine, Verdict, judge, sample};
 use tramontane_router::{Dispatch, Epoch, ExpertId, ExpertRows, NodeId, Pair, Rows, replan};
 
 use super::layer::Layer;
-use super::{Dispatcher, failure, is_local};
+use super::outcome::failure;
+use super::{Dispatcher, is_local};
 
 /// One dispatch in this many is audited, unless it is told otherwise.
 pub const AUDIT_EVERY: u32 = 256;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tramontane_cluster::exchange::ExchangeError;
-use tramontane_router::flight::AbandonReason;
+use tramontane_router::flight::{AbandonReason, Failure};
 use tramontane_router::peers::{Quarantine, Traffic};
 use tramontane_router::{CombineError, ExpertId, NodeId, PlanError};
 
@@ -70,4 +70,15 @@ pub struct PeerReport {
 
 fn names(nodes: &BTreeSet<NodeId>) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// What an exchange's error is to the flight.
+pub(super) fn failure(error: &ExchangeError) -> Failure {
+    match error {
+        ExchangeError::NodeGone { .. } => Failure::NodeGone,
+        ExchangeError::NotHeld { expert, .. } => Failure::NotHeld { expert: expert.expert },
+        ExchangeError::WrongProfile { .. } => Failure::WrongProfile,
+        ExchangeError::Overloaded { .. } => Failure::Overloaded,
+        ExchangeError::Corrupt { .. } => Failure::Corrupt,
+    }
 }
