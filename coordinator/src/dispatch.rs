@@ -164,9 +164,9 @@ impl Dispatcher {
 
     /// Who computes what: the holders that would be done first, or survivors that load what nobody holds.
     fn plan(&self, number: u32, routing: &Routing) -> Result<DispatchPlan, PlanError> {
-        let (view, avoid, mut costs) = (self.view.as_ref(), self.health.avoid(), self.estimates.costs());
+        let (view, avoid) = (self.view.as_ref(), self.health.avoid());
         // Nodes of this process compute as one: what one of them took is the time of all.
-        costs.retain(|node, _| !is_local(view, node));
+        let costs = self.estimates.costs(|node| !is_local(view, node));
         plan(number, routing, view, &avoid, &costs)
             .or_else(|_| rescue_plan(number, routing.pairs().collect::<Vec<_>>(), view, &avoid))
     }

@@ -49,8 +49,8 @@ macro_rules! each_row {
 #[cfg(target_arch = "x86_64")]
 pub(crate) use each_row;
 
-/// `side_by_side!(strips, panels => …)`: the expression once for the i-th panels of all strips, for each i, where `panels` is an array of
-/// as many as there are strips; of one, strip after strip, where the strips are of another number or not all so long.
+/// `side_by_side!(strips, panels => …)`: the expression for the i-th panels of all strips, i by i. `panels` is an array of all of them
+/// where the strips are [`STREAMS`](crate::strips::STREAMS) or two and all so long, else of one, strip after strip.
 #[cfg(target_arch = "x86_64")]
 macro_rules! side_by_side {
     ($strips:expr, $panels:ident => $body:expr) => {
@@ -70,3 +70,23 @@ macro_rules! side_by_side {
 }
 #[cfg(target_arch = "x86_64")]
 pub(crate) use side_by_side;
+
+/// `in_runs!(strip, N, panels => …)`: the expression for N neighbouring panels after the other as an array, and for each of the rest alone.
+#[cfg(target_arch = "x86_64")]
+macro_rules! in_runs {
+    ($strip:expr, $n:literal, $panels:ident => $body:expr) => {
+        let mut i = 0;
+        while i < $strip.len() {
+            i += if let Some($panels) = $strip.run::<$n>(i) {
+                $body;
+                $n
+            } else {
+                let $panels = [$strip.panel(i)];
+                $body;
+                1
+            };
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use in_runs;

@@ -1,4 +1,4 @@
-//! Quantised types as const parameters: a kernel is compiled once a type.
+//! Types of weights as const parameters: a kernel is compiled once a type.
 
 use crate::WeightType;
 use crate::packed::PanelBlock;
@@ -27,3 +27,26 @@ pub(crate) const fn layout<const TY: Ty>() -> PanelBlock {
         _ => WeightType::Q6K,
     })
 }
+
+/// A float [`WeightType`].
+pub(crate) type FloatTy = u8;
+pub(crate) const F32: FloatTy = 0;
+pub(crate) const BF16: FloatTy = 1;
+pub(crate) const F16: FloatTy = 2;
+
+/// `by_type!(quantized ty, f(…))`, `by_type!(float ty, f(…))`: calls `f` compiled for `ty`.
+macro_rules! by_type {
+    (quantized $ty:expr, $f:ident $args:tt) => {
+        $crate::arch::types::by_type!(@ $ty, $f $args, Q4_0 = Q4_0, Q4_1 = Q4_1, Q5_0 = Q5_0, Q5_1 = Q5_1, Q4K = Q4K, Q5K = Q5K, Q6K = Q6K; Q8_0)
+    };
+    (float $ty:expr, $f:ident $args:tt) => {
+        $crate::arch::types::by_type!(@ $ty, $f $args, F32 = F32, Bf16 = BF16; F16)
+    };
+    (@ $ty:expr, $f:ident $args:tt, $($variant:ident = $const:ident),*; $rest:ident) => {
+        match $ty {
+            $($crate::WeightType::$variant => $f::<{ $crate::arch::types::$const }> $args,)*
+            _ => $f::<{ $crate::arch::types::$rest }> $args,
+        }
+    };
+}
+pub(crate) use by_type;

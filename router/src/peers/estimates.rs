@@ -94,9 +94,9 @@ impl Estimates {
         self.nodes.get(node).map(|n| n.traffic)
     }
 
-    /// The paces of all nodes that are known well enough.
-    pub fn costs(&self) -> Costs {
-        let known = self.nodes.iter().filter(|(_, n)| n.answers >= MIN_ANSWERS);
+    /// The paces of those nodes for which `wanted` says yes, as far as they are known well enough.
+    pub fn costs(&self, wanted: impl Fn(&NodeId) -> bool) -> Costs {
+        let known = self.nodes.iter().filter(|(node, n)| n.answers >= MIN_ANSWERS && wanted(node));
         known.map(|(node, n)| (node.clone(), n.pace)).collect()
     }
 

@@ -5,66 +5,35 @@ use std::ops::Range;
 
 use super::lanes::lanes;
 use crate::activations::F32_ROWS;
-use crate::arch::{each_row, side_by_side};
+use crate::arch::types::{BF16, F32, FloatTy, by_type};
+use crate::arch::{each_row, in_runs, side_by_side};
 use crate::packed::PANEL;
 use crate::strips::{Panel, Strip};
 use crate::{F32Buf, WeightType};
 
-const F32: u8 = 0;
-const BF16: u8 = 1;
-const F16: u8 = 2;
-
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
-    match ty {
-        WeightType::F32 => over_groups::<F32>(strips, x, groups),
-        WeightType::Bf16 => over_groups::<BF16>(strips, x, groups),
-        _ => over_groups::<F16>(strips, x, groups),
-    }
+    by_type!(float ty, over_groups(strips, x, groups));
 }
 
 /// A single row meets several panels at once, whose chains of multiply-adds hide one another's latency: of strips side by side, each a
 /// stream of memory, or neighbours.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn over_groups<const TY: u8>(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
+fn over_groups<const TY: FloatTy>(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, values) = x.group(group);
         let at = group * F32_ROWS;
         match (strips, rows) {
-            ([strip], 1) => neighbours::<TY>(strip, values, at),
+            ([strip], 1) => {
+                in_runs!(strip, 4, panels => Tile { panels, values, rows, at }.compute::<TY, 1>(0));
+            }
             (strips, 1) => side_by_side!(strips, panels => Tile { panels, values, rows, at }.compute::<TY, 1>(0)),
-            _ => strips.iter().for_each(|strip| over_panels::<TY>(strip, rows, values, at)),
+            _ => {
+                for strip in strips {
+                    in_runs!(strip, 2, panels => Tile { panels, values, rows, at }.over_rows::<TY>());
+                }
+            }
         }
-    }
-}
-
-/// A single row and a strip.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn neighbours<const TY: u8>(strip: &Strip<'_>, values: &[f32], at: usize) {
-    let mut i = 0;
-    while i < strip.len() {
-        i += if let Some(panels) = strip.run::<4>(i) {
-            Tile { panels, values, rows: 1, at }.compute::<TY, 1>(0);
-            4
-        } else {
-            Tile { panels: [strip.panel(i)], values, rows: 1, at }.compute::<TY, 1>(0);
-            1
-        };
-    }
-}
-
-/// A group's rows and a strip.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn over_panels<const TY: u8>(strip: &Strip<'_>, rows: usize, values: &[f32], at: usize) {
-    let mut i = 0;
-    while i < strip.len() {
-        i += if let Some(panels) = strip.run::<2>(i) {
-            Tile { panels, values, rows, at }.over_rows::<TY>();
-            2
-        } else {
-            Tile { panels: [strip.panel(i)], values, rows, at }.over_rows::<TY>();
-            1
-        };
     }
 }
 
@@ -80,7 +49,7 @@ struct Tile<'a, const P: usize> {
 
 impl<const P: usize> Tile<'_, P> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    fn over_rows<const TY: u8>(&self) {
+    fn over_rows<const TY: FloatTy>(&self) {
         let mut row = 0;
         while row < self.rows {
             row += match self.rows - row {
@@ -97,7 +66,7 @@ impl<const P: usize> Tile<'_, P> {
 
     /// Computes rows `row…row + R` of the group; returns R.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    fn compute<const TY: u8, const R: usize>(&self, row: usize) -> usize {
+    fn compute<const TY: FloatTy, const R: usize>(&self, row: usize) -> usize {
         let width = self.values.len() / self.rows;
         let step = if TY == F32 { 4 } else { 2 } * PANEL;
         assert!(self.panels.iter().all(|panel| panel.bytes.len() == width * step), "a panel's bytes");
@@ -133,7 +102,7 @@ impl<const P: usize> Tile<'_, P> {
 /// `at` points to sixteen elements of the type.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn load<const TY: u8>(at: *const u8) -> __m512 {
+unsafe fn load<const TY: FloatTy>(at: *const u8) -> __m512 {
     // SAFETY: the caller's promise; all loads are unaligned ones.
     unsafe {
         match TY {

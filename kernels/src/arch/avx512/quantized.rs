@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::lanes::{halves, lanes, signed_bytes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
-use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, layout};
+use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, by_type, layout};
 use crate::arch::{each_row, side_by_side};
 use crate::packed::{GROUP, PANEL};
 use crate::strips::{Panel, Strip};
@@ -19,16 +19,7 @@ const SHORT_TILE: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
-    match ty {
-        WeightType::Q4_0 => over_groups::<Q4_0>(strips, x, groups),
-        WeightType::Q4_1 => over_groups::<Q4_1>(strips, x, groups),
-        WeightType::Q5_0 => over_groups::<Q5_0>(strips, x, groups),
-        WeightType::Q5_1 => over_groups::<Q5_1>(strips, x, groups),
-        WeightType::Q4K => over_groups::<Q4K>(strips, x, groups),
-        WeightType::Q5K => over_groups::<Q5K>(strips, x, groups),
-        WeightType::Q6K => over_groups::<Q6K>(strips, x, groups),
-        _ => over_groups::<Q8_0>(strips, x, groups),
-    }
+    by_type!(quantized ty, over_groups(strips, x, groups));
 }
 
 /// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache. A single row meets the strips side
