@@ -16,10 +16,10 @@ use crate::args::KvArgs;
 use crate::model::Model;
 use crate::up::assemble::{forward, kv_block_bytes};
 
-/// Requests between the front door and the engine.
-const ENGINE_QUEUE: usize = 64;
 /// The engine's bounds.
 const LIMITS: Limits = Limits { max_running: 64, step_tokens: 512, chunk: 256, max_waiting: 256 };
+/// Requests between the front door and the engine, which looks there after every step: as many as find places when it does.
+const ENGINE_QUEUE: usize = LIMITS.max_running + LIMITS.max_waiting;
 
 /// An engine that runs.
 pub(crate) struct Started {
