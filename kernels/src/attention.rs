@@ -8,8 +8,9 @@ use std::ops::Range;
 
 pub use self::split::AttentionScratch;
 pub(crate) use self::split::{Part, Total};
+use crate::arch::by_isa;
 use crate::pool::Disjoint;
-use crate::{Compute, Isa, KV_BLOCK, KvLayer, arch};
+use crate::{Compute, Isa, KV_BLOCK, KvLayer};
 
 /// What is the same for every query of a layer.
 #[derive(Clone, Copy, Debug)]
@@ -132,11 +133,7 @@ pub(crate) struct HeadGroup<'a> {
 
 impl HeadGroup<'_> {
     fn compute(&self, isa: Isa) {
-        match isa {
-            Isa::Portable => arch::portable::attention(self),
-            Isa::Avx2(proof) => arch::avx2::attention(proof, self),
-            Isa::Avx512(proof) => arch::avx512::attention(proof, self),
-        }
+        by_isa!(isa, attention(self));
     }
 
     /// How many queries there are.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::Pool;
+use crate::{Pool, arch};
 
 /// An implementation of the numeric contract. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Isa {
     Avx2(Avx2Proof),
     /// AVX-512 (F, BW, DQ, VL, VNNI) beside those.
     Avx512(Avx512Proof),
+    /// AMX (tiles of int8) beside those: quantised matmul of many rows.
+    Amx(AmxProof),
 }
 
 /// Evidence that this CPU has AVX2, FMA and F16C; only `detect` makes one.
@@ -24,15 +26,26 @@ pub struct Avx2Proof(());
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx512Proof(());
 
+/// Evidence that this CPU has AMX with int8, which the system lets this process use, and AVX-512; only `detect` makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AmxProof(Avx512Proof);
+
+impl AmxProof {
+    /// Of AVX-512 alone.
+    pub(crate) const fn avx512(self) -> Avx512Proof {
+        self.0
+    }
+}
+
 impl Isa {
     /// The fastest that this CPU has.
     pub fn detect() -> Self {
-        Self::avx512().or_else(Self::avx2).unwrap_or(Self::Portable)
+        Self::amx().or_else(Self::avx512).or_else(Self::avx2).unwrap_or(Self::Portable)
     }
 
     /// All that this CPU has, portable first.
     pub fn available() -> Vec<Self> {
-        std::iter::once(Self::Portable).chain(Self::avx2()).chain(Self::avx512()).collect()
+        std::iter::once(Self::Portable).chain(Self::avx2()).chain(Self::avx512()).chain(Self::amx()).collect()
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -52,6 +65,11 @@ impl Isa {
         Self::avx2().filter(|_| has).map(|_| Self::Avx512(Avx512Proof(())))
     }
 
+    fn amx() -> Option<Self> {
+        let Some(Self::Avx512(proof)) = Self::avx512() else { return None };
+        arch::amx::is_permitted().then_some(Self::Amx(AmxProof(proof)))
+    }
+
     #[cfg(not(target_arch = "x86_64"))]
     fn avx2() -> Option<Self> {
         None
@@ -69,6 +87,7 @@ impl fmt::Display for Isa {
             Self::Portable => "portable",
             Self::Avx2(_) => "avx2",
             Self::Avx512(_) => "avx512",
+            Self::Amx(_) => "amx",
         })
     }
 }

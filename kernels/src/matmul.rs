@@ -121,6 +121,7 @@ pub(crate) fn multiply(isa: Isa, strips: &[Strip<'_>], activations: Activations<
             Isa::Portable => arch::portable::matmul(ty, strips, activations, groups),
             Isa::Avx2(proof) => arch::avx2::matmul(proof, ty, strips, activations, groups),
             Isa::Avx512(proof) => arch::avx512::matmul(proof, ty, strips, activations, groups),
+            Isa::Amx(proof) => arch::amx::matmul(proof, ty, strips, activations, groups),
         }
     }
 }

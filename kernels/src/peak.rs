@@ -9,7 +9,7 @@ use crate::{Compute, Isa, arch};
 pub enum Unit {
     /// f32 fused multiply-adds: what float matmul is made of.
     Float,
-    /// 8-bit multiply-adds with exact sums, as quantised matmul uses them: `vpdpbusd` in AVX-512, `vpmaddubsw` and `vpaddw` in AVX2.
+    /// 8-bit multiply-adds with exact sums, as quantised matmul uses them: `tdpbssd` in AMX, `vpdpbusd` in AVX-512, `vpmaddubsw` and `vpaddw` in AVX2.
     Int8,
 }
 
@@ -18,11 +18,13 @@ pub enum Unit {
 pub fn burn(compute: &Compute, unit: Unit, rounds: usize) -> Option<u64> {
     let one: fn(Isa, Unit, usize) -> u64 = match compute.isa {
         Isa::Portable => return None,
-        Isa::Avx2(_) | Isa::Avx512(_) => |isa, unit, rounds| match (isa, unit) {
+        Isa::Avx2(_) | Isa::Avx512(_) | Isa::Amx(_) => |isa, unit, rounds| match (isa, unit) {
             (Isa::Avx2(proof), Unit::Float) => arch::avx2::burn_float(proof, rounds),
             (Isa::Avx2(proof), Unit::Int8) => arch::avx2::burn_int8(proof, rounds),
             (Isa::Avx512(proof), Unit::Float) => arch::avx512::burn_float(proof, rounds),
             (Isa::Avx512(proof), Unit::Int8) => arch::avx512::burn_int8(proof, rounds),
+            (Isa::Amx(proof), Unit::Float) => arch::avx512::burn_float(proof.avx512(), rounds),
+            (Isa::Amx(proof), Unit::Int8) => arch::amx::burn_int8(proof, rounds),
             (Isa::Portable, _) => 0,
         },
     };

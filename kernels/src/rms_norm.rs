@@ -1,7 +1,8 @@
 //! RMSNorm over rows of hidden states.
 
+use crate::Compute;
+use crate::arch::by_isa;
 use crate::pool::Disjoint;
-use crate::{Compute, Isa, arch};
 
 /// Rows that a thread takes at a time.
 const PIECE_ROWS: usize = 8;
@@ -22,11 +23,7 @@ pub fn rms_norm(compute: &Compute, x: &[f32], weight: &[f32], epsilon: f32, out:
         let x = &x[i * piece..x.len().min((i + 1) * piece)];
         // SAFETY: pieces do not overlap.
         let out = unsafe { out.part(i * piece, x.len()) };
-        match compute.isa {
-            Isa::Portable => arch::portable::rms_norm(x, weight, epsilon, out),
-            Isa::Avx2(proof) => arch::avx2::rms_norm(proof, x, weight, epsilon, out),
-            Isa::Avx512(proof) => arch::avx512::rms_norm(proof, x, weight, epsilon, out),
-        }
+        by_isa!(compute.isa, rms_norm(x, weight, epsilon, out));
     });
 }
 
@@ -34,6 +31,7 @@ pub fn rms_norm(compute: &Compute, x: &[f32], weight: &[f32], epsilon: f32, out:
 mod tests {
     use super::*;
     use crate::arch::testing::{adversarial, moderate};
+    use crate::{Isa, arch};
 
     #[test]
     fn paths_agree_and_are_near_the_formula() {

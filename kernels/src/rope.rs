@@ -1,7 +1,8 @@
 //! Rotary position embedding, applied to query and key rows.
 
+use crate::Compute;
+use crate::arch::by_isa;
 use crate::pool::Disjoint;
-use crate::{Compute, Isa, arch};
 
 /// Rows that a thread takes at a time.
 const PIECE_ROWS: usize = 8;
@@ -54,11 +55,7 @@ pub fn rope(compute: &Compute, rows: &mut [f32], order: RopePairs, angles: Angle
             // SAFETY: a row belongs to one piece.
             let x = unsafe { rows.part(row * width, width) };
             let (sin, cos) = angles.of(*position);
-            match compute.isa {
-                Isa::Portable => arch::portable::rope(x, order, sin, cos),
-                Isa::Avx2(proof) => arch::avx2::rope(proof, x, order, sin, cos),
-                Isa::Avx512(proof) => arch::avx512::rope(proof, x, order, sin, cos),
-            }
+            by_isa!(compute.isa, rope(x, order, sin, cos));
         }
     });
 }
@@ -66,6 +63,7 @@ pub fn rope(compute: &Compute, rows: &mut [f32], order: RopePairs, angles: Angle
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
     use crate::arch::testing::moderate;
     use crate::math::RopeTable;
 

@@ -1,6 +1,7 @@
 //! SwiGLU: the activation between an expert's two halves.
 
-use crate::{Isa, arch};
+use crate::Isa;
+use crate::arch::by_isa;
 
 /// `gate[i] = silu(gate[i]) × up[i]`, in place.
 ///
@@ -8,11 +9,7 @@ use crate::{Isa, arch};
 /// When the lengths differ.
 pub fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "one gate a value");
-    match isa {
-        Isa::Portable => arch::portable::swiglu(gate, up),
-        Isa::Avx2(proof) => arch::avx2::swiglu(proof, gate, up),
-        Isa::Avx512(proof) => arch::avx512::swiglu(proof, gate, up),
-    }
+    by_isa!(isa, swiglu(gate, up));
 }
 
 #[cfg(test)]

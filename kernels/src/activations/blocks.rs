@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::NotFinite;
+use crate::arch::by_isa;
 use crate::pool::Disjoint;
-use crate::{Compute, Isa, QUANT_BLOCK, arch};
+use crate::{Compute, Isa, QUANT_BLOCK};
 
 /// Rows in a group of [`Q8Buf`].
 pub(crate) const Q8_ROWS: usize = 16;
@@ -130,11 +131,7 @@ impl Q8Buf {
             let first = row / Q8_ROWS * Q8_ROWS;
             let n = Q8_ROWS.min(self.rows - first);
             let records = &mut self.records[first * row_bytes..(first + n) * row_bytes];
-            match isa {
-                Isa::Portable => arch::portable::receive(wire, Record::of(n), row - first, records),
-                Isa::Avx2(proof) => arch::avx2::receive(proof, wire, Record::of(n), row - first, records),
-                Isa::Avx512(proof) => arch::avx512::receive(proof, wire, Record::of(n), row - first, records),
-            }
+            by_isa!(isa, receive(wire, Record::of(n), row - first, records));
         }
     }
 
@@ -218,11 +215,7 @@ impl Q8Buf {
 
 /// Quantises one group of rows (of `width` values) to its records; false when a value is not finite.
 pub(crate) fn quantize_group(isa: Isa, hidden: &[f32], width: usize, records: &mut [u8]) -> bool {
-    match isa {
-        Isa::Portable => arch::portable::quantize(hidden, width, records),
-        Isa::Avx2(proof) => arch::avx2::quantize(proof, hidden, width, records),
-        Isa::Avx512(proof) => arch::avx512::quantize(proof, hidden, width, records),
-    }
+    by_isa!(isa, quantize(hidden, width, records))
 }
 
 #[cfg(test)]

@@ -109,7 +109,13 @@ macro_rules! entries {
                 portable::merge(totals, partials, stride, merged, out);
             }
 
-            pub(crate) fn matmul(_: $proof, strips: &[Strip<'_>], x: Activations<'_>, groups: Range<usize>) {
+            pub(crate) fn matmul(
+                _: $proof,
+                ty: WeightType,
+                strips: &[Strip<'_>],
+                x: Activations<'_>,
+                groups: Range<usize>,
+            ) {
                 portable::matmul(ty, strips, x, groups);
             }
 

@@ -1,5 +1,10 @@
 //! One folder an instruction set, one file an operation. `portable` is the contract's first implementation.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) mod amx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[path = "amx_absent.rs"]
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +30,19 @@ use entries::entries;
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+/// `by_isa!(isa, op(…))`: the operation `op` as this instruction set has it. AMX has its own of matmul alone.
+macro_rules! by_isa {
+    ($isa:expr, $op:ident($($arg:expr),* $(,)?)) => {
+        match $isa {
+            $crate::Isa::Portable => $crate::arch::portable::$op($($arg),*),
+            $crate::Isa::Avx2(proof) => $crate::arch::avx2::$op(proof, $($arg),*),
+            $crate::Isa::Avx512(proof) => $crate::arch::avx512::$op(proof, $($arg),*),
+            $crate::Isa::Amx(proof) => $crate::arch::avx512::$op(proof.avx512(), $($arg),*),
+        }
+    };
+}
+pub(crate) use by_isa;
 
 /// `each_row!(R, r, { … })`: the body once for each r below R (at most 16; with `R of 8` at most 8, with `of 2` at most 2), r a constant,
 /// so that arrays indexed with it stay in registers whatever the optimiser thinks of unrolling.

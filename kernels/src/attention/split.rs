@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use super::{Call, HeadGroup, blocks_of};
+use crate::arch::by_isa;
 use crate::pool::Disjoint;
-use crate::{Compute, Isa, arch};
+use crate::{Compute, Isa};
 
 /// Blocks in a part: 128 KiB of keys and values where heads have 128 values in f16, some 20 µs.
 pub(super) const PART_BLOCKS: usize = 8;
@@ -188,11 +189,7 @@ impl Split<'_> {
 /// Merges blocks into `out`, a slice of a query's result: `totals` are theirs, and each one's values of the slice stand at the start of
 /// `stride` of `partials`. `merged` is what came before, and then with these.
 fn merge(isa: Isa, totals: &[Total], partials: &[f32], stride: usize, merged: &mut Option<Total>, out: &mut [f32]) {
-    match isa {
-        Isa::Portable => arch::portable::merge(totals, partials, stride, merged, out),
-        Isa::Avx2(proof) => arch::avx2::merge(proof, totals, partials, stride, merged, out),
-        Isa::Avx512(proof) => arch::avx512::merge(proof, totals, partials, stride, merged, out),
-    }
+    by_isa!(isa, merge(totals, partials, stride, merged, out));
 }
 
 /// Some of a head's blocks, and where what each comes to goes.

@@ -93,7 +93,7 @@ pub(super) unsafe fn signed_bytes(at: *const u8) -> __m512i {
 /// A register's values.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn lanes(v: Floats) -> [f32; LANES] {
+pub(in crate::arch) fn lanes(v: Floats) -> [f32; LANES] {
     let mut out = [0.0; LANES];
     // SAFETY: `out` has room for sixteen f32.
     unsafe { store(out.as_mut_ptr(), v) };

@@ -5,8 +5,8 @@
 
 mod attention;
 mod float;
-mod lanes;
+pub(super) mod lanes;
 mod peak;
-mod quantized;
+pub(super) mod quantized;
 
 crate::arch::entries!(Avx512Proof, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");

@@ -18,14 +18,14 @@ use crate::{Q8Buf, WeightType};
 const SHORT_TILE: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
+pub(in crate::arch) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
     by_type!(quantized ty, over_groups(strips, x, groups));
 }
 
 /// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache. A single row meets the strips side
 /// by side, each a stream of memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
+pub(in crate::arch) fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, records) = x.group(group);
         let at = group * Q8_ROWS;
@@ -34,25 +34,25 @@ fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usiz
             continue;
         }
         for panel in strips.iter().flat_map(Strip::panels) {
-            Tile { panels: [panel], records, rows, at }.over_rows::<TY>();
+            Tile { panels: [panel], records, rows, at }.over_rows::<TY>(0);
         }
     }
 }
 
 /// P panels and a group of rows.
-struct Tile<'a, const P: usize> {
-    panels: [Panel<'a>; P],
-    records: &'a [u8],
+pub(in crate::arch) struct Tile<'a, const P: usize> {
+    pub(in crate::arch) panels: [Panel<'a>; P],
+    pub(in crate::arch) records: &'a [u8],
     /// Rows in the group.
-    rows: usize,
+    pub(in crate::arch) rows: usize,
     /// The group's first row.
-    at: usize,
+    pub(in crate::arch) at: usize,
 }
 
 impl<const P: usize> Tile<'_, P> {
+    /// Computes rows `row…` of the group.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    fn over_rows<const TY: Ty>(&self) {
-        let mut row = 0;
+    pub(in crate::arch) fn over_rows<const TY: Ty>(&self, mut row: usize) {
         while row < self.rows {
             row += match self.rows - row {
                 1 => self.compute::<TY, 1>(row),
@@ -158,61 +158,117 @@ unsafe fn add_sub_block<const TY: Ty, const R: usize>(
     x: &Rows,
     acc: &mut [__m512; R],
 ) {
-    let layout = const { layout::<TY>() };
     // SAFETY: the caller's promise for every load.
     unsafe {
         let w = unpack::<TY>(body);
-        let d = halves(head);
-        match TY {
-            Q6K => {
-                let at = head.add(layout.sub_scales.0 + 2 * PANEL * sub);
-                let (sc_0, sc_1) = (signed_bytes(at), signed_bytes(at.add(PANEL)));
-                each_row!(R, r, {
-                    let (all, first) = (x.sum(r, 1), x.sum(r, 2));
-                    let mut dot_0 = _mm512_slli_epi32(first, 2);
-                    let mut dot_1 = _mm512_slli_epi32(_mm512_sub_epi32(all, first), 2);
-                    for g in 0..4 {
-                        dot_0 = _mm512_dpbusd_epi32(dot_0, w[g], x.four(r, g));
-                        dot_1 = _mm512_dpbusd_epi32(dot_1, w[g + 4], x.four(r, g + 4));
-                    }
-                    let total = _mm512_add_epi32(_mm512_mullo_epi32(sc_0, dot_0), _mm512_mullo_epi32(sc_1, dot_1));
-                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), _mm512_mul_ps(d, x.scale(r)), acc[r]);
-                });
+        let scales = Scales::of::<TY>(head, sub);
+        each_row!(R, r, {
+            let dots = dots::<TY, R>(&w, x, r);
+            acc[r] = scales.add::<TY>(dots, x.scale(r), sums::<TY>(x.sum(r, 1)), acc[r]);
+        });
+    }
+}
+
+/// What all rows' dots with a sub-block are scaled by. A field that a type lacks is zero.
+pub(in crate::arch) struct Scales {
+    d: __m512,
+    /// Of the rows' sums.
+    m: __m512,
+    /// Of the halves.
+    sc: [__m512i; 2],
+}
+
+impl Scales {
+    /// Sub-block `sub`'s.
+    ///
+    /// # Safety
+    /// `head` points to the head of its super-block.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    pub(in crate::arch) unsafe fn of<const TY: Ty>(head: *const u8, sub: usize) -> Self {
+        let layout = const { layout::<TY>() };
+        // SAFETY: the caller's promise for every load.
+        unsafe {
+            let (mut d, mut m, mut sc) = (halves(head), _mm512_setzero_ps(), [_mm512_setzero_si512(); 2]);
+            match TY {
+                Q6K => {
+                    let at = head.add(layout.sub_scales.0 + 2 * PANEL * sub);
+                    sc = [signed_bytes(at), signed_bytes(at.add(PANEL))];
+                }
+                Q4K | Q5K => {
+                    d = _mm512_mul_ps(d, unsigned_bytes(head.add(layout.sub_scales.0 + PANEL * sub)));
+                    let minima = unsigned_bytes(head.add(layout.minima + PANEL * sub));
+                    m = _mm512_mul_ps(halves(head.add(layout.offsets)), minima);
+                }
+                Q4_1 | Q5_1 => m = halves(head.add(layout.offsets)),
+                _ => {}
             }
-            Q4K | Q5K => {
-                let d = _mm512_mul_ps(d, unsigned_bytes(head.add(layout.sub_scales.0 + PANEL * sub)));
-                let m = _mm512_mul_ps(
-                    halves(head.add(layout.offsets)),
-                    unsigned_bytes(head.add(layout.minima + PANEL * sub)),
-                );
-                each_row!(R, r, {
-                    let dot = dot::<R>(&w, x, r, _mm512_setzero_si512());
-                    let minus_sum = _mm512_cvtepi32_ps(_mm512_srai_epi32(x.sum(r, 1), 3));
-                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x.scale(r)), acc[r]);
-                    acc[r] = _mm512_fmadd_ps(minus_sum, _mm512_mul_ps(m, x.scale(r)), acc[r]);
-                });
-            }
-            Q4_1 | Q5_1 => {
-                let m = halves(head.add(layout.offsets));
-                each_row!(R, r, {
-                    let dot = dot::<R>(&w, x, r, _mm512_setzero_si512());
-                    let minus_sum = _mm512_srai_epi32(x.sum(r, 1), 3);
-                    let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_setzero_si512(), minus_sum));
-                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x.scale(r)), acc[r]);
-                    acc[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(m, x.scale(r)), acc[r]);
-                });
-            }
-            _ => each_row!(R, r, {
-                // −8, −16 or −128 times the sum.
-                let start = match TY {
-                    Q4_0 => x.sum(r, 1),
-                    Q5_0 => _mm512_slli_epi32(x.sum(r, 1), 1),
-                    _ => _mm512_slli_epi32(x.sum(r, 1), 4),
-                };
-                let dot = dot::<R>(&w, x, r, start);
-                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x.scale(r)), acc[r]);
-            }),
+            Self { d, m, sc }
         }
+    }
+
+    /// `acc` and what a row adds to it whose dots with the halves these are (where the halves have one scale, the first is of the whole),
+    /// with its scale and [`sums`] in every lane.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    pub(in crate::arch) fn add<const TY: Ty>(
+        &self,
+        [dot, upper]: [__m512i; 2],
+        scale: __m512,
+        sum: __m512,
+        acc: __m512,
+    ) -> __m512 {
+        let dot = match TY {
+            Q6K => _mm512_add_epi32(_mm512_mullo_epi32(self.sc[0], dot), _mm512_mullo_epi32(self.sc[1], upper)),
+            _ => dot,
+        };
+        let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(self.d, scale), acc);
+        match TY {
+            Q4_1 | Q5_1 | Q4K | Q5K => _mm512_fmadd_ps(sum, _mm512_mul_ps(self.m, scale), acc),
+            _ => acc,
+        }
+    }
+}
+
+/// What offsets and minima are multiplied by, of −8 times the sums of values: the sums, and minus the sums.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(in crate::arch) fn sums<const TY: Ty>(minus_8_sums: __m512i) -> __m512 {
+    let minus_sums = _mm512_srai_epi32(minus_8_sums, 3);
+    _mm512_cvtepi32_ps(match TY {
+        Q4_1 | Q5_1 => _mm512_sub_epi32(_mm512_setzero_si512(), minus_sums),
+        _ => minus_sums,
+    })
+}
+
+/// Row r's dots with the halves of a sub-block; where these have one scale, the first is of the whole. The unsigned weights' offset is
+/// taken off by where a dot starts: −8, −16, −32 or −128 times the sum.
+///
+/// # Safety
+/// Row r is there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn dots<const TY: Ty, const R: usize>(w: &[__m512i; 8], x: &Rows, r: usize) -> [__m512i; 2] {
+    let zero = _mm512_setzero_si512();
+    // SAFETY: the caller's promise for every load.
+    unsafe {
+        if TY == Q6K {
+            let (all, first) = (x.sum(r, 1), x.sum(r, 2));
+            let mut dot_0 = _mm512_slli_epi32(first, 2);
+            let mut dot_1 = _mm512_slli_epi32(_mm512_sub_epi32(all, first), 2);
+            for g in 0..4 {
+                dot_0 = _mm512_dpbusd_epi32(dot_0, w[g], x.four(r, g));
+                dot_1 = _mm512_dpbusd_epi32(dot_1, w[g + 4], x.four(r, g + 4));
+            }
+            return [dot_0, dot_1];
+        }
+        let start = match TY {
+            Q4_0 => x.sum(r, 1),
+            Q5_0 => _mm512_slli_epi32(x.sum(r, 1), 1),
+            Q8_0 => _mm512_slli_epi32(x.sum(r, 1), 4),
+            _ => zero,
+        };
+        [dot::<R>(w, x, r, start), zero]
     }
 }
 
@@ -243,7 +299,7 @@ unsafe fn dot<const R: usize>(w: &[__m512i; 8], x: &Rows, r: usize, start: __m51
 /// `body` points to a sub-block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn unpack<const TY: Ty>(body: *const u8) -> [__m512i; 8] {
+pub(in crate::arch) unsafe fn unpack<const TY: Ty>(body: *const u8) -> [__m512i; 8] {
     let high = const { layout::<TY>().high };
     // SAFETY: a sub-block has `high` bytes of high bits and 4 groups after them, or 8 groups.
     let load = |at: usize| unsafe { _mm512_loadu_si512(body.add(at).cast()) };

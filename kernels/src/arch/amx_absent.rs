@@ -1,0 +1,19 @@
+//! No AMX here: nobody can call these, for there is no proof of it.
+
+use std::ops::Range;
+
+use crate::compute::AmxProof;
+use crate::strips::Strip;
+use crate::{Activations, WeightType};
+
+pub(crate) fn is_permitted() -> bool {
+    false
+}
+
+pub(crate) fn matmul(proof: AmxProof, ty: WeightType, strips: &[Strip<'_>], x: Activations<'_>, groups: Range<usize>) {
+    super::avx512::matmul(proof.avx512(), ty, strips, x, groups);
+}
+
+pub(crate) fn burn_int8(_: AmxProof, _: usize) -> u64 {
+    0
+}
