@@ -10,8 +10,10 @@ use crate::{Activations, Compute, Isa, PackedMatrix, WeightType, arch};
 const CACHED_BYTES: usize = 128 << 10;
 /// The most of these panels.
 const CACHED_PANELS: usize = 4;
-/// Bytes of a matrix for each thread from which on a single row reads it in streams: shorter ones end before they have gained anything.
+/// Bytes of a matrix for each thread from which on few rows read it in streams: shorter ones end before they have gained anything.
 const STREAMED_BYTES: usize = 2 << 20;
+/// Rows up to which a matrix is read in streams: with more, arithmetic takes longer than reading.
+const STREAMED_ROWS: usize = 8;
 /// Panels of a stream for each thread from which on it does: fewer leave threads without work at the end.
 const STREAM_PANELS: usize = 8;
 
@@ -39,7 +41,7 @@ impl<'a> Product<'a> {
         let large = self.weights.bytes() >= STREAMED_BYTES * threads
             && self.weights.panels() >= STREAM_PANELS * STREAMS * threads;
         // Q8_0's arithmetic is the least, and memory gives one stream of it more than four.
-        if large && self.rows.rows() == 1 && self.weights.ty() != WeightType::Q8_0 { STREAMS } else { 1 }
+        if large && self.rows.rows() <= STREAMED_ROWS && self.weights.ty() != WeightType::Q8_0 { STREAMS } else { 1 }
     }
 }
 
@@ -112,7 +114,7 @@ pub(crate) fn check(weights: &PackedMatrix, activations: Activations<'_>) {
     assert_eq!(activations.width(), weights.width(), "width of rows and weights");
 }
 
-/// Strips × some groups of rows, on the calling thread. A single row meets strips of one type side by side.
+/// Strips × some groups of rows, on the calling thread. Few rows meet strips of one type side by side.
 pub(crate) fn multiply(isa: Isa, strips: &[Strip<'_>], activations: Activations<'_>, groups: Range<usize>) {
     for strips in strips.chunk_by(|a, b| a.ty() == b.ty()) {
         let Some(ty) = strips.first().map(Strip::ty) else { continue };
@@ -221,10 +223,10 @@ mod tests {
     #[test]
     fn strips_side_by_side_give_the_bits_of_panels_alone() {
         let (n, width) = (9 * PANEL - 3, 512);
-        for ty in WeightType::ALL {
+        for (ty, rows) in WeightType::ALL.into_iter().flat_map(|ty| [1, 2, 4, 5, 8, 9].map(|rows| (ty, rows))) {
             let stored = random_matrix(ty, n, width, 5);
             let weights = PackedMatrix::pack(&crate::Pool::new(1), ty, n, width, &stored).unwrap();
-            let x = adversarial(width, 6);
+            let x = adversarial(rows * width, 6);
             let (mut q, mut floats) = (Q8Buf::default(), F32Buf::default());
             let x = if ty.is_quantized() {
                 q.quantize(&Compute::new(Isa::Portable, 1), &x, width).unwrap();
@@ -234,10 +236,10 @@ mod tests {
                 Activations::F32(&floats)
             };
             let product = |isa, strips: &[Range<usize>]| -> Vec<u32> {
-                let mut values = vec![f32::NAN; n];
+                let mut values = vec![f32::NAN; rows * n];
                 let out = Output { data: Disjoint::new(&mut values), stride: n, first_row: 0, first_panel: 0 };
                 let strip = |panels: &Range<usize>| Strip::new(&weights, panels.clone(), &out);
-                multiply(isa, &strips.iter().map(strip).collect::<Vec<_>>(), x, 0..1);
+                multiply(isa, &strips.iter().map(strip).collect::<Vec<_>>(), x, 0..x.groups());
                 values.iter().map(|v| v.to_bits()).collect()
             };
             let whole = std::slice::from_ref(&(0..9));
@@ -246,7 +248,7 @@ mod tests {
                 for strips in
                     [whole, &[0..5, 5..9], &[0..3, 3..6, 6..9], &[0..3, 3..6, 6..9, 9..9], &[0..2, 2..5, 5..7, 7..9]]
                 {
-                    assert_eq!(product(isa, strips), alone, "{} {isa} {strips:?}", ty.name());
+                    assert_eq!(product(isa, strips), alone, "{} {rows} rows, {isa} {strips:?}", ty.name());
                 }
             }
         }

@@ -14,6 +14,8 @@ use crate::packed::{GROUP, PANEL};
 use crate::strips::{Panel, Strip};
 use crate::{Q8Buf, WeightType};
 
+/// The most sums of a tile, a register each.
+const TILE_SUMS: usize = 16;
 /// Rows of a short tile: one with few chains of dependent instructions, which are cut in two.
 const SHORT_TILE: usize = 4;
 
@@ -22,21 +24,44 @@ pub(in crate::arch) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, g
     by_type!(quantized ty, over_groups(strips, x, groups));
 }
 
-/// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache. A single row meets the strips side
-/// by side, each a stream of memory.
+/// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(in crate::arch) fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, records) = x.group(group);
         let at = group * Q8_ROWS;
-        if rows == 1 {
-            side_by_side!(strips, panels => Tile { panels, records, rows, at }.compute::<TY, 1>(0));
-            continue;
-        }
-        for panel in strips.iter().flat_map(Strip::panels) {
-            Tile { panels: [panel], records, rows, at }.over_rows::<TY>(0);
+        match rows {
+            1 => few_rows::<TY, 1>(strips, records, at),
+            2 => few_rows::<TY, 2>(strips, records, at),
+            3 => few_rows::<TY, 3>(strips, records, at),
+            4 => few_rows::<TY, 4>(strips, records, at),
+            5 => few_rows::<TY, 5>(strips, records, at),
+            6 => few_rows::<TY, 6>(strips, records, at),
+            7 => few_rows::<TY, 7>(strips, records, at),
+            8 => few_rows::<TY, 8>(strips, records, at),
+            _ => {
+                for panel in strips.iter().flat_map(Strip::panels) {
+                    Tile { panels: [panel], records, rows, at }.over_rows::<TY>(0);
+                }
+            }
         }
     }
+}
+
+/// A group of R rows meets the strips side by side, each a stream of memory.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn few_rows<const TY: Ty, const R: usize>(strips: &[Strip<'_>], records: &[u8], at: usize) {
+    side_by_side!(strips, panels => if R * panels.len() <= TILE_SUMS {
+        Tile { panels, records, rows: R, at }.compute::<TY, R>(0);
+    } else {
+        for pair in panels.chunks(2) {
+            match *pair {
+                [a, b] => Tile { panels: [a, b], records, rows: R, at }.compute::<TY, R>(0),
+                [a] => Tile { panels: [a], records, rows: R, at }.compute::<TY, R>(0),
+                _ => 0,
+            };
+        }
+    });
 }
 
 /// P panels and a group of rows.
