@@ -18,15 +18,15 @@ pub enum Isa {
     Amx(AmxProof),
 }
 
-/// Evidence that this CPU has AVX2, FMA and F16C; only `detect` makes one.
+/// Evidence that this CPU has AVX2, FMA and F16C; only this module makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx2Proof(());
 
-/// Evidence that this CPU has AVX-512 F, BW, DQ, VL and VNNI, and AVX2, FMA and F16C; only `detect` makes one.
+/// Evidence that this CPU has AVX-512 F, BW, DQ, VL and VNNI, and AVX2, FMA and F16C; only this module makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx512Proof(());
 
-/// Evidence that this CPU has AMX with int8, which the system lets this process use, and AVX-512; only `detect` makes one.
+/// Evidence that this CPU has AMX with int8, which the system lets this process use, and AVX-512; only this module makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AmxProof(Avx512Proof);
 

@@ -84,7 +84,7 @@ impl<'a> Gated<'a> {
 }
 
 impl Work for Gated<'_> {
-    fn units(&self, _: usize) -> usize {
+    fn units(&self, _: &Compute) -> usize {
         self.gate.rows().div_ceil(QUANT_BLOCK)
     }
 

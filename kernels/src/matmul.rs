@@ -37,22 +37,28 @@ impl<'a> Product<'a> {
     }
 
     /// Into how many parts the panels are cut, which are read side by side.
-    fn streams(&self, threads: usize) -> usize {
+    fn streams(&self, compute: &Compute) -> usize {
+        let threads = compute.pool.threads();
         let large = self.weights.bytes() >= STREAMED_BYTES * threads
             && self.weights.panels() >= STREAM_PANELS * STREAMS * threads;
         // Q8_0's arithmetic is the least, and memory gives one stream of it more than four.
-        if large && self.rows.rows() <= STREAMED_ROWS && self.weights.ty() != WeightType::Q8_0 { STREAMS } else { 1 }
+        let most = match compute.isa {
+            Isa::Avx512(_) | Isa::Amx(_) if self.weights.ty().is_quantized() => STREAMED_ROWS,
+            // These take one row side by side.
+            _ => 1,
+        };
+        if large && self.rows.rows() <= most && self.weights.ty() != WeightType::Q8_0 { STREAMS } else { 1 }
     }
 }
 
 /// A unit is one panel of each stream.
 impl Work for Product<'_> {
-    fn units(&self, threads: usize) -> usize {
-        self.weights.panels().div_ceil(self.streams(threads))
+    fn units(&self, compute: &Compute) -> usize {
+        self.weights.panels().div_ceil(self.streams(compute))
     }
 
     fn run(&self, compute: &Compute, units: Range<usize>) {
-        let (streams, apart) = (self.streams(compute.pool.threads()), self.units(compute.pool.threads()));
+        let (streams, apart) = (self.streams(compute), self.units(compute));
         let strip = |stream: usize, units: &Range<usize>| {
             Strip::new(self.weights, stream * apart + units.start..stream * apart + units.end, &self.out)
         };
@@ -85,19 +91,18 @@ pub fn matmul_all(compute: &Compute, products: &mut [Product<'_>]) {
 
 /// What threads share in units.
 pub(crate) trait Work: Sync {
-    /// How many units there are for `threads` threads.
-    fn units(&self, threads: usize) -> usize;
+    /// How many units there are for `compute`.
+    fn units(&self, compute: &Compute) -> usize;
     /// Does some of them, on one of the threads of `compute`.
     fn run(&self, compute: &Compute, units: Range<usize>);
 }
 
 /// Does all `items` as one job.
 pub(crate) fn run_all<T: Work>(compute: &Compute, items: &[T]) {
-    let threads = compute.pool.threads();
-    compute.pool.run_ranges(items.iter().map(|item| item.units(threads)).sum(), &|units| {
+    compute.pool.run_ranges(items.iter().map(|item| item.units(compute)).sum(), &|units| {
         let mut first = 0;
         for item in items {
-            let end = first + item.units(threads);
+            let end = first + item.units(compute);
             let own = units.start.max(first)..units.end.min(end);
             if !own.is_empty() {
                 item.run(compute, own.start - first..own.end - first);
@@ -194,6 +199,10 @@ mod tests {
                 }
             }
             check(ty, 200, 256, 6, 9_999);
+            // More panels, and more sub-blocks, than tiles take at once.
+            for (width, rows) in [(1280, 12), (2304, 15), (2304, 16), (1280, 31)] {
+                check(ty, 7 * PANEL - 3, width, rows, seed + rows as u64);
+            }
         }
     }
 
@@ -259,17 +268,25 @@ mod tests {
         let (n, width) = (30_000, 256);
         let stored = random_matrix(WeightType::Q4_0, n, width, 7);
         let weights = PackedMatrix::pack(&crate::Pool::new(1), WeightType::Q4_0, n, width, &stored).unwrap();
-        let mut q = Q8Buf::default();
-        q.quantize(&Compute::new(Isa::Portable, 1), &adversarial(2 * width, 8), width).unwrap();
-        let mut both = vec![0.0; 2 * n];
-        matmul(&computes(Isa::detect(), 2), &weights, Activations::Q8(&q), &mut both);
-        let mut one = Q8Buf::default();
-        one.quantize(&Compute::new(Isa::Portable, 1), &adversarial(2 * width, 8)[..width], width).unwrap();
-        let mut out = vec![f32::NAN; n];
-        let product = Product::new(&weights, Activations::Q8(&one), &mut out);
-        assert_eq!((product.streams(2), weights.panels() % STREAMS), (STREAMS, 3), "what this is about");
-        matmul(&computes(Isa::detect(), 2), &weights, Activations::Q8(&one), &mut out);
-        assert!(out == both[..n]);
+        let (all, rows) = (adversarial(9 * width, 8), |n: usize| ..n * width);
+        let quantized = |n: usize| {
+            let mut q = Q8Buf::default();
+            q.quantize(&Compute::new(Isa::Portable, 1), &all[rows(n)], width).unwrap();
+            q
+        };
+        let compute = computes(Isa::detect(), 2);
+        let (nine, mut reference) = (quantized(9), vec![f32::NAN; 9 * n]);
+        let product = Product::new(&weights, Activations::Q8(&nine), &mut reference);
+        assert_eq!(product.streams(&compute), 1, "nine rows are no few");
+        matmul(&compute, &weights, Activations::Q8(&nine), &mut reference);
+        for few in [1, 3, 8] {
+            let (q, mut out) = (quantized(few), vec![f32::NAN; few * n]);
+            let product = Product::new(&weights, Activations::Q8(&q), &mut out);
+            let streams = product.streams(&compute);
+            assert!(weights.panels() % STREAMS == 3 && (few > 1 || streams == STREAMS), "what this is about");
+            matmul(&compute, &weights, Activations::Q8(&q), &mut out);
+            assert!(out == reference[..few * n], "{few} rows");
+        }
     }
 
     /// Pools are made once a test thread: thousands of matrices are multiplied.

@@ -6,7 +6,7 @@ use crate::packed::PANEL;
 use crate::pool::Disjoint;
 use crate::{PackedMatrix, WeightType};
 
-/// Places of a matrix from which a single row reads at once. Each is a stream that goes on from piece to piece: memory gives several
+/// Places of a matrix from which few rows read at once. Each is a stream that goes on from piece to piece: memory gives several
 /// of them more than one, and less where they stop and begin anew.
 pub(crate) const STREAMS: usize = 4;
 

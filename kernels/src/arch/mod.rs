@@ -31,7 +31,7 @@ use entries::entries;
 #[cfg(test)]
 pub(crate) mod testing;
 
-/// `by_isa!(isa, op(…))`: the operation `op` as this instruction set has it. AMX has its own of matmul alone.
+/// `by_isa!(isa, op(…))`: the operation `op` as this instruction set has it. What AMX has of its own, matmul and `burn_int8`, is not called by this.
 macro_rules! by_isa {
     ($isa:expr, $op:ident($($arg:expr),* $(,)?)) => {
         match $isa {

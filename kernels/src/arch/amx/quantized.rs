@@ -32,11 +32,9 @@ const PANELS: usize = 4;
 #[repr(C, align(64))]
 struct Scratch {
     /// Unpacked weights.
-    weights: [[i8; 8 * GROUP]; AHEAD],
+    weights: [[i8; 8 * GROUP]; UNPACKED],
     /// Dots of the whole, or of each half.
     dots: [[[i32; TILE_ROWS * PANEL]; 2]; AHEAD],
-    /// What nobody asked for.
-    unused: [i32; TILE_ROWS * PANEL],
 }
 
 /// Rows of a group from which on tiles are faster.
@@ -44,7 +42,7 @@ const TILED_ROWS: usize = 12;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
-    if x.rows() < TILED_ROWS {
+    if groups.clone().all(|group| x.group(group).0 < TILED_ROWS) {
         return avx512::matmul(ty, strips, x, groups);
     }
     by_type!(quantized ty, over_groups(strips, x, groups));
@@ -53,11 +51,7 @@ pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Ra
 /// Groups of enough rows in tiles, the others, and rows that are left, as AVX-512 does.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
-    let mut scratch = Scratch {
-        weights: [[0; 8 * GROUP]; AHEAD],
-        dots: [[[0; TILE_ROWS * PANEL]; 2]; AHEAD],
-        unused: [0; TILE_ROWS * PANEL],
-    };
+    let mut scratch = Scratch { weights: [[0; 8 * GROUP]; UNPACKED], dots: [[[0; TILE_ROWS * PANEL]; 2]; AHEAD] };
     for group in groups {
         match x.group(group).0 {
             TILE_ROWS => over_panels::<TY, TILE_ROWS>(strips, x, group, &mut scratch),
@@ -127,23 +121,27 @@ fn add_chunk<const TY: Ty, const R: usize>(
         // A copy of our own stays in registers.
         let mut sums = *acc;
         let (mut unpacked, mut multiplied, mut added) = (first, first, first);
-        let mut products = Some(tiles.products(scratch.unused.as_mut_ptr()));
+        // The last slot takes what is in the tiles now: it is not wanted before the pipeline is full.
+        let mut products = Some(tiles.products(scratch.dots[AHEAD - 1][0].as_mut_ptr()));
         for i in 0..count + AHEAD {
             if i >= AHEAD {
                 added.add::<TY, R>(record, &scratch.dots[i % AHEAD], &mut sums);
                 added.step::<TY>(record);
             }
             if i >= count + UNPACKED {
-                products.take().map(|products| products.finish());
+                if let Some(products) = products.take() {
+                    products.finish();
+                }
             } else if i >= UNPACKED
                 && let Some(products) = &mut products
             {
-                let slot = (i - UNPACKED) % AHEAD;
-                multiplied.multiply::<TY>(products, &scratch.weights[slot], &mut scratch.dots[slot]);
+                let dots = &mut scratch.dots[(i - UNPACKED) % AHEAD];
+                multiplied.multiply::<TY>(products, &scratch.weights[i % UNPACKED], dots);
                 multiplied.step::<TY>(record);
             }
             if i < count && TY != Q8_0 {
-                unpacked.unpack::<TY>(&mut scratch.weights[i % AHEAD]);
+                // Where the one was that was loaded just now.
+                unpacked.unpack::<TY>(&mut scratch.weights[i % UNPACKED]);
                 unpacked.step::<TY>(record);
             }
         }
@@ -205,9 +203,8 @@ impl Place {
         });
         // SAFETY: the caller's promise; 8 groups of 64 bytes, aligned as the scratch is.
         unsafe {
-            let w = unpack::<TY>(self.body::<TY>());
-            for g in 0..8 {
-                _mm512_store_si512(to.as_mut_ptr().add(GROUP * g).cast(), _mm512_sub_epi8(w[g], offset));
+            for (g, w) in unpack::<TY>(self.body::<TY>()).into_iter().enumerate() {
+                _mm512_store_si512(to.as_mut_ptr().add(GROUP * g).cast(), _mm512_sub_epi8(w, offset));
             }
         }
     }

@@ -61,7 +61,10 @@ impl Tiles {
     }
 
     /// No products yet. Whatever is in the tiles goes to `c` (rows × 16) first.
-    pub(super) fn products(&self, c: *mut i32) -> Products<'_> {
+    ///
+    /// # Safety
+    /// `c` is there until two products have been begun, or all are finished.
+    pub(super) unsafe fn products(&self, c: *mut i32) -> Products<'_> {
         Products { _tiles: self, to: [c; 2] }
     }
 }
