@@ -16,21 +16,21 @@ pub enum Unit {
 /// Multiplies and adds on all threads of `compute`, `rounds` times a fixed number of instructions each, and returns how many
 /// operations that was (a multiply-add is two). The caller has the clock. `None` where there is only `portable`.
 pub fn burn(compute: &Compute, unit: Unit, rounds: usize) -> Option<u64> {
-    let one: fn(Isa, Unit, usize) -> u64 = match compute.isa {
-        Isa::Portable => return None,
-        Isa::Avx2(_) | Isa::Avx512(_) | Isa::Amx(_) => |isa, unit, rounds| match (isa, unit) {
-            (Isa::Avx2(proof), Unit::Float) => arch::avx2::burn_float(proof, rounds),
-            (Isa::Avx2(proof), Unit::Int8) => arch::avx2::burn_int8(proof, rounds),
-            (Isa::Avx512(proof), Unit::Float) => arch::avx512::burn_float(proof, rounds),
-            (Isa::Avx512(proof), Unit::Int8) => arch::avx512::burn_int8(proof, rounds),
-            (Isa::Amx(proof), Unit::Float) => arch::avx512::burn_float(proof.avx512(), rounds),
-            (Isa::Amx(proof), Unit::Int8) => arch::amx::burn_int8(proof, rounds),
-            (Isa::Portable, _) => 0,
-        },
+    if compute.isa == Isa::Portable {
+        return None;
+    }
+    let one = |rounds| match (compute.isa, unit) {
+        (Isa::Portable, _) => 0,
+        (Isa::Avx2(proof), Unit::Float) => arch::avx2::burn_float(proof, rounds),
+        (Isa::Avx2(proof), Unit::Int8) => arch::avx2::burn_int8(proof, rounds),
+        (Isa::Avx512(proof), Unit::Float) => arch::avx512::burn_float(proof, rounds),
+        (Isa::Avx512(proof), Unit::Int8) => arch::avx512::burn_int8(proof, rounds),
+        (Isa::Amx(proof), Unit::Float) => arch::avx512::burn_float(proof.avx512(), rounds),
+        (Isa::Amx(proof), Unit::Int8) => arch::amx::burn_int8(proof, rounds),
     };
     let done = AtomicU64::new(0);
     compute.pool.run(compute.pool.threads() * PIECES, &|_| {
-        done.fetch_add(one(compute.isa, unit, rounds.div_ceil(PIECES)), Relaxed);
+        done.fetch_add(one(rounds.div_ceil(PIECES)), Relaxed);
     });
     Some(done.into_inner())
 }

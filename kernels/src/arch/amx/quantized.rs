@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::tiles::{Products, TILE_ROWS, Tiles};
-use crate::activations::Record;
+use crate::activations::{Q8_ROWS, Record};
 use crate::arch::avx512::lanes::lanes;
 use crate::arch::avx512::quantized::{self as avx512, Scales, Tile, sums, unpack};
 use crate::arch::each_row;
@@ -65,23 +65,23 @@ fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usiz
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn over_panels<const TY: Ty, const R: usize>(strips: &[Strip<'_>], x: &Q8Buf, group: usize, scratch: &mut Scratch) {
     let (rows, records) = x.group(group);
-    let at = group * TILE_ROWS;
+    let at = group * Q8_ROWS;
     let blocks = records.len() / Record::of(rows).bytes();
     // SAFETY: there is a proof that there are tiles, or this would not be called.
     let tiles = unsafe { Tiles::configure(R, if TY == Q6K { QUANT_BLOCK / 2 } else { QUANT_BLOCK }) };
     for strip in strips {
+        let tile = |i| Tile { panels: [strip.panel(i)], records, rows, at };
         for first in (0..strip.len()).step_by(PANELS) {
             let panels = first..strip.len().min(first + PANELS);
             let mut acc = [[_mm512_setzero_ps(); R]; PANELS];
             for start in (0..blocks).step_by(CHUNK) {
                 let chunk = start..blocks.min(start + CHUNK);
                 for (i, acc) in panels.clone().zip(&mut acc) {
-                    let tile = Tile { panels: [strip.panel(i)], records, rows, at };
-                    add_chunk::<TY, R>(&tile, chunk.clone(), &tiles, scratch, acc);
+                    add_chunk::<TY, R>(&tile(i), chunk.clone(), &tiles, scratch, acc);
                 }
             }
             for (i, acc) in panels.zip(&acc) {
-                let tile = Tile { panels: [strip.panel(i)], records, rows, at };
+                let tile = tile(i);
                 each_row!(R, r, {
                     tile.panels[0].store(at + r, 0, &lanes(acc[r]));
                 });
@@ -122,21 +122,17 @@ fn add_chunk<const TY: Ty, const R: usize>(
         let mut sums = *acc;
         let (mut unpacked, mut multiplied, mut added) = (first, first, first);
         // The last slot takes what is in the tiles now: it is not wanted before the pipeline is full.
-        let mut products = Some(tiles.products(scratch.dots[AHEAD - 1][0].as_mut_ptr()));
+        let mut products = tiles.products(scratch.dots[AHEAD - 1][0].as_mut_ptr());
         for i in 0..count + AHEAD {
             if i >= AHEAD {
                 added.add::<TY, R>(record, &scratch.dots[i % AHEAD], &mut sums);
                 added.step::<TY>(record);
             }
-            if i >= count + UNPACKED {
-                if let Some(products) = products.take() {
-                    products.finish();
-                }
-            } else if i >= UNPACKED
-                && let Some(products) = &mut products
-            {
+            if i == count + UNPACKED {
+                products.finish();
+            } else if (UNPACKED..count + UNPACKED).contains(&i) {
                 let dots = &mut scratch.dots[(i - UNPACKED) % AHEAD];
-                multiplied.multiply::<TY>(products, &scratch.weights[i % UNPACKED], dots);
+                multiplied.multiply::<TY>(&mut products, &scratch.weights[i % UNPACKED], dots);
                 multiplied.step::<TY>(record);
             }
             if i < count && TY != Q8_0 {
@@ -261,3 +257,5 @@ impl Place {
         }
     }
 }
+
+const _: () = assert!(Q8_ROWS == TILE_ROWS, "a tile holds a group's rows");

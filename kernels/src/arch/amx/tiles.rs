@@ -110,7 +110,7 @@ impl Products<'_> {
     /// # Safety
     /// They have been begun, and there is where they go.
     #[inline(always)]
-    pub(super) unsafe fn finish(self) {
+    pub(super) unsafe fn finish(&self) {
         let [first, second] = self.to;
         // SAFETY: the caller's promise.
         unsafe {

@@ -54,12 +54,12 @@ fn few_rows<const TY: Ty, const R: usize>(strips: &[Strip<'_>], records: &[u8], 
     side_by_side!(strips, panels => if R * panels.len() <= TILE_SUMS {
         Tile { panels, records, rows: R, at }.compute::<TY, R>(0);
     } else {
-        for pair in panels.chunks(2) {
-            match *pair {
-                [a, b] => Tile { panels: [a, b], records, rows: R, at }.compute::<TY, R>(0),
-                [a] => Tile { panels: [a], records, rows: R, at }.compute::<TY, R>(0),
-                _ => 0,
-            };
+        let (pairs, rest) = panels.as_chunks::<2>();
+        for &panels in pairs {
+            Tile { panels, records, rows: R, at }.compute::<TY, R>(0);
+        }
+        for &panel in rest {
+            Tile { panels: [panel], records, rows: R, at }.compute::<TY, R>(0);
         }
     });
 }
