@@ -20,15 +20,33 @@ pub enum Isa {
 
 /// Evidence that this CPU has AVX2, FMA and F16C; only this module makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx2Proof(());
+pub struct Avx2Proof(Ahead);
 
 /// Evidence that this CPU has AVX-512 F, BW, DQ, VL and VNNI, and AVX2, FMA and F16C; only this module makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx512Proof(());
+pub struct Avx512Proof(Ahead);
 
 /// Evidence that this CPU has AMX with int8, which the system lets this process use, and AVX-512; only this module makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AmxProof(Avx512Proof);
+
+/// How many bytes before they are read weights are asked for; 0 where the CPU does best by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ahead(pub(crate) usize);
+
+impl Ahead {
+    /// Not at all.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// What this CPU wants. Intel's keeps few lines on their way for each stream: asked 4 KiB ahead an Emerald Rapids reads 1.2 to 1.8
+    /// times as fast, the more rows the more. A Zen 4 gained nothing and lost up to a third.
+    #[cfg(target_arch = "x86_64")]
+    fn detect() -> Self {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+        if name.as_flattened() == b"GenuineIntel" { Self(4096) } else { Self::NONE }
+    }
+}
 
 impl AmxProof {
     /// Of AVX-512 alone.
@@ -38,6 +56,16 @@ impl AmxProof {
 }
 
 impl Isa {
+    /// How weights are to be asked for.
+    pub(crate) const fn ahead(self) -> Ahead {
+        match self {
+            Self::Portable => Ahead::NONE,
+            Self::Avx2(Avx2Proof(ahead))
+            | Self::Avx512(Avx512Proof(ahead))
+            | Self::Amx(AmxProof(Avx512Proof(ahead))) => ahead,
+        }
+    }
+
     /// The fastest that this CPU has.
     pub fn detect() -> Self {
         Self::amx().or_else(Self::avx512).or_else(Self::avx2).unwrap_or(Self::Portable)
@@ -52,7 +80,7 @@ impl Isa {
     fn avx2() -> Option<Self> {
         let has =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        has.then_some(Self::Avx2(Avx2Proof(())))
+        has.then(|| Self::Avx2(Avx2Proof(Ahead::detect())))
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -62,7 +90,7 @@ impl Isa {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni");
-        Self::avx2().filter(|_| has).map(|_| Self::Avx512(Avx512Proof(())))
+        has.then_some(Self::avx2()?.ahead()).map(|ahead| Self::Avx512(Avx512Proof(ahead)))
     }
 
     fn amx() -> Option<Self> {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::compute::Ahead;
 use crate::pool::Disjoint;
 use crate::strips::{Output, STREAMS, Strip};
 use crate::{Activations, Compute, Isa, PackedMatrix, WeightType, arch};
@@ -41,13 +42,14 @@ impl<'a> Product<'a> {
         let threads = compute.pool.threads();
         let large = self.weights.bytes() >= STREAMED_BYTES * threads
             && self.weights.panels() >= STREAM_PANELS * STREAMS * threads;
-        // Q8_0's arithmetic is the least, and memory gives one stream of it more than four.
         let most = match compute.isa {
             Isa::Avx512(_) | Isa::Amx(_) if self.weights.ty().is_quantized() => STREAMED_ROWS,
             // These take one row side by side.
             _ => 1,
         };
-        if large && self.rows.rows() <= most && self.weights.ty() != WeightType::Q8_0 { STREAMS } else { 1 }
+        // Q8_0's arithmetic is the least: memory gives one stream of it more than four, unless it is asked.
+        let one = self.weights.ty() == WeightType::Q8_0 && compute.isa.ahead() == Ahead::NONE;
+        if large && self.rows.rows() <= most && !one { STREAMS } else { 1 }
     }
 }
 
@@ -60,7 +62,7 @@ impl Work for Product<'_> {
     fn run(&self, compute: &Compute, units: Range<usize>) {
         let (streams, apart) = (self.streams(compute), self.units(compute));
         let strip = |stream: usize, units: &Range<usize>| {
-            Strip::new(self.weights, stream * apart + units.start..stream * apart + units.end, &self.out)
+            Strip::new(compute.isa, self.weights, stream * apart + units.start..stream * apart + units.end, &self.out)
         };
         let multiply = |strips: &[Strip<'_>]| multiply(compute.isa, strips, self.rows, 0..self.rows.groups());
         if streams > 1 {
@@ -247,7 +249,7 @@ mod tests {
             let product = |isa, strips: &[Range<usize>]| -> Vec<u32> {
                 let mut values = vec![f32::NAN; rows * n];
                 let out = Output { data: Disjoint::new(&mut values), stride: n, first_row: 0, first_panel: 0 };
-                let strip = |panels: &Range<usize>| Strip::new(&weights, panels.clone(), &out);
+                let strip = |panels: &Range<usize>| Strip::new(isa, &weights, panels.clone(), &out);
                 multiply(isa, &strips.iter().map(strip).collect::<Vec<_>>(), x, 0..x.groups());
                 values.iter().map(|v| v.to_bits()).collect()
             };

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use crate::compute::Ahead;
+use crate::memory::LINE;
 use crate::packed::PANEL;
 use crate::pool::Disjoint;
-use crate::{PackedMatrix, WeightType};
+use crate::{Isa, PackedMatrix, WeightType};
 
 /// Places of a matrix from which few rows read at once. Each is a stream that goes on from piece to piece: memory gives several
 /// of them more than one, and less where they stop and begin anew.
@@ -16,6 +18,7 @@ pub(crate) struct Strip<'a> {
     bytes: &'a [u8],
     panel_bytes: usize,
     panels: Range<usize>,
+    ahead: Ahead,
     out: &'a Output<'a>,
 }
 
@@ -25,16 +28,18 @@ pub(crate) struct Panel<'a> {
     pub(crate) bytes: &'a [u8],
     /// Its number in the matrix.
     at: usize,
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    ahead: Ahead,
     out: &'a Output<'a>,
 }
 
 impl<'a> Strip<'a> {
-    /// Panels `panels` of `weights`, or those of them that it has.
-    pub(crate) fn new(weights: &'a PackedMatrix, panels: Range<usize>, out: &'a Output<'a>) -> Self {
+    /// Panels `panels` of `weights`, or those of them that it has, as `isa` reads them.
+    pub(crate) fn new(isa: Isa, weights: &'a PackedMatrix, panels: Range<usize>, out: &'a Output<'a>) -> Self {
         let (all, panel_bytes) = (weights.panels(), weights.panel_bytes());
         let panels = panels.start.min(all)..panels.end.min(all);
         let bytes = &weights.as_bytes()[panels.start * panel_bytes..panels.end * panel_bytes];
-        Self { ty: weights.ty(), bytes, panel_bytes, panels, out }
+        Self { ty: weights.ty(), bytes, panel_bytes, panels, ahead: isa.ahead(), out }
     }
 
     /// The type of its weights.
@@ -50,7 +55,7 @@ impl<'a> Strip<'a> {
     /// Its i-th panel, one of those it has.
     pub(crate) fn panel(&self, i: usize) -> Panel<'a> {
         let bytes = &self.bytes[i * self.panel_bytes..(i + 1) * self.panel_bytes];
-        Panel { bytes, at: self.panels.start + i, out: self.out }
+        Panel { bytes, at: self.panels.start + i, ahead: self.ahead, out: self.out }
     }
 
     /// All of its panels.
@@ -73,6 +78,21 @@ impl<'a> Strip<'a> {
 }
 
 impl Panel<'_> {
+    /// Asks for what stands [`Ahead`] of `bytes` bytes of it: of this panel, or of what stands behind it, which is likely read next.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    pub(crate) fn ask_ahead(&self, at: *const u8, bytes: usize) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        if self.ahead != Ahead::NONE {
+            let at = at.wrapping_add(self.ahead.0);
+            for line in 0..=bytes / LINE {
+                // SAFETY: a hint, which may name any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(LINE * line).cast()) };
+            }
+        }
+    }
+
     /// Stores the lanes, or N of them from `first`, for row `row`, without those past the last column.
     #[inline(always)]
     pub(crate) fn store<const N: usize>(&self, row: usize, first: usize, lanes: &[f32; N]) {

@@ -25,7 +25,7 @@ pub struct Q8Buf {
 /// times the sum of a row's values; n of −8 times the sum of its first 16. (Offsets and minima of weights meet these sums; −8 is Q4_0's.)
 #[derive(Clone, Copy)]
 pub(crate) struct Record {
-    rows: usize,
+    pub(crate) rows: usize,
 }
 
 impl Record {

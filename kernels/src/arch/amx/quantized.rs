@@ -10,11 +10,11 @@ use std::ops::Range;
 use super::tiles::{Products, TILE_ROWS, Tiles};
 use crate::activations::{Q8_ROWS, Record};
 use crate::arch::avx512::lanes::lanes;
-use crate::arch::avx512::quantized::{self as avx512, Scales, Tile, sums, unpack};
+use crate::arch::avx512::quantized::{self as avx512, Scales, sums, unpack};
 use crate::arch::each_row;
 use crate::arch::types::{Q4_0, Q5_0, Q6K, Q8_0, Ty, by_type, layout};
 use crate::packed::{GROUP, PANEL};
-use crate::strips::Strip;
+use crate::strips::{Panel, Strip};
 use crate::{Q8Buf, QUANT_BLOCK, WeightType};
 
 /// Sub-blocks that are unpacked before the tiles load them: what was stored a moment ago has to reach the cache first.
@@ -38,7 +38,7 @@ struct Scratch {
 }
 
 /// Rows of a group from which on tiles are faster.
-const TILED_ROWS: usize = 12;
+const TILED_ROWS: usize = 9;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
@@ -48,66 +48,67 @@ pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Ra
     by_type!(quantized ty, over_groups(strips, x, groups));
 }
 
-/// Groups of enough rows in tiles, the others, and rows that are left, as AVX-512 does.
+/// Groups of enough rows in tiles, the others as AVX-512 does.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
     let mut scratch = Scratch { weights: [[0; 8 * GROUP]; UNPACKED], dots: [[[0; TILE_ROWS * PANEL]; 2]; AHEAD] };
     for group in groups {
         match x.group(group).0 {
-            TILE_ROWS => over_panels::<TY, TILE_ROWS>(strips, x, group, &mut scratch),
-            TILED_ROWS.. => over_panels::<TY, TILED_ROWS>(strips, x, group, &mut scratch),
+            TILED_ROWS..=10 => over_panels::<TY, 10>(strips, x, group, &mut scratch),
+            11 | 12 => over_panels::<TY, 12>(strips, x, group, &mut scratch),
+            13 | 14 => over_panels::<TY, 14>(strips, x, group, &mut scratch),
+            15.. => over_panels::<TY, TILE_ROWS>(strips, x, group, &mut scratch),
             _ => avx512::over_groups::<TY>(strips, x, group..group + 1),
         }
     }
 }
 
-/// The first R rows of a group in tiles.
+/// A group in tiles: of R rows, or of one less, whose last row is then taken twice.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn over_panels<const TY: Ty, const R: usize>(strips: &[Strip<'_>], x: &Q8Buf, group: usize, scratch: &mut Scratch) {
     let (rows, records) = x.group(group);
-    let at = group * Q8_ROWS;
-    let blocks = records.len() / Record::of(rows).bytes();
+    let record = Record::of(rows);
+    let blocks = records.len() / record.bytes();
     // SAFETY: there is a proof that there are tiles, or this would not be called.
-    let tiles = unsafe { Tiles::configure(R, if TY == Q6K { QUANT_BLOCK / 2 } else { QUANT_BLOCK }) };
+    let tiles = unsafe { Tiles::configure(rows, if TY == Q6K { QUANT_BLOCK / 2 } else { QUANT_BLOCK }) };
     for strip in strips {
-        let tile = |i| Tile { panels: [strip.panel(i)], records, rows, at };
         for first in (0..strip.len()).step_by(PANELS) {
             let panels = first..strip.len().min(first + PANELS);
             let mut acc = [[_mm512_setzero_ps(); R]; PANELS];
             for start in (0..blocks).step_by(CHUNK) {
                 let chunk = start..blocks.min(start + CHUNK);
                 for (i, acc) in panels.clone().zip(&mut acc) {
-                    add_chunk::<TY, R>(&tile(i), chunk.clone(), &tiles, scratch, acc);
+                    add_chunk::<TY, R>(&strip.panel(i), (record, records), chunk.clone(), &tiles, scratch, acc);
                 }
             }
             for (i, acc) in panels.zip(&acc) {
-                let tile = tile(i);
+                let panel = strip.panel(i);
                 each_row!(R, r, {
-                    tile.panels[0].store(at + r, 0, &lanes(acc[r]));
+                    if r < rows {
+                        panel.store(group * Q8_ROWS + r, 0, &lanes(acc[r]));
+                    }
                 });
-                tile.over_rows::<TY>(R);
             }
         }
     }
 }
 
-/// Adds sub-blocks `chunk` of a panel for the group's first R rows.
+/// Adds sub-blocks `chunk` of a panel for a group's rows, R or one less.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn add_chunk<const TY: Ty, const R: usize>(
-    tile: &Tile<'_, 1>,
+    panel: &Panel<'_>,
+    (record, records): (Record, &[u8]),
     chunk: Range<usize>,
     tiles: &Tiles,
     scratch: &mut Scratch,
     acc: &mut [__m512; R],
 ) {
     let layout = const { layout::<TY>() };
-    let record = Record::of(tile.rows);
-    let [panel] = tile.panels;
     let (start, count) = (chunk.start, chunk.len());
     assert!(
-        R <= tile.rows
+        (record.rows == R || record.rows + 1 == R)
             && start.is_multiple_of(layout.subs)
-            && tile.records.len() >= chunk.end * record.bytes()
+            && records.len() >= chunk.end * record.bytes()
             && panel.bytes.len() >= chunk.end.div_ceil(layout.subs) * layout.bytes(),
         "a panel's and a group's bytes"
     );
@@ -116,7 +117,7 @@ fn add_chunk<const TY: Ty, const R: usize>(
         let first = Place {
             head: panel.bytes.as_ptr().add(start / layout.subs * layout.bytes()),
             sub: 0,
-            record: tile.records.as_ptr().add(start * record.bytes()),
+            record: records.as_ptr().add(start * record.bytes()),
         };
         // A copy of our own stays in registers.
         let mut sums = *acc;
@@ -135,9 +136,12 @@ fn add_chunk<const TY: Ty, const R: usize>(
                 multiplied.multiply::<TY>(&mut products, &scratch.weights[i % UNPACKED], dots);
                 multiplied.step::<TY>(record);
             }
-            if i < count && TY != Q8_0 {
-                // Where the one was that was loaded just now.
-                unpacked.unpack::<TY>(&mut scratch.weights[i % UNPACKED]);
+            if i < count {
+                unpacked.ask_ahead::<TY>(panel);
+                if TY != Q8_0 {
+                    // Where the one was that was loaded just now.
+                    unpacked.unpack::<TY>(&mut scratch.weights[i % UNPACKED]);
+                }
                 unpacked.step::<TY>(record);
             }
         }
@@ -182,6 +186,20 @@ impl Place {
         let layout = const { layout::<TY>() };
         // SAFETY: the caller's promise.
         unsafe { self.head.add(layout.head + self.sub * layout.sub_bytes) }
+    }
+
+    /// Asks for weights ahead of it.
+    ///
+    /// # Safety
+    /// It is of `panel`.
+    #[inline(always)]
+    unsafe fn ask_ahead<const TY: Ty>(self, panel: &Panel<'_>) {
+        let layout = const { layout::<TY>() };
+        if self.sub == 0 {
+            panel.ask_ahead(self.head, layout.head);
+        }
+        // SAFETY: the caller's promise.
+        panel.ask_ahead(unsafe { self.body::<TY>() }, layout.sub_bytes);
     }
 
     /// Its integers as they are stored, less what the type takes off them.
@@ -232,7 +250,7 @@ impl Place {
     /// Adds the dots, scaled.
     ///
     /// # Safety
-    /// It is of a panel and a group of R rows or more.
+    /// It is of a panel and a group of R rows or one less.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     unsafe fn add<const TY: Ty, const R: usize>(
@@ -242,6 +260,7 @@ impl Place {
         acc: &mut [__m512; R],
     ) {
         let [whole, upper] = dots;
+        let last = record.rows - 1;
         // SAFETY: the caller's promise for every load; R is at most TILE_ROWS. Behind the sums of fewer rows than a register has lanes their
         // first sums stand.
         unsafe {
@@ -250,9 +269,10 @@ impl Place {
             let minus_8_sums = _mm512_loadu_si512(self.record.add(record.sum(0)).cast());
             let sums = lanes(sums::<TY>(minus_8_sums));
             each_row!(R, r, {
-                let dots = [whole, upper].map(|dots| _mm512_load_si512(dots.as_ptr().add(PANEL * r).cast()));
-                let scale = _mm512_set1_ps(row_scales.add(r).read_unaligned());
-                acc[r] = scales.add::<TY>(dots, scale, _mm512_set1_ps(sums[r]), acc[r]);
+                let at = if r + 1 == R { last } else { r };
+                let dots = [whole, upper].map(|dots| _mm512_load_si512(dots.as_ptr().add(PANEL * at).cast()));
+                let scale = _mm512_set1_ps(row_scales.add(at).read_unaligned());
+                acc[r] = scales.add::<TY>(dots, scale, _mm512_set1_ps(sums[at]), acc[r]);
             });
         }
     }

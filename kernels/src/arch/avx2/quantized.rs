@@ -100,9 +100,13 @@ impl<const P: usize> Tile<'_, P> {
             for _ in 0..supers {
                 let heads = blocks.map(|block| Head::<TY, H>::at(block, half));
                 let mut bodies = blocks.map(|block| block.add(layout.head + GROUP / HALVES * half));
+                each_row!(P of 8, p, {
+                    self.panels[p].ask_ahead(blocks[p], layout.head);
+                });
                 for sub in 0..layout.subs {
                     let x = Rows { values, scales, sums, nibbles };
                     each_row!(P of 8, p, {
+                        self.panels[p].ask_ahead(bodies[p], layout.sub_bytes);
                         heads[p].add_sub_block(bodies[p], sub, &x, &mut acc[p]);
                         bodies[p] = bodies[p].add(layout.sub_bytes);
                     });

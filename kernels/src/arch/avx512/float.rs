@@ -7,6 +7,7 @@ use super::lanes::lanes;
 use crate::activations::F32_ROWS;
 use crate::arch::types::{BF16, F32, FloatTy, by_type};
 use crate::arch::{each_row, in_runs, side_by_side};
+use crate::memory::LINE;
 use crate::packed::PANEL;
 use crate::strips::{Panel, Strip};
 use crate::{F32Buf, WeightType};
@@ -75,6 +76,11 @@ impl<const P: usize> Tile<'_, P> {
         let mut acc = [[_mm512_setzero_ps(); R]; P];
         let mut x = self.values[row..].as_ptr();
         for k in 0..width {
+            if (k * step).is_multiple_of(LINE) {
+                for (panel, start) in self.panels.iter().zip(starts) {
+                    panel.ask_ahead(start.wrapping_add(k * step), 0);
+                }
+            }
             // SAFETY: group k of a panel that has `width` of them, by the assertion above.
             let w: [__m512; P] = std::array::from_fn(|p| unsafe { load::<TY>(starts[p].add(k * step)) });
             each_row!(R, r, {

@@ -41,7 +41,7 @@ pub(in crate::arch) fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf
             8 => few_rows::<TY, 8>(strips, records, at),
             _ => {
                 for panel in strips.iter().flat_map(Strip::panels) {
-                    Tile { panels: [panel], records, rows, at }.over_rows::<TY>(0);
+                    Tile { panels: [panel], records, rows, at }.over_rows::<TY>();
                 }
             }
         }
@@ -65,19 +65,20 @@ fn few_rows<const TY: Ty, const R: usize>(strips: &[Strip<'_>], records: &[u8], 
 }
 
 /// P panels and a group of rows.
-pub(in crate::arch) struct Tile<'a, const P: usize> {
-    pub(in crate::arch) panels: [Panel<'a>; P],
-    pub(in crate::arch) records: &'a [u8],
+struct Tile<'a, const P: usize> {
+    panels: [Panel<'a>; P],
+    records: &'a [u8],
     /// Rows in the group.
-    pub(in crate::arch) rows: usize,
+    rows: usize,
     /// The group's first row.
-    pub(in crate::arch) at: usize,
+    at: usize,
 }
 
 impl<const P: usize> Tile<'_, P> {
-    /// Computes rows `row…` of the group.
+    /// Computes the group's rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    pub(in crate::arch) fn over_rows<const TY: Ty>(&self, mut row: usize) {
+    fn over_rows<const TY: Ty>(&self) {
+        let mut row = 0;
         while row < self.rows {
             row += match self.rows - row {
                 1 => self.compute::<TY, 1>(row),
@@ -116,9 +117,13 @@ impl<const P: usize> Tile<'_, P> {
             let sums = record.sum(0) - record.scale(0);
             for _ in 0..supers {
                 let mut bodies = heads.map(|head| head.add(layout.head));
+                each_row!(P, p, {
+                    self.panels[p].ask_ahead(heads[p], layout.head);
+                });
                 for sub in 0..layout.subs {
                     let x = Rows { values, scales, sums };
                     each_row!(P, p, {
+                        self.panels[p].ask_ahead(bodies[p], layout.sub_bytes);
                         add_sub_block::<TY, R>(heads[p], bodies[p], sub, &x, &mut acc[p]);
                         bodies[p] = bodies[p].add(layout.sub_bytes);
                     });
