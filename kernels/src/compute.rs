@@ -20,31 +20,33 @@ pub enum Isa {
 
 /// Evidence that this CPU has AVX2, FMA and F16C; only this module makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx2Proof(Ahead);
+pub struct Avx2Proof(Prefetch);
 
 /// Evidence that this CPU has AVX-512 F, BW, DQ, VL and VNNI, and AVX2, FMA and F16C; only this module makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx512Proof(Ahead);
+pub struct Avx512Proof(Prefetch);
 
 /// Evidence that this CPU has AMX with int8, which the system lets this process use, and AVX-512; only this module makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AmxProof(Avx512Proof);
 
-/// How many bytes before they are read weights are asked for; 0 where the CPU does best by itself.
+/// Who asks for weights before they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ahead(pub(crate) usize);
+pub(crate) enum Prefetch {
+    /// The CPU by itself, which does best alone: a Zen 4 gained nothing by more, and lost up to a third.
+    Hardware,
+    /// Kernels too. Intel's CPUs keep few lines of a stream on their way: asked 4 KiB ahead, an Emerald Rapids reads 1.2 to 1.8 times as fast,
+    /// the more rows the more.
+    Software,
+}
 
-impl Ahead {
-    /// Not at all.
-    pub(crate) const NONE: Self = Self(0);
-
-    /// What this CPU wants. Intel's keeps few lines on their way for each stream: asked 4 KiB ahead an Emerald Rapids reads 1.2 to 1.8
-    /// times as fast, the more rows the more. A Zen 4 gained nothing and lost up to a third.
+impl Prefetch {
+    /// As this CPU wants it.
     #[cfg(target_arch = "x86_64")]
     fn detect() -> Self {
         let vendor = std::arch::x86_64::__cpuid(0);
         let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-        if name.as_flattened() == b"GenuineIntel" { Self(4096) } else { Self::NONE }
+        if name.as_flattened() == b"GenuineIntel" { Self::Software } else { Self::Hardware }
     }
 }
 
@@ -56,13 +58,13 @@ impl AmxProof {
 }
 
 impl Isa {
-    /// How weights are to be asked for.
-    pub(crate) const fn ahead(self) -> Ahead {
+    /// Who asks for weights before it reads them.
+    pub(crate) const fn prefetch(self) -> Prefetch {
         match self {
-            Self::Portable => Ahead::NONE,
-            Self::Avx2(Avx2Proof(ahead))
-            | Self::Avx512(Avx512Proof(ahead))
-            | Self::Amx(AmxProof(Avx512Proof(ahead))) => ahead,
+            Self::Portable => Prefetch::Hardware,
+            Self::Avx2(Avx2Proof(prefetch))
+            | Self::Avx512(Avx512Proof(prefetch))
+            | Self::Amx(AmxProof(Avx512Proof(prefetch))) => prefetch,
         }
     }
 
@@ -80,7 +82,7 @@ impl Isa {
     fn avx2() -> Option<Self> {
         let has =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        has.then(|| Self::Avx2(Avx2Proof(Ahead::detect())))
+        has.then(|| Self::Avx2(Avx2Proof(Prefetch::detect())))
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -90,7 +92,7 @@ impl Isa {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni");
-        has.then_some(Self::avx2()?.ahead()).map(|ahead| Self::Avx512(Avx512Proof(ahead)))
+        has.then_some(Self::Avx512(Avx512Proof(Self::avx2()?.prefetch())))
     }
 
     fn amx() -> Option<Self> {

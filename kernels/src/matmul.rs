@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::compute::Ahead;
+use crate::compute::Prefetch;
 use crate::pool::Disjoint;
 use crate::strips::{Output, STREAMS, Strip};
 use crate::{Activations, Compute, Isa, PackedMatrix, WeightType, arch};
@@ -47,8 +47,8 @@ impl<'a> Product<'a> {
             // These take one row side by side.
             _ => 1,
         };
-        // Q8_0's arithmetic is the least: memory gives one stream of it more than four, unless it is asked.
-        let one = self.weights.ty() == WeightType::Q8_0 && compute.isa.ahead() == Ahead::NONE;
+        // Q8_0's arithmetic is the least: memory gives one stream of it more than four, unless kernels ask for it.
+        let one = self.weights.ty() == WeightType::Q8_0 && compute.isa.prefetch() == Prefetch::Hardware;
         if large && self.rows.rows() <= most && !one { STREAMS } else { 1 }
     }
 }

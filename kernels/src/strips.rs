@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use crate::compute::Ahead;
-use crate::memory::LINE;
+use crate::compute::Prefetch;
 use crate::packed::PANEL;
 use crate::pool::Disjoint;
 use crate::{Isa, PackedMatrix, WeightType};
@@ -18,7 +17,7 @@ pub(crate) struct Strip<'a> {
     bytes: &'a [u8],
     panel_bytes: usize,
     panels: Range<usize>,
-    ahead: Ahead,
+    prefetch: Prefetch,
     out: &'a Output<'a>,
 }
 
@@ -28,8 +27,6 @@ pub(crate) struct Panel<'a> {
     pub(crate) bytes: &'a [u8],
     /// Its number in the matrix.
     at: usize,
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    ahead: Ahead,
     out: &'a Output<'a>,
 }
 
@@ -39,12 +36,18 @@ impl<'a> Strip<'a> {
         let (all, panel_bytes) = (weights.panels(), weights.panel_bytes());
         let panels = panels.start.min(all)..panels.end.min(all);
         let bytes = &weights.as_bytes()[panels.start * panel_bytes..panels.end * panel_bytes];
-        Self { ty: weights.ty(), bytes, panel_bytes, panels, ahead: isa.ahead(), out }
+        Self { ty: weights.ty(), bytes, panel_bytes, panels, prefetch: isa.prefetch(), out }
     }
 
     /// The type of its weights.
     pub(crate) fn ty(&self) -> WeightType {
         self.ty
+    }
+
+    /// Who asks for it before it is read.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn prefetch(&self) -> Prefetch {
+        self.prefetch
     }
 
     /// How many panels it has.
@@ -55,7 +58,7 @@ impl<'a> Strip<'a> {
     /// Its i-th panel, one of those it has.
     pub(crate) fn panel(&self, i: usize) -> Panel<'a> {
         let bytes = &self.bytes[i * self.panel_bytes..(i + 1) * self.panel_bytes];
-        Panel { bytes, at: self.panels.start + i, ahead: self.ahead, out: self.out }
+        Panel { bytes, at: self.panels.start + i, out: self.out }
     }
 
     /// All of its panels.
@@ -78,21 +81,6 @@ impl<'a> Strip<'a> {
 }
 
 impl Panel<'_> {
-    /// Asks for what stands [`Ahead`] of `bytes` bytes of it: of this panel, or of what stands behind it, which is likely read next.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    #[allow(unsafe_code)]
-    pub(crate) fn ask_ahead(&self, at: *const u8, bytes: usize) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        if self.ahead != Ahead::NONE {
-            let at = at.wrapping_add(self.ahead.0);
-            for line in 0..=bytes / LINE {
-                // SAFETY: a hint, which may name any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(LINE * line).cast()) };
-            }
-        }
-    }
-
     /// Stores the lanes, or N of them from `first`, for row `row`, without those past the last column.
     #[inline(always)]
     pub(crate) fn store<const N: usize>(&self, row: usize, first: usize, lanes: &[f32; N]) {

@@ -20,6 +20,8 @@ pub(crate) mod avx512;
 mod entries;
 pub(crate) mod portable;
 #[cfg(target_arch = "x86_64")]
+mod prefetch;
+#[cfg(target_arch = "x86_64")]
 mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod types;
@@ -50,6 +52,9 @@ pub(crate) use by_isa;
 macro_rules! each_row {
     ($n:ident of 2, $i:ident, $body:block) => {
         $crate::arch::each_row!(@ $n, $i, $body, 0 1)
+    };
+    ($n:ident of 4, $i:ident, $body:block) => {
+        $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3)
     };
     ($n:ident of 8, $i:ident, $body:block) => {
         $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3 4 5 6 7)

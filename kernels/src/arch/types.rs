@@ -34,19 +34,22 @@ pub(crate) const F32: FloatTy = 0;
 pub(crate) const BF16: FloatTy = 1;
 pub(crate) const F16: FloatTy = 2;
 
-/// `by_type!(quantized ty, f(…))`, `by_type!(float ty, f(…))`: calls `f` compiled for `ty`.
+/// `by_type!(quantized ty, f(…))`, `by_type!(float ty, f(…))`: calls `f` compiled for `ty`; `f[N](…)` for `ty` and the const N.
 macro_rules! by_type {
-    (quantized $ty:expr, $f:ident $args:tt) => {
-        $crate::arch::types::by_type!(@ $ty, $f $args, Q4_0 = Q4_0, Q4_1 = Q4_1, Q5_0 = Q5_0, Q5_1 = Q5_1, Q4K = Q4K, Q5K = Q5K, Q6K = Q6K; Q8_0)
+    (quantized $ty:expr, $f:ident $([$n:expr])? ($($args:tt)*)) => {
+        $crate::arch::types::by_type!(@ $ty, $f [$($n)?] ($($args)*), Q4_0 = Q4_0, Q4_1 = Q4_1, Q5_0 = Q5_0, Q5_1 = Q5_1, Q4K = Q4K, Q5K = Q5K, Q6K = Q6K; Q8_0)
     };
-    (float $ty:expr, $f:ident $args:tt) => {
-        $crate::arch::types::by_type!(@ $ty, $f $args, F32 = F32, Bf16 = BF16; F16)
+    (float $ty:expr, $f:ident $([$n:expr])? ($($args:tt)*)) => {
+        $crate::arch::types::by_type!(@ $ty, $f [$($n)?] ($($args)*), F32 = F32, Bf16 = BF16; F16)
     };
-    (@ $ty:expr, $f:ident $args:tt, $($variant:ident = $const:ident),*; $rest:ident) => {
+    (@ $ty:expr, $f:ident $n:tt $args:tt, $($variant:ident = $const:ident),*; $rest:ident) => {
         match $ty {
-            $($crate::WeightType::$variant => $f::<{ $crate::arch::types::$const }> $args,)*
-            _ => $f::<{ $crate::arch::types::$rest }> $args,
+            $($crate::WeightType::$variant => $crate::arch::types::by_type!(@@ $const, $f $n $args),)*
+            _ => $crate::arch::types::by_type!(@@ $rest, $f $n $args),
         }
+    };
+    (@@ $const:ident, $f:ident [$($n:expr)?] $args:tt) => {
+        $f::<{ $crate::arch::types::$const } $(, { $n })?> $args
     };
 }
 pub(crate) use by_type;

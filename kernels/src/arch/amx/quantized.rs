@@ -12,6 +12,7 @@ use crate::activations::{Q8_ROWS, Record};
 use crate::arch::avx512::lanes::lanes;
 use crate::arch::avx512::quantized::{self as avx512, Scales, sums, unpack};
 use crate::arch::each_row;
+use crate::arch::prefetch::{DISTANCE, prefetch};
 use crate::arch::types::{Q4_0, Q5_0, Q6K, Q8_0, Ty, by_type, layout};
 use crate::packed::{GROUP, PANEL};
 use crate::strips::{Panel, Strip};
@@ -137,7 +138,7 @@ fn add_chunk<const TY: Ty, const R: usize>(
                 multiplied.step::<TY>(record);
             }
             if i < count {
-                unpacked.ask_ahead::<TY>(panel);
+                unpacked.prefetch::<TY>();
                 if TY != Q8_0 {
                     // Where the one was that was loaded just now.
                     unpacked.unpack::<TY>(&mut scratch.weights[i % UNPACKED]);
@@ -188,18 +189,18 @@ impl Place {
         unsafe { self.head.add(layout.head + self.sub * layout.sub_bytes) }
     }
 
-    /// Asks for weights ahead of it.
+    /// Asks for weights behind it.
     ///
     /// # Safety
-    /// It is of `panel`.
+    /// It is of a panel.
     #[inline(always)]
-    unsafe fn ask_ahead<const TY: Ty>(self, panel: &Panel<'_>) {
+    unsafe fn prefetch<const TY: Ty>(self) {
         let layout = const { layout::<TY>() };
         if self.sub == 0 {
-            panel.ask_ahead(self.head, layout.head);
+            prefetch::<DISTANCE>(self.head, layout.head);
         }
         // SAFETY: the caller's promise.
-        panel.ask_ahead(unsafe { self.body::<TY>() }, layout.sub_bytes);
+        prefetch::<DISTANCE>(unsafe { self.body::<TY>() }, layout.sub_bytes);
     }
 
     /// Its integers as they are stored, less what the type takes off them.

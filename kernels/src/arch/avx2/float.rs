@@ -5,8 +5,10 @@ use std::ops::Range;
 
 use super::lanes::lanes;
 use crate::activations::F32_ROWS;
+use crate::arch::prefetch::{DISTANCE, prefetch};
 use crate::arch::types::{BF16, F32, FloatTy, by_type};
 use crate::arch::{each_row, in_runs, side_by_side};
+use crate::compute::Prefetch;
 use crate::memory::LINE;
 use crate::packed::PANEL;
 use crate::strips::{Panel, Strip};
@@ -14,24 +16,27 @@ use crate::{F32Buf, WeightType};
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
-    by_type!(float ty, over_groups(strips, x, groups));
+    match strips.first().map(Strip::prefetch) {
+        Some(Prefetch::Software) => by_type!(float ty, over_groups[DISTANCE](strips, x, groups)),
+        _ => by_type!(float ty, over_groups[0](strips, x, groups)),
+    }
 }
 
 /// A single row meets several panels at once, whose chains of multiply-adds hide one another's latency: of strips side by side, each a
 /// stream of memory, or neighbours.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn over_groups<const TY: FloatTy>(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
+fn over_groups<const TY: FloatTy, const D: usize>(strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, values) = x.group(group);
         let at = group * F32_ROWS;
         match (strips, rows) {
             ([strip], 1) => {
-                in_runs!(strip, 4, panels => Tile { panels, values, rows, at }.compute::<TY, 1>(0));
+                in_runs!(strip, 4, panels => Tile { panels, values, rows, at }.compute::<TY, 1, D>(0));
             }
-            (strips, 1) => side_by_side!(strips, panels => Tile { panels, values, rows, at }.compute::<TY, 1>(0)),
+            (strips, 1) => side_by_side!(strips, panels => Tile { panels, values, rows, at }.compute::<TY, 1, D>(0)),
             _ => {
                 for panel in strips.iter().flat_map(Strip::panels) {
-                    Tile { panels: [panel], values, rows, at }.over_rows::<TY>();
+                    Tile { panels: [panel], values, rows, at }.over_rows::<TY, D>();
                 }
             }
         }
@@ -50,23 +55,23 @@ struct Tile<'a, const P: usize> {
 
 impl<const P: usize> Tile<'_, P> {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn over_rows<const TY: FloatTy>(&self) {
+    fn over_rows<const TY: FloatTy, const D: usize>(&self) {
         let mut row = 0;
         while row < self.rows {
             row += match self.rows - row {
-                1 => self.compute::<TY, 1>(row),
-                2 => self.compute::<TY, 2>(row),
-                3 => self.compute::<TY, 3>(row),
-                4 => self.compute::<TY, 4>(row),
-                5 => self.compute::<TY, 5>(row),
-                _ => self.compute::<TY, 6>(row),
+                1 => self.compute::<TY, 1, D>(row),
+                2 => self.compute::<TY, 2, D>(row),
+                3 => self.compute::<TY, 3, D>(row),
+                4 => self.compute::<TY, 4, D>(row),
+                5 => self.compute::<TY, 5, D>(row),
+                _ => self.compute::<TY, 6, D>(row),
             };
         }
     }
 
     /// Computes rows `row…row + R` of the group; returns R.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn compute<const TY: FloatTy, const R: usize>(&self, row: usize) -> usize {
+    fn compute<const TY: FloatTy, const R: usize, const D: usize>(&self, row: usize) -> usize {
         let width = self.values.len() / self.rows;
         let step = if TY == F32 { 4 } else { 2 } * PANEL;
         assert!(self.panels.iter().all(|panel| panel.bytes.len() == width * step), "a panel's bytes");
@@ -75,9 +80,9 @@ impl<const P: usize> Tile<'_, P> {
         let mut acc = [[[_mm256_setzero_ps(); 2]; R]; P];
         let mut x = self.values[row..].as_ptr();
         for k in 0..width {
-            if (k * step).is_multiple_of(LINE) {
-                for (panel, start) in self.panels.iter().zip(starts) {
-                    panel.ask_ahead(start.wrapping_add(k * step), 0);
+            if D > 0 && (k * step).is_multiple_of(LINE) {
+                for start in starts {
+                    prefetch::<D>(start.wrapping_add(k * step), LINE);
                 }
             }
             // SAFETY: group k of a panel that has `width` of them, by the assertion above.

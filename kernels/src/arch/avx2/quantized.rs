@@ -8,8 +8,10 @@ use std::ops::Range;
 use super::dots::{HALVES, NIBBLES, Rows, dots};
 use super::lanes::{LANES, halves, lanes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
+use crate::arch::prefetch::{DISTANCE, prefetch};
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Ty, by_type, layout};
 use crate::arch::{each_row, side_by_side};
+use crate::compute::Prefetch;
 use crate::packed::{GROUP, PANEL};
 use crate::strips::{Panel, Strip};
 use crate::{Q8Buf, WeightType};
@@ -19,21 +21,29 @@ pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Ra
     by_type!(quantized ty, over_groups(strips, x, groups));
 }
 
-/// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache. A single row meets the strips side
-/// by side, each a stream of memory.
+/// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
     for group in groups {
         let (rows, records) = x.group(group);
         let at = group * Q8_ROWS;
         if rows == 1 {
-            side_by_side!(strips, panels => Tile { panels, records, rows, at }.compute::<TY, 1, HALVES>(0, 0));
+            match strips.first().map(Strip::prefetch) {
+                Some(Prefetch::Software) => abreast::<TY, DISTANCE>(strips, records, at),
+                _ => abreast::<TY, 0>(strips, records, at),
+            }
             continue;
         }
         for panel in strips.iter().flat_map(Strip::panels) {
             Tile { panels: [panel], records, rows, at }.over_rows::<TY>();
         }
     }
+}
+
+/// A single row meets the strips side by side, each a stream of memory.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn abreast<const TY: Ty, const D: usize>(strips: &[Strip<'_>], records: &[u8], at: usize) {
+    side_by_side!(strips, panels => Tile { panels, records, rows: 1, at }.compute::<TY, 1, HALVES, D>(0, 0));
 }
 
 /// P panels and a group of rows.
@@ -54,11 +64,11 @@ impl<const P: usize> Tile<'_, P> {
         let mut row = 0;
         while row < self.rows {
             row += match self.rows - row {
-                1 => self.compute::<TY, 1, HALVES>(row, 0),
-                2 => self.compute::<TY, 2, HALVES>(row, 0),
-                3 => self.compute::<TY, 3, HALVES>(row, 0),
-                4 => self.compute::<TY, 4, HALVES>(row, 0),
-                _ if matches!(TY, Q4_0 | Q4_1 | Q4K) => self.compute::<TY, 4, HALVES>(row, 0),
+                1 => self.compute::<TY, 1, HALVES, 0>(row, 0),
+                2 => self.compute::<TY, 2, HALVES, 0>(row, 0),
+                3 => self.compute::<TY, 3, HALVES, 0>(row, 0),
+                4 => self.compute::<TY, 4, HALVES, 0>(row, 0),
+                _ if matches!(TY, Q4_0 | Q4_1 | Q4K) => self.compute::<TY, 4, HALVES, 0>(row, 0),
                 5 => self.by_halves::<TY, 5>(row),
                 6 => self.by_halves::<TY, 6>(row),
                 7 => self.by_halves::<TY, 7>(row),
@@ -70,14 +80,14 @@ impl<const P: usize> Tile<'_, P> {
     #[target_feature(enable = "avx2,fma,f16c")]
     fn by_halves<const TY: Ty, const R: usize>(&self, row: usize) -> usize {
         for half in 0..HALVES {
-            self.compute::<TY, R, 1>(row, half);
+            self.compute::<TY, R, 1, 0>(row, half);
         }
         R
     }
 
     /// Computes rows `row…row + R` of the group, the panel's halves `half…half + H`; returns R.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn compute<const TY: Ty, const R: usize, const H: usize>(&self, row: usize, half: usize) -> usize {
+    fn compute<const TY: Ty, const R: usize, const H: usize, const D: usize>(&self, row: usize, half: usize) -> usize {
         let layout = const { layout::<TY>() };
         let record = Record::of(self.rows);
         let supers = self.records.len() / (record.bytes() * layout.subs);
@@ -99,14 +109,14 @@ impl<const P: usize> Tile<'_, P> {
             let nibbles = black_box(NIBBLES);
             for _ in 0..supers {
                 let heads = blocks.map(|block| Head::<TY, H>::at(block, half));
-                let mut bodies = blocks.map(|block| block.add(layout.head + GROUP / HALVES * half));
                 each_row!(P of 8, p, {
-                    self.panels[p].ask_ahead(blocks[p], layout.head);
+                    prefetch::<D>(blocks[p], layout.head);
                 });
+                let mut bodies = blocks.map(|block| block.add(layout.head + GROUP / HALVES * half));
                 for sub in 0..layout.subs {
                     let x = Rows { values, scales, sums, nibbles };
                     each_row!(P of 8, p, {
-                        self.panels[p].ask_ahead(bodies[p], layout.sub_bytes);
+                        prefetch::<D>(bodies[p], layout.sub_bytes);
                         heads[p].add_sub_block(bodies[p], sub, &x, &mut acc[p]);
                         bodies[p] = bodies[p].add(layout.sub_bytes);
                     });

@@ -8,8 +8,10 @@ use std::ops::Range;
 
 use super::lanes::{halves, lanes, signed_bytes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
+use crate::arch::prefetch::{DISTANCE, prefetch};
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, by_type, layout};
 use crate::arch::{each_row, side_by_side};
+use crate::compute::Prefetch;
 use crate::packed::{GROUP, PANEL};
 use crate::strips::{Panel, Strip};
 use crate::{Q8Buf, WeightType};
@@ -51,15 +53,23 @@ pub(in crate::arch) fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf
 /// A group of R rows meets the strips side by side, each a stream of memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn few_rows<const TY: Ty, const R: usize>(strips: &[Strip<'_>], records: &[u8], at: usize) {
+    match strips.first().map(Strip::prefetch) {
+        Some(Prefetch::Software) => abreast::<TY, R, DISTANCE>(strips, records, at),
+        _ => abreast::<TY, R, 0>(strips, records, at),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn abreast<const TY: Ty, const R: usize, const D: usize>(strips: &[Strip<'_>], records: &[u8], at: usize) {
     side_by_side!(strips, panels => if R * panels.len() <= TILE_SUMS {
-        Tile { panels, records, rows: R, at }.compute::<TY, R>(0);
+        Tile { panels, records, rows: R, at }.compute::<TY, R, D>(0);
     } else {
         let (pairs, rest) = panels.as_chunks::<2>();
         for &panels in pairs {
-            Tile { panels, records, rows: R, at }.compute::<TY, R>(0);
+            Tile { panels, records, rows: R, at }.compute::<TY, R, D>(0);
         }
         for &panel in rest {
-            Tile { panels: [panel], records, rows: R, at }.compute::<TY, R>(0);
+            Tile { panels: [panel], records, rows: R, at }.compute::<TY, R, D>(0);
         }
     });
 }
@@ -81,23 +91,23 @@ impl<const P: usize> Tile<'_, P> {
         let mut row = 0;
         while row < self.rows {
             row += match self.rows - row {
-                1 => self.compute::<TY, 1>(row),
-                2 => self.compute::<TY, 2>(row),
-                3 => self.compute::<TY, 3>(row),
-                4 => self.compute::<TY, 4>(row),
-                5 => self.compute::<TY, 5>(row),
-                6 => self.compute::<TY, 6>(row),
-                7 => self.compute::<TY, 7>(row),
-                8..=11 => self.compute::<TY, 8>(row),
-                12..=15 => self.compute::<TY, 12>(row),
-                _ => self.compute::<TY, Q8_ROWS>(row),
+                1 => self.compute::<TY, 1, 0>(row),
+                2 => self.compute::<TY, 2, 0>(row),
+                3 => self.compute::<TY, 3, 0>(row),
+                4 => self.compute::<TY, 4, 0>(row),
+                5 => self.compute::<TY, 5, 0>(row),
+                6 => self.compute::<TY, 6, 0>(row),
+                7 => self.compute::<TY, 7, 0>(row),
+                8..=11 => self.compute::<TY, 8, 0>(row),
+                12..=15 => self.compute::<TY, 12, 0>(row),
+                _ => self.compute::<TY, Q8_ROWS, 0>(row),
             };
         }
     }
 
     /// Computes rows `row…row + R` of the group; returns R.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    fn compute<const TY: Ty, const R: usize>(&self, row: usize) -> usize {
+    fn compute<const TY: Ty, const R: usize, const D: usize>(&self, row: usize) -> usize {
         let layout = const { layout::<TY>() };
         let record = Record::of(self.rows);
         let supers = self.records.len() / (record.bytes() * layout.subs);
@@ -118,12 +128,12 @@ impl<const P: usize> Tile<'_, P> {
             for _ in 0..supers {
                 let mut bodies = heads.map(|head| head.add(layout.head));
                 each_row!(P, p, {
-                    self.panels[p].ask_ahead(heads[p], layout.head);
+                    prefetch::<D>(heads[p], layout.head);
                 });
                 for sub in 0..layout.subs {
                     let x = Rows { values, scales, sums };
                     each_row!(P, p, {
-                        self.panels[p].ask_ahead(bodies[p], layout.sub_bytes);
+                        prefetch::<D>(bodies[p], layout.sub_bytes);
                         add_sub_block::<TY, R>(heads[p], bodies[p], sub, &x, &mut acc[p]);
                         bodies[p] = bodies[p].add(layout.sub_bytes);
                     });
