@@ -32,6 +32,7 @@ pub struct AmxProof(Avx512Proof);
 
 /// Who asks for weights before they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) enum Prefetch {
     /// The CPU by itself, which does best alone: a Zen 4 gained nothing by more, and lost up to a third.
     Hardware,
@@ -65,6 +66,17 @@ impl Isa {
             Self::Avx2(Avx2Proof(prefetch))
             | Self::Avx512(Avx512Proof(prefetch))
             | Self::Amx(AmxProof(Avx512Proof(prefetch))) => prefetch,
+        }
+    }
+
+    /// The same instructions, asked for weights by `prefetch`.
+    #[cfg(test)]
+    pub(crate) const fn with(self, prefetch: Prefetch) -> Self {
+        match self {
+            Self::Portable => Self::Portable,
+            Self::Avx2(_) => Self::Avx2(Avx2Proof(prefetch)),
+            Self::Avx512(_) => Self::Avx512(Avx512Proof(prefetch)),
+            Self::Amx(_) => Self::Amx(AmxProof(Avx512Proof(prefetch))),
         }
     }
 

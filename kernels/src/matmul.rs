@@ -255,7 +255,8 @@ mod tests {
             };
             let whole = std::slice::from_ref(&(0..9));
             let alone = product(Isa::Portable, whole);
-            for isa in Isa::available() {
+            let asked = |isa: Isa| [Prefetch::Hardware, Prefetch::Software].map(|prefetch| isa.with(prefetch));
+            for isa in Isa::available().into_iter().flat_map(asked) {
                 for strips in
                     [whole, &[0..5, 5..9], &[0..3, 3..6, 6..9], &[0..3, 3..6, 6..9, 9..9], &[0..2, 2..5, 5..7, 7..9]]
                 {

@@ -17,6 +17,7 @@ pub(crate) struct Strip<'a> {
     bytes: &'a [u8],
     panel_bytes: usize,
     panels: Range<usize>,
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     prefetch: Prefetch,
     out: &'a Output<'a>,
 }

@@ -53,9 +53,6 @@ macro_rules! each_row {
     ($n:ident of 2, $i:ident, $body:block) => {
         $crate::arch::each_row!(@ $n, $i, $body, 0 1)
     };
-    ($n:ident of 4, $i:ident, $body:block) => {
-        $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3)
-    };
     ($n:ident of 8, $i:ident, $body:block) => {
         $crate::arch::each_row!(@ $n, $i, $body, 0 1 2 3 4 5 6 7)
     };

@@ -4,9 +4,9 @@ use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 use crate::memory::LINE;
 
-/// Bytes before they are read that weights are asked for, where kernels do
-/// ([`Prefetch::Software`](crate::compute::Prefetch)). A const parameter of theirs, or 0: a choice at run time within
-/// their loops would cost the others up to a third, for the compiler orders instructions worse.
+/// How many bytes before they are read weights are asked for, where kernels do ([`Prefetch::Software`](crate::compute::Prefetch)). It is a
+/// const parameter of theirs, or 0 is: a choice at run time within their loops would cost CPUs that want none up to 40 %, for the compiler
+/// then orders multiplications worse.
 pub(crate) const DISTANCE: usize = 4096;
 
 /// Asks for what stands `D` behind the `bytes` bytes from `at` on; for nothing if that is 0. Into the second-level cache, which waits for
