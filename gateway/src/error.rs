@@ -67,6 +67,12 @@ pub enum ApiError {
         /// When the month ends.
         retry_after: Duration,
     },
+    /// Ask from a page of this machine, or have the operator let others ask.
+    #[error(
+        "a page of another site asks a server that is for this machine alone; where others may ask, it wants --api-keys-file, or \
+         --insecure if that is meant"
+    )]
+    ForeignPage,
     /// Ask for another model.
     #[error("the model `{model}` does not exist here")]
     ModelNotFound {
@@ -175,6 +181,7 @@ impl ApiError {
                 (S::UNAUTHORIZED, INVALID, Some("invalid_api_key"), Code::Unauthenticated)
             }
             Self::ModelNotAllowed { .. } => (S::FORBIDDEN, INVALID, Some("model_not_allowed"), Code::PermissionDenied),
+            Self::ForeignPage => (S::FORBIDDEN, INVALID, Some("foreign_page"), Code::PermissionDenied),
             // The kind says what there is too much of, as OpenAI's does.
             Self::RateLimited { what, .. } => {
                 (S::TOO_MANY_REQUESTS, what.name(), Some("rate_limit_exceeded"), Code::ResourceExhausted)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tramontane_proto::v1 as pb;
-use tramontane_router::placement::{Order, Orders, Placement};
+use tramontane_router::placement::{BlockedRebalance, Order, Orders, Placement};
 use tramontane_router::{ClusterView, Epoch, ModelId, NodeId, NodeRecord};
 
 use crate::Malformed;
@@ -83,23 +83,30 @@ pub(crate) fn refused_node(node: &NodeId, why: &str) -> pb::RefusedNode {
 
 pub(crate) fn orders_to_pb(orders: &Orders) -> pb::Orders {
     let cordoned = orders.cordoned.iter().map(|node| node.as_str().to_owned()).collect();
-    pb::Orders { version: orders.version, cordoned, rebalance: orders.rebalance }
+    let blocked = orders.blocked.as_ref();
+    let blocked = blocked.map(|b| pb::BlockedRebalance { order: b.order, why: b.why.clone() });
+    pb::Orders { version: orders.version, cordoned, rebalance: orders.rebalance, blocked }
 }
 
 pub(crate) fn orders_from_pb(orders: pb::Orders) -> Orders {
     let cordoned = orders.cordoned.into_iter().map(NodeId::from).collect();
-    Orders { version: orders.version, cordoned, rebalance: orders.rebalance }
+    let blocked = orders.blocked.map(|b| BlockedRebalance { order: b.order, why: b.why });
+    Orders { version: orders.version, cordoned, rebalance: orders.rebalance, blocked }
 }
 
 pub(crate) fn order_to_pb(order: &Order) -> pb::OrderRequest {
     use pb::order_request::Order as Pb;
+    let mut why = None;
     let order = match order {
         Order::Cordon(node) => Pb::Cordon(node.as_str().to_owned()),
         Order::Uncordon(node) => Pb::Uncordon(node.as_str().to_owned()),
         Order::Rebalance => Pb::Rebalance(pb::Rebalance {}),
-        Order::Rebalanced(version) => Pb::Rebalanced(*version),
+        Order::Rebalanced { order, blocked } => {
+            why.clone_from(blocked);
+            Pb::Rebalanced(*order)
+        }
     };
-    pb::OrderRequest { order: Some(order) }
+    pb::OrderRequest { order: Some(order), blocked: why }
 }
 
 pub(crate) fn order_from_pb(request: pb::OrderRequest) -> Result<Order, Malformed> {
@@ -108,7 +115,7 @@ pub(crate) fn order_from_pb(request: pb::OrderRequest) -> Result<Order, Malforme
         Pb::Cordon(node) => Order::Cordon(node.into()),
         Pb::Uncordon(node) => Order::Uncordon(node.into()),
         Pb::Rebalance(pb::Rebalance {}) => Order::Rebalance,
-        Pb::Rebalanced(version) => Order::Rebalanced(version),
+        Pb::Rebalanced(order) => Order::Rebalanced { order, blocked: request.blocked },
     })
 }
 
@@ -197,10 +204,13 @@ mod tests {
             placement in prop::option::of(placements()),
             cordoned in prop::collection::btree_set("[a-z]{1,3}", 0..3),
             rebalance in any::<Option<u64>>(),
+            blocked in any::<Option<(u64, String)>>(),
             refused in prop::collection::btree_map("[a-z]{1,3}", "[a-z ]{1,9}", 0..3),
         ) {
             let nodes = records.into_iter().map(|record| (record.id.clone(), record)).collect();
-            let orders = Orders { version: 7, cordoned: cordoned.into_iter().map(NodeId::from).collect(), rebalance };
+            let cordoned = cordoned.into_iter().map(NodeId::from).collect();
+            let blocked = blocked.map(|(order, why)| BlockedRebalance { order, why });
+            let orders = Orders { version: 7, cordoned, rebalance, blocked };
             let refused = refused.into_iter().map(|(node, why)| (NodeId::from(node), why)).collect();
             let view = ClusterView { placement, nodes, orders, refused };
             prop_assert_eq!(view_from_pb(view_to_pb(&view)), Ok(view));
@@ -221,12 +231,15 @@ mod tests {
         let record = pb::NodeRecord { profile: Some(pb::NumericProfile::default()), ..Default::default() };
         let twice = pb::ClusterView { nodes: vec![record.clone(), record], ..Default::default() };
         assert!(view_from_pb(twice).is_err_and(|e| e.0.contains("twice")));
-        assert!(order_from_pb(pb::OrderRequest { order: None }).is_err_and(|e| e.0.contains("order is missing")));
+        assert!(order_from_pb(pb::OrderRequest::default()).is_err_and(|e| e.0.contains("order is missing")));
     }
 
     #[test]
     fn orders_survive_the_wire() {
-        for order in [Order::Cordon("a".into()), Order::Uncordon("b".into()), Order::Rebalance, Order::Rebalanced(9)] {
+        let (a, b) = ("a".into(), "b".into());
+        let done = Order::Rebalanced { order: 9, blocked: None };
+        let blocked = Order::Rebalanced { order: 9, blocked: Some("no room".into()) };
+        for order in [Order::Cordon(a), Order::Uncordon(b), Order::Rebalance, done, blocked] {
             assert_eq!(order_from_pb(order_to_pb(&order)), Ok(order));
         }
     }

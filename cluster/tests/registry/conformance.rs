@@ -1,7 +1,7 @@
 //! What every registry does.
 
 use tramontane_cluster::registry::{Accepted, MAX_NAME, MAX_NODES, Registry, RegistryError};
-use tramontane_router::placement::{Order, Orders};
+use tramontane_router::placement::{BlockedRebalance, Order, Orders};
 use tramontane_router::{ClusterView, Epoch, ModelId, NodeId};
 
 use crate::{placement, record, soon};
@@ -120,9 +120,11 @@ async fn orders_are_seen_and_one_follows_another(registry: &dyn Registry) {
     let ordered = view.orders.rebalance.expect("ordered");
     let same = registry.order(Order::Cordon(a.clone())).await.expect("taken");
     assert_eq!(same, view.orders, "nothing to change");
-    registry.order(Order::Rebalanced(ordered)).await.expect("taken");
+    let why = Some("no room".to_owned());
+    registry.order(Order::Rebalanced { order: ordered, blocked: why }).await.expect("taken");
     let last = registry.order(Order::Uncordon(a)).await.expect("taken");
-    assert_eq!(last, Orders { version: 5, cordoned: [b].into(), rebalance: None });
+    let blocked = Some(BlockedRebalance { order: ordered, why: "no room".into() });
+    assert_eq!(last, Orders { version: 5, cordoned: [b].into(), rebalance: None, blocked });
     soon(watch.until(|view| view.orders == last)).await.expect("a view");
 }
 

@@ -65,11 +65,11 @@ async fn place(
         let wait = match decision {
             Decision::Settled => policy.hot_interval,
             Decision::Rebalanced { order, blocked } => {
-                match blocked {
+                match &blocked {
                     None => tracing::info!(order, "rebalanced"),
                     Some(why) => tracing::warn!(order, why, "the cluster cannot be rebalanced"),
                 }
-                if let Err(error) = registry.order(Order::Rebalanced(order)).await {
+                if let Err(error) = registry.order(Order::Rebalanced { order, blocked }).await {
                     tracing::warn!(%error, "that it is rebalanced is not written");
                 }
                 AGAIN

@@ -24,9 +24,7 @@ pub enum Pages {
 pub(super) async fn check(State(pages): State<Pages>, request: Request, next: Next) -> Response {
     let mut origins = request.headers().get_all(ORIGIN).iter();
     if pages == Pages::OfThisMachine && origins.any(|origin| is_strange(origin.as_bytes())) {
-        let why = "a page of another site asks a server that is for this machine alone; where others may ask, it wants \
-            --api-keys-file, or --insecure if that is meant";
-        return ApiError::Invalid { param: None, why: why.to_owned() }.into_response();
+        return ApiError::ForeignPage.into_response();
     }
     next.run(request).await
 }

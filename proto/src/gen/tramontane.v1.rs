@@ -1152,6 +1152,19 @@ pub struct Orders {
     /// The version that ordered experts to be moved at once; absent when that is done.
     #[prost(uint64, optional, tag = "3")]
     pub rebalance: ::core::option::Option<u64>,
+    /// The last rebalance that could not be done, until another is ordered.
+    #[prost(message, optional, tag = "4")]
+    pub blocked: ::core::option::Option<BlockedRebalance>,
+}
+/// A rebalance that could not be done.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlockedRebalance {
+    /// The version that ordered it.
+    #[prost(uint64, tag = "1")]
+    pub order: u64,
+    /// What stood in the way, for the operator.
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
 }
 /// A node that wanted to be in the cluster.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1169,6 +1182,9 @@ pub struct TellRefusedReply {}
 /// One change to what operators have ordered.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OrderRequest {
+    /// With `rebalanced`: why it cannot be; absent when it is done.
+    #[prost(string, optional, tag = "5")]
+    pub blocked: ::core::option::Option<::prost::alloc::string::String>,
     /// The change.
     #[prost(oneof = "order_request::Order", tags = "1, 2, 3, 4")]
     pub order: ::core::option::Option<order_request::Order>,
@@ -1187,7 +1203,7 @@ pub mod order_request {
         /// Experts are moved to where they should be, at once.
         #[prost(message, tag = "3")]
         Rebalance(super::Rebalance),
-        /// What the version ordered is done.
+        /// What the version ordered is done, or cannot be.
         #[prost(uint64, tag = "4")]
         Rebalanced(u64),
     }

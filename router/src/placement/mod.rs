@@ -15,6 +15,6 @@ pub use check::{Violation, check};
 pub use controller::{Change, Controller, ControllerPolicy, Decision, Desire, Kind, Reason, changes, is_drained};
 pub use document::Placement;
 pub use ledger::{Denied, Ledger, Term, WentBack, follows, may_take};
-pub use orders::{MAX_CORDONED, Order, Orders, TooManyCordoned};
+pub use orders::{BlockedRebalance, MAX_CORDONED, Order, Orders, TooManyCordoned};
 pub use rescue::rescue;
 pub use solve::{ExpertSize, NodeRoom, Problem, SolveError, Standing, Wishes, solve, solve_with};

@@ -20,6 +20,18 @@ pub struct Orders {
     /// The version that ordered experts to be moved at once; absent when that is done.
     #[serde(default)]
     pub rebalance: Option<u64>,
+    /// The last rebalance that could not be done, until another is ordered.
+    #[serde(default)]
+    pub blocked: Option<BlockedRebalance>,
+}
+
+/// A rebalance that could not be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockedRebalance {
+    /// The version that ordered it.
+    pub order: u64,
+    /// What stood in the way, for the operator.
+    pub why: String,
 }
 
 /// One change to the document.
@@ -31,8 +43,13 @@ pub enum Order {
     Uncordon(NodeId),
     /// Experts go where they should be, whatever else the leader would wait for.
     Rebalance,
-    /// What the version ordered is done, or cannot be.
-    Rebalanced(u64),
+    /// What a version ordered is done, or cannot be.
+    Rebalanced {
+        /// The version.
+        order: u64,
+        /// Why it cannot be; `None`: it is done.
+        blocked: Option<String>,
+    },
 }
 
 /// Why an order is not taken.
@@ -55,9 +72,14 @@ impl Orders {
             Order::Uncordon(node) => {
                 next.cordoned.remove(node);
             }
-            Order::Rebalance if self.rebalance.is_none() => next.rebalance = Some(self.version.saturating_add(1)),
-            Order::Rebalanced(version) if self.rebalance == Some(*version) => next.rebalance = None,
-            Order::Rebalance | Order::Rebalanced(_) => {}
+            Order::Rebalance if self.rebalance.is_none() => {
+                (next.rebalance, next.blocked) = (Some(self.version.saturating_add(1)), None);
+            }
+            Order::Rebalanced { order, blocked } if self.rebalance == Some(*order) => {
+                next.rebalance = None;
+                next.blocked = blocked.clone().map(|why| BlockedRebalance { order: *order, why });
+            }
+            Order::Rebalance | Order::Rebalanced { .. } => {}
         }
         if next.cordoned.len() > MAX_CORDONED {
             return Err(TooManyCordoned);
@@ -92,16 +114,26 @@ mod tests {
         let ordered = after(&Orders::default(), Order::Rebalance);
         assert_eq!(ordered.rebalance, Some(1));
         assert_eq!(after(&ordered, Order::Rebalance), ordered, "who asks again waits for the same");
-        assert_eq!(after(&ordered, Order::Rebalanced(7)), ordered);
-        let done = after(&ordered, Order::Rebalanced(1));
+        assert_eq!(after(&ordered, Order::Rebalanced { order: 7, blocked: None }), ordered);
+        let done = after(&ordered, Order::Rebalanced { order: 1, blocked: None });
         assert_eq!((done.version, done.rebalance), (2, None));
         assert_eq!(after(&done, Order::Rebalance).rebalance, Some(3));
     }
 
     #[test]
+    fn what_stood_in_the_way_is_known_until_another_is_ordered() {
+        let ordered = after(&Orders::default(), Order::Rebalance);
+        let blocked = after(&ordered, Order::Rebalanced { order: 1, blocked: Some("no room".into()) });
+        assert_eq!(blocked.rebalance, None);
+        assert_eq!(blocked.blocked, Some(BlockedRebalance { order: 1, why: "no room".into() }));
+        assert_eq!(after(&blocked, Order::Cordon("a".into())).blocked, blocked.blocked);
+        assert_eq!(after(&blocked, Order::Rebalance).blocked, None);
+    }
+
+    #[test]
     fn cordons_have_a_bound() {
         let cordoned = (0..MAX_CORDONED).map(|i| NodeId::from(format!("n{i}"))).collect();
-        let full = Orders { version: 9, cordoned, rebalance: None };
+        let full = Orders { version: 9, cordoned, ..Orders::default() };
         assert_eq!(full.after(&Order::Cordon("one more".into())), Err(TooManyCordoned));
         assert_eq!(full.after(&Order::Cordon("n0".into())), Ok(full));
     }

@@ -192,7 +192,7 @@ mod tests {
     fn older_orders_are_not_taken_and_deleted_ones_stand() {
         let keys = Keys::new("c", "m".into());
         let mut seen = SeenCluster::new(keys.clone(), profile());
-        let orders = |version| Orders { version, cordoned: ["a".into()].into(), rebalance: None };
+        let orders = |version| Orders { version, cordoned: ["a".into()].into(), ..Orders::default() };
         let key = keys.orders();
         seen.put(key.as_bytes(), &json(&orders(3)));
         seen.put(key.as_bytes(), &json(&orders(2)));

@@ -271,7 +271,7 @@ fn a_rebalance_waits_for_nobody_and_says_when_it_is_done() {
     };
     assert_eq!((order, world.view.nodes[&NodeId::from("c")].held.len()), (1, 4));
     assert!(proposals > 0);
-    world.view.orders = world.view.orders.after(&Order::Rebalanced(order)).expect("there is room");
+    world.view.orders = world.view.orders.after(&Order::Rebalanced { order, blocked: None }).expect("there is room");
     assert!(matches!(world.decide(), Decision::Wait { .. }), "patient again");
 }
 
