@@ -62,7 +62,7 @@ async fn moved(client: &mut AdminClient, plan: &Rehearsal, order: u64, patience:
         progress.set(done as u64);
         let left = plan.moves.len() - done;
         if view.orders.rebalance != Some(order) {
-            if let Some(blocked) = view.orders.blocked.filter(|blocked| blocked.order == order) {
+            if let Some(blocked) = view.orders.blocked.as_ref().filter(|blocked| blocked.order == order) {
                 bail!("{left} of {} moves were not made: {}", plan.moves.len(), blocked.why);
             }
             return Ok(left);

@@ -62,7 +62,7 @@ async fn the_keys_are_readable_json() {
         "/tramontane/test/leader",
         r#"{"name":"c1"}"#,
         "/tramontane/test/models/m/orders",
-        r#"{"version":1,"cordoned":["b"],"rebalance":null}"#,
+        r#"{"version":1,"cordoned":["b"],"rebalance":null,"blocked":null}"#,
         "/tramontane/test/models/m/placement",
         r#"{"model":"m","epoch":1,"parent":0,"replicas":[{"layer":0,"expert":1,"nodes":["a"]}]}"#,
         "/tramontane/test/models/m/profile",
