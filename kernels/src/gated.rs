@@ -117,8 +117,7 @@ impl Gated<'_> {
         let panels = first_panel..blocks.end * BLOCK_PANELS;
         let to = |out| Output { data: Disjoint::new(out), stride: columns.len(), first_row: first, first_panel };
         let (gate_out, up_out) = (to(&mut *gates), to(&mut *ups));
-        let strips = [(gate, &gate_out), (up, &up_out)]
-            .map(|(weights, out)| Strip::new(compute.isa, weights, panels.clone(), out));
+        let strips = [Strip::new(gate, panels.clone(), &gate_out), Strip::new(up, panels, &up_out)];
         multiply(compute.isa, &strips, x, group..group + 1);
         swiglu(compute.isa, gates, ups);
         if let Some(row) = put(compute, &self.parts, gates, columns, (first, n), width) {

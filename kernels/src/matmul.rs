@@ -62,7 +62,7 @@ impl Work for Product<'_> {
     fn run(&self, compute: &Compute, units: Range<usize>) {
         let (streams, apart) = (self.streams(compute), self.units(compute));
         let strip = |stream: usize, units: &Range<usize>| {
-            Strip::new(compute.isa, self.weights, stream * apart + units.start..stream * apart + units.end, &self.out)
+            Strip::new(self.weights, stream * apart + units.start..stream * apart + units.end, &self.out)
         };
         let multiply = |strips: &[Strip<'_>]| multiply(compute.isa, strips, self.rows, 0..self.rows.groups());
         if streams > 1 {
@@ -125,12 +125,12 @@ pub(crate) fn check(weights: &PackedMatrix, activations: Activations<'_>) {
 pub(crate) fn multiply(isa: Isa, strips: &[Strip<'_>], activations: Activations<'_>, groups: Range<usize>) {
     for strips in strips.chunk_by(|a, b| a.ty() == b.ty()) {
         let Some(ty) = strips.first().map(Strip::ty) else { continue };
-        let groups = groups.clone();
+        let (groups, prefetch) = (groups.clone(), isa.prefetch());
         match isa {
             Isa::Portable => arch::portable::matmul(ty, strips, activations, groups),
-            Isa::Avx2(proof) => arch::avx2::matmul(proof, ty, strips, activations, groups),
-            Isa::Avx512(proof) => arch::avx512::matmul(proof, ty, strips, activations, groups),
-            Isa::Amx(proof) => arch::amx::matmul(proof, ty, strips, activations, groups),
+            Isa::Avx2(proof) => arch::avx2::matmul(proof, ty, strips, activations, groups, prefetch),
+            Isa::Avx512(proof) => arch::avx512::matmul(proof, ty, strips, activations, groups, prefetch),
+            Isa::Amx(proof) => arch::amx::matmul(proof, ty, strips, activations, groups, prefetch),
         }
     }
 }
@@ -194,7 +194,7 @@ mod tests {
             };
             for &width in widths {
                 for n in [1, 2, 7, 8, 9, 15, 16, 17, 31, 33] {
-                    for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 31, 64] {
+                    for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 31, 64] {
                         seed += 1;
                         check(ty, n, width, rows, seed);
                     }
@@ -249,7 +249,7 @@ mod tests {
             let product = |isa, strips: &[Range<usize>]| -> Vec<u32> {
                 let mut values = vec![f32::NAN; rows * n];
                 let out = Output { data: Disjoint::new(&mut values), stride: n, first_row: 0, first_panel: 0 };
-                let strip = |panels: &Range<usize>| Strip::new(isa, &weights, panels.clone(), &out);
+                let strip = |panels: &Range<usize>| Strip::new(&weights, panels.clone(), &out);
                 multiply(isa, &strips.iter().map(strip).collect::<Vec<_>>(), x, 0..x.groups());
                 values.iter().map(|v| v.to_bits()).collect()
             };

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use crate::compute::Prefetch;
 use crate::packed::PANEL;
 use crate::pool::Disjoint;
-use crate::{Isa, PackedMatrix, WeightType};
+use crate::{PackedMatrix, WeightType};
 
 /// Places of a matrix from which few rows read at once. Each is a stream that goes on from piece to piece: memory gives several
 /// of them more than one, and less where they stop and begin anew.
@@ -17,8 +16,6 @@ pub(crate) struct Strip<'a> {
     bytes: &'a [u8],
     panel_bytes: usize,
     panels: Range<usize>,
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    prefetch: Prefetch,
     out: &'a Output<'a>,
 }
 
@@ -32,23 +29,17 @@ pub(crate) struct Panel<'a> {
 }
 
 impl<'a> Strip<'a> {
-    /// Panels `panels` of `weights`, or those of them that it has, as `isa` reads them.
-    pub(crate) fn new(isa: Isa, weights: &'a PackedMatrix, panels: Range<usize>, out: &'a Output<'a>) -> Self {
+    /// Panels `panels` of `weights`, or those of them that it has.
+    pub(crate) fn new(weights: &'a PackedMatrix, panels: Range<usize>, out: &'a Output<'a>) -> Self {
         let (all, panel_bytes) = (weights.panels(), weights.panel_bytes());
         let panels = panels.start.min(all)..panels.end.min(all);
         let bytes = &weights.as_bytes()[panels.start * panel_bytes..panels.end * panel_bytes];
-        Self { ty: weights.ty(), bytes, panel_bytes, panels, prefetch: isa.prefetch(), out }
+        Self { ty: weights.ty(), bytes, panel_bytes, panels, out }
     }
 
     /// The type of its weights.
     pub(crate) fn ty(&self) -> WeightType {
         self.ty
-    }
-
-    /// Who asks for it before it is read.
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) fn prefetch(&self) -> Prefetch {
-        self.prefetch
     }
 
     /// How many panels it has.

@@ -28,7 +28,8 @@ macro_rules! entries {
                 ty: $crate::WeightType,
                 strips: &[$crate::strips::Strip<'_>],
                 activations: $crate::Activations<'_>,
-                groups: std::ops::Range<usize>
+                groups: std::ops::Range<usize>,
+                prefetch: $crate::compute::Prefetch
             ) -> () = by_kind;
         );
 
@@ -38,10 +39,11 @@ macro_rules! entries {
             strips: &[$crate::strips::Strip<'_>],
             activations: $crate::Activations<'_>,
             groups: std::ops::Range<usize>,
+            prefetch: $crate::compute::Prefetch,
         ) {
             match activations {
-                $crate::Activations::F32(x) => float::matmul(ty, strips, x, groups),
-                $crate::Activations::Q8(x) => quantized::matmul(ty, strips, x, groups),
+                $crate::Activations::F32(x) => float::matmul(ty, strips, x, groups, prefetch),
+                $crate::Activations::Q8(x) => quantized::matmul(ty, strips, x, groups, prefetch),
             }
         }
     };
@@ -70,7 +72,7 @@ macro_rules! entries {
             use crate::activations::Record;
             use crate::arch::portable;
             use crate::attention::{HeadGroup, Total};
-            use crate::compute::$proof;
+            use crate::compute::{Prefetch, $proof};
             use crate::strips::Strip;
             use crate::{Activations, RopePairs, WeightType};
 
@@ -115,6 +117,7 @@ macro_rules! entries {
                 strips: &[Strip<'_>],
                 x: Activations<'_>,
                 groups: Range<usize>,
+                _: Prefetch,
             ) {
                 portable::matmul(ty, strips, x, groups);
             }

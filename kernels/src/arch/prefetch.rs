@@ -9,19 +9,23 @@ use crate::memory::LINE;
 /// then orders multiplications worse.
 pub(crate) const DISTANCE: usize = 4096;
 
-/// Asks for what stands `D` behind the `bytes` bytes from `at` on; for nothing if that is 0. Into the second-level cache, which waits for
-/// more lines at once than the first. Behind the end of a panel stands what is likely read next.
+/// Asks for what stands `D` behind the `bytes` bytes from `at` on; for nothing if that is 0. Behind the end of a panel stands what is likely
+/// read next.
 #[inline(always)]
-pub(crate) fn prefetch<const D: usize>(at: *const u8, bytes: usize) {
-    if D == 0 {
-        return;
+pub(crate) fn prefetch_ahead<const D: usize>(at: *const u8, bytes: usize) {
+    if D > 0 {
+        prefetch(at.wrapping_add(D), bytes);
     }
-    let at = at.wrapping_add(D);
-    for line in 0..bytes.div_ceil(LINE) {
+}
+
+/// Asks for the `bytes` bytes from `at` on, into the second-level cache, which waits for more lines at once than the first.
+#[inline(always)]
+pub(crate) fn prefetch(at: *const u8, bytes: usize) {
+    for byte in (0..bytes).step_by(LINE) {
         // SAFETY: a hint, whatever the address.
         #[allow(unsafe_code)]
         unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(LINE * line).cast());
+            _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(byte).cast());
         }
     }
 }

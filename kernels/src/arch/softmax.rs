@@ -1,10 +1,10 @@
 //! What attention's tiles share whatever their registers: a block's scores to weights, how blocks merge, and what is asked for ahead.
 
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
 use crate::KV_BLOCK;
 use crate::arch::portable::{merge_scales, sum_tree};
+use crate::arch::prefetch::prefetch;
 use crate::attention::{HeadGroup, blocks_of, slots_of};
 use crate::math::exp;
 
@@ -134,15 +134,8 @@ pub(crate) struct Weighed<'a, T, const Q: usize> {
 }
 
 /// Asks for the 32 values from `32 × line` of `next`, a block of keys or values that will be wanted. A head's blocks lie apart, so that no
-/// stream runs on from one to the next. Into the second-level cache, which waits for more lines at once than the first.
+/// stream runs on from one to the next.
 #[inline(always)]
 pub(crate) fn ahead<T: Stored>(next: &[T], line: usize) {
-    let start = next.as_ptr().wrapping_add(line * KV_BLOCK).cast::<i8>();
-    for byte in (0..KV_BLOCK * size_of::<T>()).step_by(64) {
-        // SAFETY: a hint, whatever the address.
-        #[allow(unsafe_code)]
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(byte));
-        }
-    }
+    prefetch(next.as_ptr().wrapping_add(line * KV_BLOCK).cast(), KV_BLOCK * size_of::<T>());
 }

@@ -8,7 +8,7 @@ mod tiles;
 
 use std::ops::Range;
 
-use crate::compute::AmxProof;
+use crate::compute::{AmxProof, Prefetch};
 use crate::strips::Strip;
 use crate::{Activations, WeightType};
 
@@ -20,11 +20,12 @@ pub(crate) fn matmul(
     strips: &[Strip<'_>],
     activations: Activations<'_>,
     groups: Range<usize>,
+    prefetch: Prefetch,
 ) {
     match activations {
-        Activations::F32(_) => super::avx512::matmul(proof.avx512(), ty, strips, activations, groups),
+        Activations::F32(_) => super::avx512::matmul(proof.avx512(), ty, strips, activations, groups, prefetch),
         // SAFETY: the proof says that the CPU has these features.
-        Activations::Q8(x) => unsafe { quantized::matmul(ty, strips, x, groups) },
+        Activations::Q8(x) => unsafe { quantized::matmul(ty, strips, x, groups, prefetch) },
     }
 }
 

@@ -12,8 +12,9 @@ use crate::activations::{Q8_ROWS, Record};
 use crate::arch::avx512::lanes::lanes;
 use crate::arch::avx512::quantized::{self as avx512, Scales, sums, unpack};
 use crate::arch::each_row;
-use crate::arch::prefetch::{DISTANCE, prefetch};
+use crate::arch::prefetch::{DISTANCE, prefetch_ahead};
 use crate::arch::types::{Q4_0, Q5_0, Q6K, Q8_0, Ty, by_type, layout};
+use crate::compute::Prefetch;
 use crate::packed::{GROUP, PANEL};
 use crate::strips::{Panel, Strip};
 use crate::{Q8Buf, QUANT_BLOCK, WeightType};
@@ -42,16 +43,16 @@ struct Scratch {
 const TILED_ROWS: usize = 9;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
+pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>, prefetch: Prefetch) {
     if groups.clone().all(|group| x.group(group).0 < TILED_ROWS) {
-        return avx512::matmul(ty, strips, x, groups);
+        return avx512::matmul(ty, strips, x, groups, prefetch);
     }
-    by_type!(quantized ty, over_groups(strips, x, groups));
+    by_type!(quantized ty, over_groups(strips, x, groups, prefetch));
 }
 
 /// Groups of enough rows in tiles, the others as AVX-512 does.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
+fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>, prefetch: Prefetch) {
     let mut scratch = Scratch { weights: [[0; 8 * GROUP]; UNPACKED], dots: [[[0; TILE_ROWS * PANEL]; 2]; AHEAD] };
     for group in groups {
         match x.group(group).0 {
@@ -59,12 +60,12 @@ fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usiz
             11 | 12 => over_panels::<TY, 12>(strips, x, group, &mut scratch),
             13 | 14 => over_panels::<TY, 14>(strips, x, group, &mut scratch),
             15.. => over_panels::<TY, TILE_ROWS>(strips, x, group, &mut scratch),
-            _ => avx512::over_groups::<TY>(strips, x, group..group + 1),
+            _ => avx512::over_groups::<TY>(strips, x, group..group + 1, prefetch),
         }
     }
 }
 
-/// A group in tiles: of R rows, or of one less, whose last row is then taken twice.
+/// A group in tiles: of R rows, or of one less, whose last row is then taken twice. All CPUs with tiles want to be asked for weights.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn over_panels<const TY: Ty, const R: usize>(strips: &[Strip<'_>], x: &Q8Buf, group: usize, scratch: &mut Scratch) {
     let (rows, records) = x.group(group);
@@ -104,6 +105,7 @@ fn add_chunk<const TY: Ty, const R: usize>(
     scratch: &mut Scratch,
     acc: &mut [__m512; R],
 ) {
+    const { assert!(R > TILE_ROWS / 2 && R <= TILE_ROWS, "the sums of so many rows are loaded as one register") };
     let layout = const { layout::<TY>() };
     let (start, count) = (chunk.start, chunk.len());
     assert!(
@@ -197,10 +199,10 @@ impl Place {
     unsafe fn prefetch<const TY: Ty>(self) {
         let layout = const { layout::<TY>() };
         if self.sub == 0 {
-            prefetch::<DISTANCE>(self.head, layout.head);
+            prefetch_ahead::<DISTANCE>(self.head, layout.head);
         }
         // SAFETY: the caller's promise.
-        prefetch::<DISTANCE>(unsafe { self.body::<TY>() }, layout.sub_bytes);
+        prefetch_ahead::<DISTANCE>(unsafe { self.body::<TY>() }, layout.sub_bytes);
     }
 
     /// Its integers as they are stored, less what the type takes off them.
@@ -262,8 +264,8 @@ impl Place {
     ) {
         let [whole, upper] = dots;
         let last = record.rows - 1;
-        // SAFETY: the caller's promise for every load; R is at most TILE_ROWS. Behind the sums of fewer rows than a register has lanes their
-        // first sums stand.
+        // SAFETY: the caller's promise for every load; the group has at least half of TILE_ROWS. Behind the sums of fewer rows than a register has
+        // lanes their first sums stand.
         unsafe {
             let scales = Scales::of::<TY>(self.head, self.sub);
             let row_scales = self.record.add(record.scale(0)).cast::<f32>();

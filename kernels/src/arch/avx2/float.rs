@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::lanes::lanes;
 use crate::activations::F32_ROWS;
-use crate::arch::prefetch::{DISTANCE, prefetch};
+use crate::arch::prefetch::{DISTANCE, prefetch_ahead};
 use crate::arch::types::{BF16, F32, FloatTy, by_type};
 use crate::arch::{each_row, in_runs, side_by_side};
 use crate::compute::Prefetch;
@@ -15,10 +15,10 @@ use crate::strips::{Panel, Strip};
 use crate::{F32Buf, WeightType};
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>) {
-    match strips.first().map(Strip::prefetch) {
-        Some(Prefetch::Software) => by_type!(float ty, over_groups[DISTANCE](strips, x, groups)),
-        _ => by_type!(float ty, over_groups[0](strips, x, groups)),
+pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &F32Buf, groups: Range<usize>, prefetch: Prefetch) {
+    match prefetch {
+        Prefetch::Software => by_type!(float ty, over_groups[DISTANCE](strips, x, groups)),
+        Prefetch::Hardware => by_type!(float ty, over_groups[0](strips, x, groups)),
     }
 }
 
@@ -82,7 +82,7 @@ impl<const P: usize> Tile<'_, P> {
         for k in 0..width {
             if D > 0 && (k * step).is_multiple_of(LINE) {
                 for start in starts {
-                    prefetch::<D>(start.wrapping_add(k * step), LINE);
+                    prefetch_ahead::<D>(start.wrapping_add(k * step), LINE);
                 }
             }
             // SAFETY: group k of a panel that has `width` of them, by the assertion above.

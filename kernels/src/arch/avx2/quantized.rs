@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::dots::{HALVES, NIBBLES, Rows, dots};
 use super::lanes::{LANES, halves, lanes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
-use crate::arch::prefetch::{DISTANCE, prefetch};
+use crate::arch::prefetch::{DISTANCE, prefetch_ahead};
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Ty, by_type, layout};
 use crate::arch::{each_row, side_by_side};
 use crate::compute::Prefetch;
@@ -17,20 +17,20 @@ use crate::strips::{Panel, Strip};
 use crate::{Q8Buf, WeightType};
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
-    by_type!(quantized ty, over_groups(strips, x, groups));
+pub(super) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>, prefetch: Prefetch) {
+    by_type!(quantized ty, over_groups(strips, x, groups, prefetch));
 }
 
 /// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
+fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>, prefetch: Prefetch) {
     for group in groups {
         let (rows, records) = x.group(group);
         let at = group * Q8_ROWS;
         if rows == 1 {
-            match strips.first().map(Strip::prefetch) {
-                Some(Prefetch::Software) => abreast::<TY, DISTANCE>(strips, records, at),
-                _ => abreast::<TY, 0>(strips, records, at),
+            match prefetch {
+                Prefetch::Software => abreast::<TY, DISTANCE>(strips, records, at),
+                Prefetch::Hardware => abreast::<TY, 0>(strips, records, at),
             }
             continue;
         }
@@ -110,13 +110,13 @@ impl<const P: usize> Tile<'_, P> {
             for _ in 0..supers {
                 let heads = blocks.map(|block| Head::<TY, H>::at(block, half));
                 each_row!(P of 8, p, {
-                    prefetch::<D>(blocks[p], layout.head);
+                    prefetch_ahead::<D>(blocks[p], layout.head);
                 });
                 let mut bodies = blocks.map(|block| block.add(layout.head + GROUP / HALVES * half));
                 for sub in 0..layout.subs {
                     let x = Rows { values, scales, sums, nibbles };
                     each_row!(P of 8, p, {
-                        prefetch::<D>(bodies[p], layout.sub_bytes);
+                        prefetch_ahead::<D>(bodies[p], layout.sub_bytes);
                         heads[p].add_sub_block(bodies[p], sub, &x, &mut acc[p]);
                         bodies[p] = bodies[p].add(layout.sub_bytes);
                     });

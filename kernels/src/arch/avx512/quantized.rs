@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::lanes::{halves, lanes, signed_bytes, unsigned_bytes};
 use crate::activations::{Q8_ROWS, Record};
-use crate::arch::prefetch::{DISTANCE, prefetch};
+use crate::arch::prefetch::{DISTANCE, prefetch_ahead};
 use crate::arch::types::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Ty, by_type, layout};
 use crate::arch::{each_row, side_by_side};
 use crate::compute::Prefetch;
@@ -22,25 +22,36 @@ const TILE_SUMS: usize = 16;
 const SHORT_TILE: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(in crate::arch) fn matmul(ty: WeightType, strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
-    by_type!(quantized ty, over_groups(strips, x, groups));
+pub(in crate::arch) fn matmul(
+    ty: WeightType,
+    strips: &[Strip<'_>],
+    x: &Q8Buf,
+    groups: Range<usize>,
+    prefetch: Prefetch,
+) {
+    by_type!(quantized ty, over_groups(strips, x, groups, prefetch));
 }
 
 /// A group's rows, all of them beside each other, meet each panel: both stay in the second-level cache.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(in crate::arch) fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf, groups: Range<usize>) {
+pub(in crate::arch) fn over_groups<const TY: Ty>(
+    strips: &[Strip<'_>],
+    x: &Q8Buf,
+    groups: Range<usize>,
+    prefetch: Prefetch,
+) {
     for group in groups {
         let (rows, records) = x.group(group);
         let at = group * Q8_ROWS;
         match rows {
-            1 => few_rows::<TY, 1>(strips, records, at),
-            2 => few_rows::<TY, 2>(strips, records, at),
-            3 => few_rows::<TY, 3>(strips, records, at),
-            4 => few_rows::<TY, 4>(strips, records, at),
-            5 => few_rows::<TY, 5>(strips, records, at),
-            6 => few_rows::<TY, 6>(strips, records, at),
-            7 => few_rows::<TY, 7>(strips, records, at),
-            8 => few_rows::<TY, 8>(strips, records, at),
+            1 => few_rows::<TY, 1>(strips, records, at, prefetch),
+            2 => few_rows::<TY, 2>(strips, records, at, prefetch),
+            3 => few_rows::<TY, 3>(strips, records, at, prefetch),
+            4 => few_rows::<TY, 4>(strips, records, at, prefetch),
+            5 => few_rows::<TY, 5>(strips, records, at, prefetch),
+            6 => few_rows::<TY, 6>(strips, records, at, prefetch),
+            7 => few_rows::<TY, 7>(strips, records, at, prefetch),
+            8 => few_rows::<TY, 8>(strips, records, at, prefetch),
             _ => {
                 for panel in strips.iter().flat_map(Strip::panels) {
                     Tile { panels: [panel], records, rows, at }.over_rows::<TY>();
@@ -52,10 +63,10 @@ pub(in crate::arch) fn over_groups<const TY: Ty>(strips: &[Strip<'_>], x: &Q8Buf
 
 /// A group of R rows meets the strips side by side, each a stream of memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn few_rows<const TY: Ty, const R: usize>(strips: &[Strip<'_>], records: &[u8], at: usize) {
-    match strips.first().map(Strip::prefetch) {
-        Some(Prefetch::Software) => abreast::<TY, R, DISTANCE>(strips, records, at),
-        _ => abreast::<TY, R, 0>(strips, records, at),
+fn few_rows<const TY: Ty, const R: usize>(strips: &[Strip<'_>], records: &[u8], at: usize, prefetch: Prefetch) {
+    match prefetch {
+        Prefetch::Software => abreast::<TY, R, DISTANCE>(strips, records, at),
+        Prefetch::Hardware => abreast::<TY, R, 0>(strips, records, at),
     }
 }
 
@@ -85,7 +96,7 @@ struct Tile<'a, const P: usize> {
 }
 
 impl<const P: usize> Tile<'_, P> {
-    /// Computes the group's rows.
+    /// Computes the group's rows, more than eight: what is left after the first tile are three at most.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     fn over_rows<const TY: Ty>(&self) {
         let mut row = 0;
@@ -94,13 +105,9 @@ impl<const P: usize> Tile<'_, P> {
                 1 => self.compute::<TY, 1, 0>(row),
                 2 => self.compute::<TY, 2, 0>(row),
                 3 => self.compute::<TY, 3, 0>(row),
-                4 => self.compute::<TY, 4, 0>(row),
-                5 => self.compute::<TY, 5, 0>(row),
-                6 => self.compute::<TY, 6, 0>(row),
-                7 => self.compute::<TY, 7, 0>(row),
-                8..=11 => self.compute::<TY, 8, 0>(row),
-                12..=15 => self.compute::<TY, 12, 0>(row),
-                _ => self.compute::<TY, Q8_ROWS, 0>(row),
+                Q8_ROWS => self.compute::<TY, Q8_ROWS, 0>(row),
+                12..Q8_ROWS => self.compute::<TY, 12, 0>(row),
+                _ => self.compute::<TY, 8, 0>(row),
             };
         }
     }
@@ -128,12 +135,12 @@ impl<const P: usize> Tile<'_, P> {
             for _ in 0..supers {
                 let mut bodies = heads.map(|head| head.add(layout.head));
                 each_row!(P, p, {
-                    prefetch::<D>(heads[p], layout.head);
+                    prefetch_ahead::<D>(heads[p], layout.head);
                 });
                 for sub in 0..layout.subs {
                     let x = Rows { values, scales, sums };
                     each_row!(P, p, {
-                        prefetch::<D>(bodies[p], layout.sub_bytes);
+                        prefetch_ahead::<D>(bodies[p], layout.sub_bytes);
                         add_sub_block::<TY, R>(heads[p], bodies[p], sub, &x, &mut acc[p]);
                         bodies[p] = bodies[p].add(layout.sub_bytes);
                     });
