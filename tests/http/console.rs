@@ -92,7 +92,9 @@ fn without_keys_a_page_of_a_stranger_may_not_ask() {
     }
     let strange = "http://rebound.example:8080";
     let refused = asked_by(&server, strange);
-    assert_eq!((refused.status, &refused.json()["error"]["code"]), (403, &json!("foreign_page")));
+    let error = &refused.json()["error"];
+    assert_eq!((refused.status, &error["type"]), (403, &json!("invalid_request_error")));
+    assert_eq!(error["code"], "foreign_page");
     // Another page's question is never asked: the browser is not told that it may.
     let preflight = ["origin: https://llm.example", "access-control-request-method: POST"];
     let reply = server.send("OPTIONS", "/v1/completions", &preflight, b"");

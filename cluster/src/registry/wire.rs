@@ -96,17 +96,17 @@ pub(crate) fn orders_from_pb(orders: pb::Orders) -> Orders {
 
 pub(crate) fn order_to_pb(order: &Order) -> pb::OrderRequest {
     use pb::order_request::Order as Pb;
-    let mut why = None;
+    let blocked = match order {
+        Order::Rebalanced { blocked, .. } => blocked.clone(),
+        _ => None,
+    };
     let order = match order {
         Order::Cordon(node) => Pb::Cordon(node.as_str().to_owned()),
         Order::Uncordon(node) => Pb::Uncordon(node.as_str().to_owned()),
         Order::Rebalance => Pb::Rebalance(pb::Rebalance {}),
-        Order::Rebalanced { order, blocked } => {
-            why.clone_from(blocked);
-            Pb::Rebalanced(*order)
-        }
+        Order::Rebalanced { order, .. } => Pb::Rebalanced(*order),
     };
-    pb::OrderRequest { order: Some(order), blocked: why }
+    pb::OrderRequest { order: Some(order), blocked }
 }
 
 pub(crate) fn order_from_pb(request: pb::OrderRequest) -> Result<Order, Malformed> {
